@@ -1,0 +1,36 @@
+"""Benchmarks parameter-efficient fine-tuning methods and fails when one regresses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from pytest_peftbench.experiment import Experiment
+    from pytest_peftbench.memory import MemoryTracker
+    from pytest_peftbench.result import Result
+
+__version__ = "0.1.0"
+__all__ = ["run_experiment"]
+
+
+def run_experiment(
+    experiment: Experiment,
+    base_model: Callable[[Experiment], nn.Module],
+    task_data: Callable[[Experiment], Any],
+    *,
+    memory: MemoryTracker | None = None,
+    benchmark: Any = None,
+    progress: Callable[[str], None] = lambda text: None,
+) -> Result:
+    """Train, evaluate and measure one experiment: see `engine.run_experiment`.
+
+    The engine is imported here and not above, since it imports torch, which a run that only collects need not.
+    """
+    from pytest_peftbench import engine
+
+    return engine.run_experiment(
+        experiment, base_model, task_data, memory=memory, benchmark=benchmark, progress=progress
+    )

@@ -1,0 +1,315 @@
+"""What a case is expected to measure: where its baseline lies, and reading and writing it.
+
+A baseline is a file under version control, so it holds only what is compared, rounded and ordered so that a diff
+shows what changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pytest_peftbench.jsonfile import InputError, read_json, write_json
+from pytest_peftbench.result import METRICS, SCHEMA_VERSION, CaseId, Kind, Metric, Operators, Result, SeedRun, Value
+
+_T = TypeVar("_T")
+
+DIGITS = 6
+# Beyond any measurement, and still a float: a larger integer cannot even be divided.
+_TOO_LARGE = 1e300
+_KINDS: dict[Kind, str] = {
+    "number": "a number",
+    "text": "text",
+    "list": "a list of numbers",
+    "table": "an object of texts",
+}
+_TYPES = {
+    type(None): "null",
+    bool: "a boolean",
+    int: "an integer",
+    float: "a number",
+    str: "text",
+    list: "a list",
+    dict: "an object",
+}
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """What a case is expected to measure; the fields are those of `Result`, as far as they are compared.
+
+    path: the file it was read from, if any; two baselines that differ in nothing else are equal.
+    """
+
+    case: CaseId
+    case_version: str
+    environment: dict[str, str]
+    metrics: dict[str, Value]
+    seeds: list[SeedRun]
+    operators: Operators = field(default_factory=dict)
+    path: Path | None = field(default=None, compare=False)
+
+
+def baseline_path(root: Path, case: CaseId) -> Path:
+    """`<root>/<task>/<base model>/<method>--<name>.json`.
+
+    Raises InputError when two cases could share the file, or when it would lie outside of its folder.
+    """
+    for part in (case.task, case.base_model, case.method, case.name):
+        if part in ("", ".", "..") or set(part) & set("/\\"):
+            raise InputError(f"case {case}: {part!r} cannot be part of a baseline's file name")
+    if "--" in case.method:
+        raise InputError(f"case {case}: '--' separates method and name, so method {case.method!r} cannot hold it")
+    return root / case.task / case.base_model / f"{case.method}--{case.name}.json"
+
+
+def from_result(result: Result, metrics: Mapping[str, Metric] = METRICS) -> Baseline:
+    """The part of `result` that is compared, rounded as a baseline is, so that equal measurements are equal.
+
+    Information that is never compared is left out; it would only churn the diff. Undeclared metrics are kept:
+    comparing reports them. Raises InputError for a result that did not succeed.
+    """
+    if result.status != "success":
+        raise InputError(
+            f"{result.case}: no baseline from a result with status {result.status!r}: {result.error_msg}".rstrip(": ")
+        )
+    return Baseline(
+        case=result.case,
+        case_version=result.case_version,
+        environment=dict(sorted(result.environment.items())),
+        metrics=_compared(result.metrics, metrics),
+        seeds=[_compared_seed(run, metrics) for run in sorted(result.seeds, key=lambda run: run.seed)],
+        operators={
+            phase: {row: list(counts) for row, counts in sorted(rows.items())}
+            for phase, rows in sorted(result.operators.items())
+        },
+    )
+
+
+def refreshed(old: Baseline | None, new: Baseline, metrics: Mapping[str, Metric] = METRICS) -> Baseline:
+    """What an update writes: `old` when nothing but noise within the margins tells it from `new`, else `new`.
+
+    Keeping the old also keeps many updates, each within the margin, from adding up to a slow-down nobody sees.
+    """
+    if old is None:
+        return new
+    runs = {run.seed: run for run in old.seeds}
+    denoised = replace(
+        new,
+        metrics=_without_noise(old.metrics, new.metrics, metrics),
+        seeds=[
+            replace(run, metrics=_without_noise(runs[run.seed].metrics, run.metrics, metrics))
+            if run.seed in runs
+            else run
+            for run in new.seeds
+        ],
+    )
+    return old if denoised == old else new
+
+
+def within_margin(metric: Metric, obtained: float, expected: float) -> bool:
+    """Whether the difference is one that nobody cares about."""
+    excess = abs(obtained - expected) - metric.margin(expected)
+    # 0.55 - 0.5 is a little more than 0.05: a difference of just the margin must not depend on how bits fall
+    return excess <= 1e-9 * max(abs(obtained), abs(expected))
+
+
+def problem(value: object, kind: Kind | None = None) -> str:
+    """Why `value` cannot be compared, as `is NaN` or `holds text, expected a number`; empty when it can be.
+
+    Without `kind`, a metric that is not declared, any kind of value will do.
+    """
+    found = _kind(value)
+    if found is None or kind not in (None, found):
+        expected = _KINDS[kind] if kind else "a number, text, a list of numbers or an object of texts"
+        return f"holds {_TYPES.get(type(value), type(value).__name__)}, expected {expected}"
+    if kind in ("text", "list") and not value:
+        return "is empty"
+    numbers = value if isinstance(value, list) else [value] if isinstance(value, (int, float)) else []
+    if any(number != number for number in numbers):
+        return "is NaN"
+    return "is infinite" if any(abs(number) > _TOO_LARGE for number in numbers) else ""
+
+
+def read(path: Path, metrics: Mapping[str, Metric] = METRICS) -> Baseline:
+    """The baseline in `path`. Raises InputError, naming file and key, for one that cannot be compared with."""
+    data = read_json(path)
+    _check_schema(path, _get(path, data, "schema", int))
+    case = _get(path, data, "case", dict)
+    return Baseline(
+        case=CaseId(*(_get(path, case, key, str, "case.") for key in ("task", "base_model", "method", "name"))),
+        case_version=_get(path, data, "case_version", str),
+        environment=_checked_environment(path, _get(path, data, "environment", dict)),
+        metrics=_checked_metrics(path, "metrics", _get(path, data, "metrics", dict), metrics),
+        seeds=_checked_seeds(path, _get(path, data, "seeds", list), metrics),
+        operators=_checked_operators(path, _get(path, data, "operators", dict)),
+        path=path,
+    )
+
+
+def write(baseline: Baseline, path: Path, metrics: Mapping[str, Metric] = METRICS) -> None:
+    """Write `baseline` to `path`, atomically. Raises InputError for one that no later run could be held against."""
+    for place, values in _metrics_by_place(baseline):
+        for name, value in values.items():
+            if reason := problem(value, _kind_of(name, metrics)):
+                raise InputError(f"{path}: not written: {place}{name} {reason}")
+    for run in baseline.seeds:
+        for name, sample in run.samples.items():
+            if reason := problem(sample):
+                raise InputError(f"{path}: not written: seed {run.seed} {name} {reason}")
+    _refuse_incomplete_seeds(path, baseline.seeds, metrics)
+    write_json(path, _to_json(baseline))
+
+
+def _to_json(baseline: Baseline) -> dict[str, Any]:
+    return {
+        "schema": SCHEMA_VERSION,
+        "case": asdict(baseline.case),
+        "case_version": baseline.case_version,
+        "environment": baseline.environment,
+        "metrics": baseline.metrics,
+        "seeds": [asdict(run) for run in baseline.seeds],
+        "operators": baseline.operators,
+    }
+
+
+def _compared(values: Mapping[str, Value], metrics: Mapping[str, Metric]) -> dict[str, Value]:
+    """The values that are compared, in the order in which metrics are declared, undeclared ones last."""
+    declared = [name for name, metric in metrics.items() if name in values and metric.lane != "info"]
+    undeclared = sorted(name for name in values if name not in metrics)
+    return {name: _rounded_metric(metrics.get(name), values[name]) for name in [*declared, *undeclared]}
+
+
+def _compared_seed(run: SeedRun, metrics: Mapping[str, Metric]) -> SeedRun:
+    samples = {
+        name: sample if isinstance(sample, str) else [_rounded(number) for number in sample]
+        for name, sample in sorted(run.samples.items())
+    }
+    return SeedRun(run.seed, _compared(run.metrics, metrics), samples)
+
+
+def _rounded_metric(metric: Metric | None, value: Value) -> Value:
+    # exact and numerics lanes compare bits
+    if isinstance(value, float) and metric is not None and metric.lane in ("quality", "noisy"):
+        return _rounded(value)
+    return value
+
+
+def _rounded(number: float) -> float:
+    return float(f"{number:.{DIGITS}g}")
+
+
+def _without_noise(
+    old: Mapping[str, Value], new: Mapping[str, Value], metrics: Mapping[str, Metric]
+) -> dict[str, Value]:
+    """`new`, with the old value of each noisy metric that moved within its margin."""
+    return {
+        name: old[name] if _is_noise(metrics.get(name), value, old.get(name)) else value for name, value in new.items()
+    }
+
+
+def _is_noise(metric: Metric | None, obtained: Value, expected: Value | None) -> bool:
+    if metric is None or metric.lane != "noisy":
+        return False
+    if not isinstance(obtained, (int, float)) or not isinstance(expected, (int, float)):
+        return False
+    return within_margin(metric, obtained, expected)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _kind(value: object) -> Kind | None:
+    if _is_number(value):
+        return "number"
+    if isinstance(value, str):
+        return "text"
+    if isinstance(value, list) and all(_is_number(item) for item in value):
+        return "list"
+    if isinstance(value, dict) and all(isinstance(item, str) for pair in value.items() for item in pair):
+        return "table"
+    return None
+
+
+def _kind_of(name: str, metrics: Mapping[str, Metric]) -> Kind | None:
+    return metrics[name].kind if name in metrics else None
+
+
+def _metrics_by_place(baseline: Baseline) -> Iterable[tuple[str, dict[str, Value]]]:
+    yield "", baseline.metrics
+    for run in baseline.seeds:
+        yield f"seed {run.seed} ", run.metrics
+
+
+def _refuse_incomplete_seeds(path: Path, seeds: list[SeedRun], metrics: Mapping[str, Metric]) -> None:
+    for run in seeds:
+        if missing := set(seeds[0].metrics) ^ set(run.metrics):
+            raise InputError(f"{path}: not written: seeds do not all hold {', '.join(sorted(missing))}")
+        if not any(name in metrics and metrics[name].lane == "quality" for name in run.metrics):
+            raise InputError(f"{path}: not written: seed {run.seed} holds no quality metric; did it train?")
+    if [run.seed for run in seeds] != sorted({run.seed for run in seeds}):
+        raise InputError(f"{path}: not written: seeds must be ascending and differ")
+
+
+def _get(path: Path, data: dict[str, Any], key: str, kind: type[_T], prefix: str = "") -> _T:
+    if key not in data:
+        raise InputError(f"{path}: key {prefix}{key} is missing")
+    value = data[key]
+    if type(value) is not kind:  # isinstance would take True for an integer
+        found = _TYPES[type(value)]
+        raise InputError(f"{path}: {prefix}{key} holds {found}, expected {_TYPES[kind]}")
+    return value
+
+
+def _check_schema(path: Path, schema: int) -> None:
+    if schema > SCHEMA_VERSION:
+        raise InputError(
+            f"{path}: schema {schema} is newer than this version reads ({SCHEMA_VERSION}); update pytest-peftbench"
+        )
+    if schema < 1:
+        raise InputError(f"{path}: schema {schema} is unknown; the first one is 1")
+
+
+def _checked_environment(path: Path, environment: dict[str, Any]) -> dict[str, str]:
+    return {key: _get(path, environment, key, str, "environment.") for key in environment}
+
+
+def _checked_metrics(path: Path, place: str, values: dict[str, Any], metrics: Mapping[str, Metric]) -> dict[str, Value]:
+    # an unknown name is no error here: comparing reports it, and an update drops it
+    for name, value in values.items():
+        if reason := problem(value, _kind_of(name, metrics)):
+            raise InputError(f"{path}: {place}.{name} {reason}")
+    return values
+
+
+def _checked_seeds(path: Path, entries: list[Any], metrics: Mapping[str, Metric]) -> list[SeedRun]:
+    runs = [_checked_seed(path, f"seeds[{index}]", entry, metrics) for index, entry in enumerate(entries)]
+    seeds = [run.seed for run in runs]
+    if seeds != sorted(set(seeds)):
+        raise InputError(f"{path}: seeds must be ascending and differ, found {', '.join(map(str, seeds))}")
+    return runs
+
+
+def _checked_seed(path: Path, place: str, entry: Any, metrics: Mapping[str, Metric]) -> SeedRun:
+    if not isinstance(entry, dict):
+        raise InputError(f"{path}: {place} holds {_TYPES[type(entry)]}, expected an object")
+    samples = _get(path, entry, "samples", dict, f"{place}.")
+    for name, sample in samples.items():
+        if _kind(sample) not in ("text", "list"):
+            raise InputError(f"{path}: {place}.samples.{name} must be text or a list of numbers")
+    return SeedRun(
+        seed=_get(path, entry, "seed", int, f"{place}."),
+        metrics=_checked_metrics(path, f"{place}.metrics", _get(path, entry, "metrics", dict, f"{place}."), metrics),
+        samples=samples,
+    )
+
+
+def _checked_operators(path: Path, operators: dict[str, Any]) -> Operators:
+    for phase in operators:
+        for row, counts in _get(path, operators, phase, dict, "operators.").items():
+            if not (isinstance(counts, list) and len(counts) == 2 and all(type(count) is int for count in counts)):
+                raise InputError(f"{path}: operators.{phase}.{row} must be two integers, calls and FLOPs")
+    return operators

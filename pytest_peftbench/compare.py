@@ -1,0 +1,628 @@
+"""Obtained and expected measurements in, verdicts out. Pure functions; nothing here knows pytest, torch or files.
+
+Each metric of either side gives one `Finding`, by the rule of its lane; the worst of them is the case's verdict.
+"""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal, get_args
+
+from pytest_peftbench.baseline import Baseline, from_result, problem, within_margin
+from pytest_peftbench.result import METRICS, CaseId, Metric, Operators, Result, Value, mean
+
+Verdict = Literal[
+    "identical",
+    "within noise",
+    "recorded",
+    "not compared",
+    "improved",
+    "numerics changed",
+    "not comparable",
+    "no baseline",
+    "missing metric",
+    "unknown metric",
+    "regressed",
+    "failed",
+]
+# From best to worst. A case that failed comes last: it measured nothing, so nothing else about it can be trusted.
+SEVERITY: tuple[Verdict, ...] = get_args(Verdict)
+GREEN_BY_DEFAULT: frozenset[Verdict] = frozenset({"identical", "within noise", "improved"})
+
+MAX_OPERATORS = 5
+MAX_TENSORS = 10
+# Alike findings of one cause (another torch moves every counter) are told once.
+_TOLD_TOGETHER: frozenset[Verdict] = frozenset({"not comparable", "missing metric"})
+
+# Values of one metric by training seed; None for a metric that does not depend on the seed.
+_BySeed = dict[int | None, Value]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What comparing one metric gave, in words.
+
+    obtained, expected: the two values as shown, empty where there is none. change: their difference as shown.
+    reason: the rule, or why there is nothing to compare. details: lines that name the cause.
+    """
+
+    metric: str
+    verdict: Verdict
+    obtained: str = ""
+    expected: str = ""
+    change: str = ""
+    reason: str = ""
+    details: tuple[str, ...] = ()
+
+    def text(self) -> str:
+        """`train_step.flops regressed: 1.204e9 -> 1.806e9 (+50.0 %, must be equal)`, and the details below it."""
+        lines = [f"{self.metric} {self.verdict}: {self._body()}", *(f"  {line}" for line in self.details)]
+        return "\n".join(lines)
+
+    def short(self) -> str:
+        """The same in a few words, for a table: `train_step.flops +50.0 %`."""
+        return f"{self.metric} {self.change or self.arrow() or self.reason}"
+
+    def _body(self) -> str:
+        why = ", ".join(part for part in (self.change, self.reason) if part)
+        return f"{self.arrow()} ({why})" if self.arrow() and why else self.arrow() or why
+
+    def arrow(self) -> str:
+        """`expected -> obtained`, or the one of them that there is."""
+        return " -> ".join(value for value in (self.expected, self.obtained) if value)
+
+
+@dataclass(frozen=True)
+class CaseVerdict:
+    """What comparing one case gave.
+
+    findings: one per metric of either side, in the order in which metrics are declared. baseline: the file, empty
+    without one. environment_note: the baseline's torch and what differs from it. values: the obtained numbers,
+    means over the seeds, for tables.
+    """
+
+    case: CaseId
+    findings: tuple[Finding, ...]
+    baseline: str = ""
+    environment_note: str = ""
+    values: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def verdict(self) -> Verdict:
+        """The worst of the findings."""
+        return max((finding.verdict for finding in self.findings), key=SEVERITY.index)
+
+    def text(self, accept_command: str = "") -> str:
+        """All findings but the identical ones, worst first, then the baseline and how to accept the new values."""
+        lines = _told(self.findings) or ["all metrics identical"]
+        if self.baseline:
+            lines.append(f"baseline: {self.baseline} ({self.environment_note})")
+        # a case that failed is never written, so there is no way to accept it
+        if accept_command and self.verdict not in ("identical", "within noise", "recorded", "failed"):
+            verb = "record" if self.verdict in ("improved", "no baseline") else "accept"
+            lines.append(f"to {verb}: {accept_command}")
+        return "\n".join(lines)
+
+    def moved(self) -> str:
+        """What moved, worst first, in one line for a table; empty when nothing did."""
+        told = [finding for finding in _worst_first(self.findings) if finding.verdict != "within noise"]
+        return ", ".join(dict.fromkeys(_short(finding) for finding in told))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data: a verdict travels from xdist's workers to the controller."""
+        return {
+            "case": asdict(self.case),
+            "verdict": self.verdict,
+            "findings": [{**asdict(finding), "details": list(finding.details)} for finding in self.findings],
+            "baseline": self.baseline,
+            "environment_note": self.environment_note,
+            "values": dict(self.values),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> CaseVerdict:
+        """The verdict that `to_json` wrote."""
+        return cls(
+            case=CaseId(**data["case"]),
+            findings=tuple(
+                Finding(**{**finding, "details": tuple(finding["details"])}) for finding in data["findings"]
+            ),
+            baseline=data["baseline"],
+            environment_note=data["environment_note"],
+            values=dict(data["values"]),
+        )
+
+
+def is_green(verdict: CaseVerdict, allowed: Collection[Verdict] = GREEN_BY_DEFAULT) -> bool:
+    """Whether the case passes: every finding is allowed, since the worst one may hide another."""
+    return all(finding.verdict in allowed for finding in verdict.findings)
+
+
+def compare(result: Result, baseline: Baseline | None, metrics: Mapping[str, Metric] = METRICS) -> CaseVerdict:
+    """Hold what a case measured against its baseline."""
+    if result.status == "success":
+        findings = _findings(from_result(result, metrics), baseline, metrics)
+    else:
+        findings = [_did_not_succeed(result)]
+    return CaseVerdict(
+        case=result.case,
+        findings=tuple(findings),
+        baseline=baseline.path.as_posix() if baseline and baseline.path else "",
+        environment_note=_environment_note(result.environment, baseline.environment) if baseline else "",
+        values=_numbers(result, metrics),
+    )
+
+
+def diff_lines(old: Baseline | None, new: Baseline, metrics: Mapping[str, Metric] = METRICS) -> list[str]:
+    """What an update of the baseline changes, `old -> new` per line; empty when it changes nothing."""
+    if old is None:
+        return [f"new: {_plural(len(_names(new, metrics)), 'metric')}, {_plural(len(new.seeds), 'seed')}"]
+    lines = []
+    if old.case_version != new.case_version:
+        lines.append(f"case version: {old.case_version} -> {new.case_version}")
+    lines += [f"environment: {difference}" for difference in _differences(new.environment, old.environment)]
+    if _seeds(old) != _seeds(new):
+        lines.append(f"seeds: {_listed(_seeds(old))} -> {_listed(_seeds(new))}")
+    for name in _ordered({*_names(old, metrics), *_names(new, metrics)}, metrics):
+        lines += _diff_of_metric(metrics.get(name), _by_seed(old, name), _by_seed(new, name), name)
+    lines += _diff_of_rest(old, new)
+    return lines
+
+
+# One case
+
+
+def _did_not_succeed(result: Result) -> Finding:
+    first, *rest = result.error_msg.strip().splitlines() or ["no error message"]
+    return Finding("status", "failed", reason=f"{result.status}: {first}", details=tuple(rest))
+
+
+def _findings(obtained: Baseline, expected: Baseline | None, metrics: Mapping[str, Metric]) -> list[Finding]:
+    unusable = _unusable(obtained, metrics)
+    if expected is None:
+        return [*unusable.values(), Finding("case", "no baseline", reason="nothing to compare with")]
+    if reason := _another_case(obtained, expected):
+        return [*unusable.values(), Finding("case", "not comparable", reason=reason)]
+    names = _ordered({*_names(obtained, metrics), *_names(expected, metrics), *unusable}, metrics)
+    if not names:
+        return [Finding("case", "missing metric", reason="nothing was measured")]
+    return [unusable.get(name) or _compare_metric(name, metrics.get(name), obtained, expected) for name in names]
+
+
+def _another_case(obtained: Baseline, expected: Baseline) -> str:
+    if obtained.case != expected.case:
+        return f"the baseline is one of {expected.case}, not of {obtained.case}"
+    if obtained.case_version != expected.case_version:
+        return (
+            "the definition of the case changed (experiment files, data, base model or recipe): "
+            f"version {expected.case_version} -> {obtained.case_version}"
+        )
+    return ""
+
+
+def _unusable(obtained: Baseline, metrics: Mapping[str, Metric]) -> dict[str, Finding]:
+    """A failed finding for each obtained value, or list of samples, that is NaN, infinite or of a wrong type."""
+    reasons: dict[str, str] = {}
+    for name in _ordered(_names(obtained, metrics), metrics):
+        metric = metrics.get(name)
+        for seed, value in _by_seed(obtained, name).items():
+            if reason := problem(value, metric.kind if metric else None):
+                reasons.setdefault(name, reason + _of_seed(seed))
+    for run in obtained.seeds:
+        for name, sample in run.samples.items():
+            if reason := problem(sample):
+                reasons.setdefault(f"samples.{name}", reason + _of_seed(run.seed))
+    return {name: Finding(name, "failed", reason=reason) for name, reason in reasons.items()}
+
+
+def _environment_note(obtained: Mapping[str, str], expected: Mapping[str, str]) -> str:
+    differences = _differences(obtained, expected)
+    note = "; differs now: " + ", ".join(differences) if differences else ", same environment"
+    return f"torch {expected.get('torch', 'unknown')}{note}"
+
+
+def _differences(obtained: Mapping[str, str], expected: Mapping[str, str]) -> list[str]:
+    return [
+        f"{key} {expected.get(key, 'unknown')} -> {obtained.get(key, 'unknown')}"
+        for key in sorted({*obtained, *expected})
+        if obtained.get(key) != expected.get(key)
+    ]
+
+
+def _numbers(result: Result, metrics: Mapping[str, Metric]) -> dict[str, float]:
+    """The finite numbers of a result, means over the seeds; those never compared are among them."""
+    found: dict[str, list[float]] = {}
+    for values in (result.metrics, *(run.metrics for run in result.seeds)):
+        for name, value in values.items():
+            if isinstance(value, (int, float)) and not problem(value):
+                found.setdefault(name, []).append(value)
+    return {name: mean(found[name]) for name in _ordered(found, metrics)}
+
+
+# One metric
+
+
+def _names(side: Baseline, metrics: Mapping[str, Metric]) -> set[str]:
+    """Names of the metrics of one side, but for those that are never compared."""
+    names = {*side.metrics, *(name for run in side.seeds for name in run.metrics)}
+    return {name for name in names if name not in metrics or metrics[name].lane != "info"}
+
+
+def _ordered(names: Collection[str], metrics: Mapping[str, Metric]) -> list[str]:
+    """In the order in which metrics are declared, others last by name."""
+    return [*(name for name in metrics if name in names), *sorted(name for name in names if name not in metrics)]
+
+
+def _by_seed(side: Baseline, name: str) -> _BySeed:
+    values: _BySeed = {run.seed: run.metrics[name] for run in side.seeds if name in run.metrics}
+    return {None: side.metrics[name], **values} if name in side.metrics else values
+
+
+def _seeds(side: Baseline) -> list[int]:
+    return [run.seed for run in side.seeds]
+
+
+def _compare_metric(name: str, metric: Metric | None, obtained: Baseline, expected: Baseline) -> Finding:
+    ours, theirs = _by_seed(obtained, name), _by_seed(expected, name)
+    if metric is None:
+        return Finding(name, "unknown metric", reason=_why_unknown(ours))
+    if not ours or not theirs:
+        return _missing(metric, ours, theirs)
+    if reason := _why_not_comparable(metric, obtained, expected):
+        return Finding(name, "not comparable", *_figures_of(metric, ours, theirs), reason=reason)
+    theirs = {seed: value for seed, value in theirs.items() if seed is None or seed in _seeds(obtained)}
+    if reason := _why_seeds_differ(ours, theirs, expected):
+        return Finding(name, "not comparable", reason=reason)
+    if ours.keys() != theirs.keys():
+        return _missing_for_a_seed(name, ours, theirs)
+    if reason := next((reason for value in theirs.values() if (reason := problem(value, metric.kind))), ""):
+        return Finding(name, "not comparable", reason=f"the baseline's value {reason}")
+    finding = _judge(metric, ours, theirs)
+    if finding.verdict == "identical":
+        return finding
+    return replace(finding, details=finding.details or _changed_operators(name, obtained.operators, expected.operators))
+
+
+def _why_unknown(ours: _BySeed) -> str:
+    if ours:
+        return "measured, but not declared; declare its unit, direction and lane"
+    return "the baseline holds it, but this version does not know it; update the baseline"
+
+
+def _missing(metric: Metric, ours: _BySeed, theirs: _BySeed) -> Finding:
+    obtained, expected = _figures_of(metric, ours, theirs)
+    if not ours:
+        return Finding(metric.name, "missing metric", expected=expected, reason="vanished; the baseline holds it")
+    return Finding(
+        metric.name, "missing metric", obtained=obtained, reason="the baseline does not hold it; update the baseline"
+    )
+
+
+def _missing_for_a_seed(name: str, ours: _BySeed, theirs: _BySeed) -> Finding:
+    if vanished := theirs.keys() - ours.keys():
+        return Finding(name, "missing metric", reason=f"vanished{_of_seeds(vanished)}")
+    new = _of_seeds(ours.keys() - theirs.keys())
+    return Finding(name, "missing metric", reason=f"the baseline does not hold it{new}; update the baseline")
+
+
+def _why_not_comparable(metric: Metric, obtained: Baseline, expected: Baseline) -> str:
+    """The environment keys that the metric needs equal and that differ, or that neither side knows."""
+    ours = {key: obtained.environment.get(key, "unknown") for key in metric.needs}
+    theirs = {key: expected.environment.get(key, "unknown") for key in metric.needs}
+    differing = [f"{key} {theirs[key]} -> {ours[key]}" for key in metric.needs if ours[key] != theirs[key]]
+    unknown = [key for key in metric.needs if ours[key] == theirs[key] == "unknown"]
+    if differing:
+        return f"environment differs: {', '.join(differing)}"
+    return f"environment unknown: {', '.join(unknown)}" if unknown else ""
+
+
+def _why_seeds_differ(ours: _BySeed, theirs: _BySeed, expected: Baseline) -> str:
+    extra = sorted(seed for seed in ours.keys() - {None} if seed is not None and seed not in _seeds(expected))
+    if extra:
+        return f"seed {_listed(extra)} not in the baseline (seeds {_listed(_seeds(expected)) or 'none'})"
+    return "" if theirs else f"no seed in common (the baseline has {_listed(_seeds(expected))})"
+
+
+def _judge(metric: Metric, ours: _BySeed, theirs: _BySeed) -> Finding:
+    """The finding for values of the same seeds on both sides."""
+    if metric.lane in ("quality", "noisy"):
+        return _judge_mean(metric, ours, theirs)
+    rule = _judge_exact if metric.lane == "exact" else _judge_numerics
+    findings = [
+        _with_seed(rule(metric, ours[seed], theirs[seed]), seed)
+        for seed in sorted(ours, key=lambda seed: -1 if seed is None else seed)
+    ]
+    return max(findings, key=lambda finding: SEVERITY.index(finding.verdict))
+
+
+def _with_seed(finding: Finding, seed: int | None) -> Finding:
+    if seed is None or finding.verdict == "identical":
+        return finding
+    return replace(finding, reason=", ".join(part for part in (f"seed {seed}", finding.reason) if part))
+
+
+def _judge_mean(metric: Metric, ours: _BySeed, theirs: _BySeed) -> Finding:
+    """Quality and noisy lanes: the means over the seeds, a margin, and the direction beyond it."""
+    obtained, expected = _mean(ours.values()), _mean(theirs.values())
+    figures = _figures(metric, obtained, expected)
+    if ours == theirs:
+        return Finding(metric.name, "identical", *figures)
+    verdict: Verdict = (
+        "within noise" if within_margin(metric, obtained, expected) else _side(metric, obtained, expected)
+    )
+    seeds = sorted(seed for seed in ours if seed is not None)
+    averaged = f", mean of seeds {_listed(seeds)}" if len(seeds) > 1 else _of_seed(seeds[0], ", seed ") if seeds else ""
+    reason = f"margin {_margin(metric, expected)}{averaged}"
+    return Finding(metric.name, verdict, *figures, _change(metric, obtained, expected), reason)
+
+
+def _judge_exact(metric: Metric, obtained: Value, expected: Value) -> Finding:
+    figures = _figures(metric, obtained, expected)
+    if obtained == expected:
+        return Finding(metric.name, "identical", *figures)
+    if metric.unit == "outcome":
+        return _judge_outcome(metric.name, str(obtained), str(expected))
+    if isinstance(obtained, dict) and isinstance(expected, dict):
+        return _judge_table(metric.name, obtained, expected)
+    if not isinstance(obtained, (int, float)) or not isinstance(expected, (int, float)):
+        return Finding(metric.name, "regressed", *figures, reason="must be equal")
+    side = _side(metric, obtained, expected)
+    reason = "must be equal" if side == "regressed" else ""
+    return Finding(metric.name, side, *figures, _change(metric, obtained, expected), reason)
+
+
+def _judge_outcome(name: str, obtained: str, expected: str) -> Finding:
+    if obtained == "ok":
+        return Finding(name, "improved", obtained, expected, reason="capability gained")
+    reason = "capability lost" if expected == "ok" else "fails in another way"
+    return Finding(name, "regressed", obtained, expected, reason=reason)
+
+
+def _judge_table(name: str, obtained: Mapping[str, str], expected: Mapping[str, str]) -> Finding:
+    added = [f"added    {key}: {obtained[key]}" for key in sorted(obtained.keys() - expected.keys())]
+    removed = [f"removed  {key}: {expected[key]}" for key in sorted(expected.keys() - obtained.keys())]
+    changed = [
+        f"changed  {key}: {expected[key]} -> {obtained[key]}"
+        for key in sorted(expected.keys() & obtained.keys())
+        if expected[key] != obtained[key]
+    ]
+    counts = ((len(removed), "removed"), (len(changed), "changed"), (len(added), "added"))
+    summary = ", ".join(f"{count} {what}" for count, what in counts if count)
+    details = _first([*removed, *changed, *added], MAX_TENSORS)
+    return Finding(name, "regressed", change=summary, reason="must be equal", details=details)
+
+
+def _judge_numerics(metric: Metric, obtained: Value, expected: Value) -> Finding:
+    if obtained == expected:
+        return Finding(metric.name, "identical", *_figures(metric, obtained, expected))
+    if isinstance(obtained, list) and isinstance(expected, list):
+        return _judge_steps(metric, obtained, expected)
+    change = ""
+    if isinstance(obtained, (int, float)) and isinstance(expected, (int, float)):
+        change = f"{obtained - expected:+.2g}"
+    return Finding(metric.name, "numerics changed", *_figures(metric, obtained, expected), change)
+
+
+def _judge_steps(metric: Metric, obtained: list[float], expected: list[float]) -> Finding:
+    """The first step at which two courses part."""
+    for step, (ours, theirs) in enumerate(zip(obtained, expected, strict=False), start=1):
+        if ours != theirs:
+            figures, change = _figures(metric, ours, theirs), f"{ours - theirs:+.2g}"
+            return Finding(metric.name, "numerics changed", *figures, change, f"they part at step {step}")
+    lengths = (f"{len(obtained)} steps", f"{len(expected)} steps")
+    return Finding(metric.name, "numerics changed", *lengths, reason="equal as far as both go")
+
+
+def _side(metric: Metric, obtained: float, expected: float) -> Literal["improved", "regressed"]:
+    """The direction of a difference. A metric that knows no better can only get worse, and so can NaN."""
+    better = obtained < expected if metric.direction == "lower" else obtained > expected
+    return "improved" if better and metric.direction != "equal" else "regressed"
+
+
+def _mean(values: Iterable[Value]) -> float:
+    return mean([float(value) for value in values if isinstance(value, (int, float))])
+
+
+def _changed_operators(name: str, obtained: Operators, expected: Operators) -> tuple[str, ...]:
+    """The operators behind a changed counter, largest change first: `aten.mm  48 -> 96 calls in LoHaLayer.forward`."""
+    phase, _, counter = name.partition(".")
+    if counter not in ("calls", "flops") or not obtained.get(phase) or not expected.get(phase):
+        return ()
+    column = ("calls", "flops").index(counter)
+    changes = []
+    for row in obtained[phase].keys() | expected[phase].keys():
+        ours, theirs = obtained[phase].get(row, [0, 0]), expected[phase].get(row, [0, 0])
+        if ours[column] != theirs[column]:
+            changes.append((-abs(ours[column] - theirs[column]), row, _operator_line(row, ours, theirs)))
+    return _first([line for _, _, line in sorted(changes)], MAX_OPERATORS)
+
+
+def _operator_line(row: str, ours: list[int], theirs: list[int]) -> str:
+    operator, _, owner = row.partition(" @ ")
+    calls = f"{ours[0]:,} calls" if ours[0] == theirs[0] else f"{theirs[0]:,} -> {ours[0]:,} calls"
+    flops = f" ({_flops(ours[1] - theirs[1])})" if ours[1] != theirs[1] else ""
+    return f"{operator}  {calls}{flops}{f' in {owner}' if owner else ''}"
+
+
+def _diff_of_metric(metric: Metric | None, old: _BySeed, new: _BySeed, name: str) -> list[str]:
+    if old == new:
+        return []
+    if not old or not new:
+        return [f"{name}: {'removed' if old else 'added'}"]
+    if metric is None:
+        return [f"{name}: changed"]
+    if metric.kind == "number":
+        obtained, expected = _mean(new.values()), _mean(old.values())
+        after, before = _figures(metric, obtained, expected)
+        if after == before:
+            return [f"{name}: {after} (by seed it changed)"]
+        return [f"{name}: {before} -> {after} ({_change(metric, obtained, expected)})"]
+    common = old.keys() & new.keys()
+    finding = _judge(metric, {seed: new[seed] for seed in common}, {seed: old[seed] for seed in common})
+    if not common or finding.verdict == "identical":
+        return [f"{name}: changed"]
+    return [f"{name}: {finding.arrow() or finding.change}", *(f"  {line}" for line in finding.details)]
+
+
+def _diff_of_rest(old: Baseline, new: Baseline) -> list[str]:
+    """What has no figure of its own: samples and operators."""
+    lines = []
+    before, after = ({run.seed: run.samples for run in side.seeds} for side in (old, new))
+    if changed := [seed for seed in sorted(before.keys() & after.keys()) if before[seed] != after[seed]]:
+        lines.append(f"samples of seed {_listed(changed)}: changed")
+    phases = sorted({*old.operators, *new.operators})
+    if differing := [phase for phase in phases if old.operators.get(phase) != new.operators.get(phase)]:
+        lines.append(f"operators of {', '.join(differing)}: changed")
+    return lines
+
+
+# Words
+
+
+def _worst_first(findings: Iterable[Finding]) -> list[Finding]:
+    told = [finding for finding in findings if finding.verdict != "identical"]
+    return sorted(told, key=lambda finding: -SEVERITY.index(finding.verdict))
+
+
+def _told(findings: Iterable[Finding]) -> list[str]:
+    groups: dict[tuple[str, str], list[Finding]] = {}
+    for finding in _worst_first(findings):
+        cause = finding.reason if finding.verdict in _TOLD_TOGETHER else finding.metric
+        groups.setdefault((finding.verdict, cause), []).append(finding)
+    return [group[0].text() if len(group) == 1 else _told_together(group) for group in groups.values()]
+
+
+def _told_together(group: list[Finding]) -> str:
+    names = textwrap.wrap(", ".join(finding.metric for finding in group), 116, break_long_words=False)
+    head = f"{len(group)} metrics {group[0].verdict}: {group[0].reason}"
+    return "\n".join([head, *(f"  {line}" for line in names)])
+
+
+def _short(finding: Finding) -> str:
+    of_the_case = finding.metric in ("", "case", "status") or finding.verdict == "not comparable"
+    return finding.reason if of_the_case else finding.short()
+
+
+def _first(lines: list[str], count: int) -> tuple[str, ...]:
+    more = len(lines) - count
+    return tuple([*lines[:count], f"and {more} more"] if more > 0 else lines)
+
+
+def _listed(numbers: Iterable[int]) -> str:
+    return ", ".join(str(number) for number in numbers)
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def _of_seed(seed: int | None, words: str = " for seed ") -> str:
+    return "" if seed is None else f"{words}{seed}"
+
+
+def _of_seeds(seeds: Collection[int | None]) -> str:
+    numbers = sorted(seed for seed in seeds if seed is not None)
+    return f" for seed {_listed(numbers)}" if numbers else ""
+
+
+def _figures_of(metric: Metric, ours: _BySeed, theirs: _BySeed) -> tuple[str, str]:
+    """Both sides as shown, where it is not known yet that they can be compared; an absent one is empty."""
+    obtained, expected = _figures(metric, _summary(metric, ours or theirs), _summary(metric, theirs or ours))
+    return obtained if ours else "", expected if theirs else ""
+
+
+def _summary(metric: Metric, values: _BySeed) -> Value:
+    return _mean(values.values()) if metric.kind == "number" else next(iter(values.values()))
+
+
+def _figures(metric: Metric, obtained: Value, expected: Value) -> tuple[str, str]:
+    """Both values as shown, with as many digits as it takes to tell them apart."""
+    if isinstance(obtained, (int, float)) and isinstance(expected, (int, float)):
+        return _number_figures(metric, obtained, expected)
+    return _apart([_label(obtained, 12), _label(expected, 12)], [_label(obtained), _label(expected)])
+
+
+def _number_figures(metric: Metric, obtained: float, expected: float) -> tuple[str, str]:
+    numbers = (obtained, expected)
+    if metric.unit == "bytes":
+        return _apart([bytes_text(number) for number in numbers], [f"{_exact(number)} bytes" for number in numbers])
+    if metric.unit == "FLOP":
+        return _apart([flops_text(number) for number in numbers], [_exact(number) for number in numbers])
+    if metric.unit in ("calls", "parameters", "tensors"):
+        return _exact(obtained), _exact(expected)
+    if metric.unit == "fraction":
+        obtained_text, expected_text = _digits(100 * obtained, 100 * expected, 4)
+        return f"{obtained_text} %", f"{expected_text} %"
+    return _digits(obtained, expected, 8 if metric.lane == "numerics" else 4)
+
+
+def _apart(short: list[str], exact: list[str]) -> tuple[str, str]:
+    first, second = short if short[0] != short[1] else exact if exact[0] != exact[1] else short
+    return first, second
+
+
+def _digits(first: float, second: float, digits: int) -> tuple[str, str]:
+    while digits < 17 and first != second and f"{first:.{digits}g}" == f"{second:.{digits}g}":
+        digits += 1
+    return f"{first:.{digits}g}", f"{second:.{digits}g}"
+
+
+def _label(value: Value, length: int | None = None) -> str:
+    if isinstance(value, str):
+        # hashes are long, words are not
+        return value[:length] if len(value) == 64 else value
+    if isinstance(value, list):
+        return _plural(len(value), "value")
+    return _plural(len(value), "entry").replace("entrys", "entries") if isinstance(value, dict) else str(value)
+
+
+def _change(metric: Metric, obtained: float, expected: float) -> str:
+    """The difference as a share of the expected value, or in the metric's unit where a share says little."""
+    difference = obtained - expected
+    if metric.unit == "fraction":
+        return f"{100 * difference:+.3g} points"
+    if metric.absolute_margin or not expected:
+        return f"{difference:+.4g}"
+    percent = 100 * difference / abs(expected)
+    if abs(percent) >= 0.05:
+        return f"{percent:+,.1f} %"
+    return f"{int(difference):+,} {metric.unit}" if float(difference).is_integer() else f"{difference:+.2g}"
+
+
+def _margin(metric: Metric, expected: float) -> str:
+    if metric.unit == "fraction":
+        return f"{100 * metric.margin(expected):.3g} points"
+    if not metric.absolute_margin:
+        return f"{100 * metric.relative_margin:.3g} %"
+    return f"{metric.margin(expected):.3g} {metric.unit}"
+
+
+def _exact(number: float) -> str:
+    return f"{int(number):,}" if float(number).is_integer() else f"{number:,}"
+
+
+def bytes_text(number: float) -> str:
+    """`10.70 MiB`."""
+    if abs(number) < 1024 or not math.isfinite(number):
+        return f"{number:.0f} bytes"
+    power = min(int(math.log(abs(number), 1024)), 5)
+    return f"{number / 1024**power:.2f} {('KiB', 'MiB', 'GiB', 'TiB', 'PiB')[power - 1]}"
+
+
+def flops_text(number: float) -> str:
+    """`1.204e9`, or all digits below a million."""
+    if abs(number) < 1e6 or not math.isfinite(number):
+        return _exact(number)
+    mantissa, _, exponent = f"{number:.3e}".partition("e")
+    return f"{mantissa}e{int(exponent)}"
+
+
+def _flops(difference: int) -> str:
+    """`+602 MFLOP`."""
+    power = min(len(str(abs(difference))) - 1, 17) // 3
+    scaled = difference / 1000**power
+    figure = f"{scaled:+,.0f}" if abs(scaled) >= 100 else f"{scaled:+.3g}"
+    return f"{figure} {('', 'k', 'M', 'G', 'T', 'P')[power]}FLOP"

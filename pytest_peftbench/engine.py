@@ -1,0 +1,400 @@
+"""One case: base model, adapter, training, evaluation, counters, times and checks, put together as a `Result`."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pytest_peftbench import checks, footprint, timing
+from pytest_peftbench.environment import describe, deterministic, seed_everything
+from pytest_peftbench.experiment import ADAPTER_FILE, Experiment
+from pytest_peftbench.footprint import Footprint
+from pytest_peftbench.memory import MemoryTracker
+from pytest_peftbench.methods import Hooks, hooks_of, make_config
+from pytest_peftbench.peft_schema import peft_fields
+from pytest_peftbench.result import METRICS, Operators, Result, SeedRun, Value, mean
+from pytest_peftbench.tasks import Extra, Task, task_of
+from pytest_peftbench.training import Trainer
+
+# Counts up when the recipe changes so that its figures are no longer comparable with earlier ones.
+RECIPE_VERSION = 1
+FIRST_LOSSES = 5
+TIMED_DECODE_STEPS = 8
+# Above this size hashing the weights costs seconds; names and shapes then stand for them.
+HASHED_PARAMETERS = 2**26
+
+BaseModel = Callable[[Experiment], nn.Module]
+TaskData = Callable[[Experiment], Any]
+Progress = Callable[[str], None]
+
+
+def run_experiment(
+    experiment: Experiment,
+    base_model: BaseModel,
+    task_data: TaskData,
+    *,
+    memory: MemoryTracker | None = None,
+    benchmark: Any = None,
+    progress: Progress = lambda text: None,
+) -> Result:
+    """Train the experiment with each of its seeds, evaluate it, and measure it on the first seed's model.
+
+    base_model: gives a base model with fresh weights, the same ones each time after the same seed. task_data: gives
+    the task's data. memory: tracker of the device's memory. benchmark: pytest-benchmark's fixture, to time the step
+    as well. progress: gets a few words now and then.
+    What PEFT, torch or the task raise passes through: what did not train has no result.
+    """
+    memory = memory or MemoryTracker(experiment.device)
+    with deterministic(experiment.device), tempfile.TemporaryDirectory() as folder:
+        case = _Case(experiment, base_model, task_data, Path(folder), memory, progress)
+        return case.run(benchmark)
+
+
+@dataclass(frozen=True)
+class _Reference:
+    """What the base model without adapter gives."""
+
+    evaluation: Any
+    output: Tensor
+
+
+# Computed once per base model and data, used by every case of the session.
+_references: dict[tuple[object, ...], _Reference] = {}
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A trained model and what its training gave."""
+
+    model: nn.Module
+    trainer: Trainer
+    reference: _Reference
+    seed_run: SeedRun
+    initial_output: Tensor
+    memory: dict[str, Value]
+    reserved_bytes: list[int]
+    history: list[dict[str, Value]]
+    train_time_s: float
+    case_version: str
+
+
+class _Case:
+    """The parts of one case, and what is measured on them."""
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        base_model: BaseModel,
+        task_data: TaskData,
+        folder: Path,
+        memory: MemoryTracker,
+        progress: Progress,
+    ) -> None:
+        self.experiment = experiment
+        self.config = experiment.train
+        self.base_model = base_model
+        self.folder = folder
+        self.memory = memory
+        self.progress = progress
+        self.task: Task = task_of(experiment)
+        self.data = task_data(experiment)
+        hooks = hooks_of(experiment.adapter)
+        self.hooks = replace(hooks, inputs=_on_device(hooks.inputs, experiment.device))
+        self.probe = self.task.probe_batch(self.data, experiment)
+        self.probe_inputs = self.hooks.inputs(len(next(iter(self.probe.values()))))
+        self.adapter = experiment.adapter
+        if self.adapter is not None:
+            self.adapter = self.hooks.prepare(dict(self.adapter), self.base(), folder)
+
+    def run(self, benchmark: Any) -> Result:
+        """The whole case; later steps build on the first seed's trained model, the merge last: it changes weights."""
+        started = time.time()
+        first, *others = [self.train(seed) for seed in self.experiment.seeds]
+        self.progress("measuring")
+        metrics, operators = self.measure(first)
+        metrics.update(self.time(first, benchmark))
+        metrics.update(self.check(first))
+        metrics = {name: metrics[name] for name in METRICS if name in metrics}
+        if benchmark is not None:
+            benchmark.extra_info.update(case=str(self.experiment.case), **metrics, **first.seed_run.metrics)
+        return Result(
+            case=self.experiment.case,
+            case_version=first.case_version,
+            environment=describe(self.experiment.device),
+            metrics=metrics,
+            seeds=[first.seed_run, *(other.seed_run for other in others)],
+            operators=operators,
+            peft=peft_fields(
+                self.experiment,
+                config=None if self.adapter is None else self.peft_config().to_dict(),
+                history=first.history,
+                metrics=metrics,
+                train_time_s=first.train_time_s,
+                started=started,
+                reserved_bytes=first.reserved_bytes,
+            ),
+        )
+
+    # Models ---------------------------------------------------------------------------------------------------------
+
+    def base(self, seed: int | None = None) -> nn.Module:
+        """The base model with fresh weights, in evaluation mode."""
+        seed_everything(self.experiment.seeds[0] if seed is None else seed)
+        return self.base_model(self.experiment).to(self.experiment.device).eval()
+
+    def peft_config(self) -> Any:
+        """A fresh `PeftConfig`: making an adapter writes to it."""
+        return make_config(self.adapter or {}, self.experiment.path / ADAPTER_FILE)
+
+    def inject(self, base: nn.Module, seed: int) -> nn.Module:
+        """The base model with a fresh adapter; the base model itself for full fine-tuning."""
+        if self.adapter is None:
+            return base
+        from peft import get_peft_model
+
+        seed_everything(seed)
+        model: nn.Module = get_peft_model(
+            base, self.peft_config(), autocast_adapter_dtype=self.config.autocast_adapter_dtype
+        )
+        return model.to(self.experiment.device)
+
+    @torch.inference_mode()
+    def output(self, model: nn.Module) -> Tensor:
+        """The adapted model's output on the probe batch, in evaluation mode."""
+        return self.task.output(model.eval(), {**self.probe, **self.probe_inputs}).clone()
+
+    @torch.inference_mode()
+    def base_output(self, model: nn.Module) -> Tensor:
+        """The output on the probe batch of a model without adapter."""
+        return self.task.output(model.eval(), self.probe).clone()
+
+    def reference(self, base: nn.Module, base_digest: str) -> _Reference:
+        """The base model's own figures, before an adapter is added to it."""
+        key = (
+            base_digest,
+            self.data.digest,
+            self.experiment.device,
+            self.config.batch_size,
+            self.config.batch_size_eval,
+        )
+        if key not in _references:
+            evaluation = self.task.reference(base, self.data, self.experiment)
+            _references[key] = _Reference(evaluation, self.base_output(base))
+        return _references[key]
+
+    def case_version(self, base_digest: str) -> str:
+        """Hash of all that defines the case: recipe, experiment files, base model and data."""
+        definition = [RECIPE_VERSION, self.experiment.definition(), base_digest, self.data.digest]
+        return hashlib.sha256(json.dumps(definition, sort_keys=True).encode()).hexdigest()[:16]
+
+    # Training -------------------------------------------------------------------------------------------------------
+
+    def train(self, seed: int) -> _Run:
+        """Train with one seed and evaluate."""
+        config, task = self.config, self.task
+        base = self.base(seed)
+        base_digest = digest(base)
+        reference = self.reference(base, base_digest)
+        self.memory.reset()
+        model = self.inject(base, seed)
+        initial_output = self.output(model)
+        trainer = Trainer(model, config, self.hooks, task.loss)
+        history: list[dict[str, Value]] = []
+        validations: list[dict[str, Value]] = []
+        reserved_bytes: list[int] = []
+
+        def after_step(step: int, losses: list[Tensor]) -> None:
+            self.progress(f"seed {seed}, step {step}/{config.max_steps}")
+            reserved_bytes.append(self.memory.reserved_bytes())
+            if step % config.eval_steps == 0:
+                validation = task.validate(model.eval(), self.data, self.experiment, self.hooks.inputs)
+                model.train()
+                validations.append(validation)
+                history.append({"step": step, **_peft_names(validation), **self.train_figures(step, losses)})
+
+        seed_everything(seed)
+        started = time.perf_counter()
+        losses = trainer.train(task.batches(self.data, self.experiment, seed), config.max_steps, after_step)
+        train_time_s = time.perf_counter() - started
+        memory = self.memory.read()
+        self.progress(f"seed {seed}, evaluating")
+        evaluation = task.evaluate(model.eval(), self.data, self.experiment, self.hooks.inputs, reference.evaluation)
+        history.append(
+            {
+                "step": config.max_steps,
+                **_peft_names(evaluation.metrics),
+                **self.train_figures(config.max_steps, losses),
+            }
+        )
+        seed_metrics: dict[str, Value] = {
+            **evaluation.metrics,
+            **(validations[-1] if validations else {}),
+            "train_loss": mean(losses[-config.eval_steps :]),
+            "first_losses": losses[:FIRST_LOSSES],
+            "adapter_sha256": digest(model, trainable_only=True),
+        }
+        return _Run(
+            model=model,
+            trainer=trainer,
+            reference=reference,
+            seed_run=SeedRun(seed, seed_metrics, evaluation.samples),
+            initial_output=initial_output,
+            memory=memory.metrics(),
+            reserved_bytes=reserved_bytes,
+            history=history,
+            train_time_s=train_time_s,
+            case_version=self.case_version(base_digest),
+        )
+
+    def train_figures(self, step: int, losses: list[Any]) -> dict[str, Value]:
+        """PEFT's training figures after `step` steps."""
+        recent = [float(loss) for loss in losses[-self.config.eval_steps :]]
+        return {"train loss": mean(recent), "train samples": step * self.config.batch_size}
+
+    # Measuring ------------------------------------------------------------------------------------------------------
+
+    def measure(self, run: _Run) -> tuple[dict[str, Value], Operators]:
+        """The exact counters, on the trained model: everything is warmed up, the optimizer has its state."""
+        model, trainer = run.model, run.trainer
+        batch = {**self.probe, **self.probe_inputs}
+        metrics: dict[str, Value] = {
+            **run.memory,
+            "params.trainable": sum(p.numel() for p in model.parameters() if p.requires_grad),
+            "params.total": sum(p.numel() for p in model.parameters()),
+        }
+        phases: dict[str, Footprint] = {}
+        if self.adapter is not None:
+            phases["inject"], metrics["inject.host_calls"] = self.measure_injection()
+        model.eval()
+        with torch.inference_mode():
+            phases["forward_inference"] = footprint.measure(lambda: self.task.output(model, batch), model)
+        # The difference of two generations is one step, whatever `generate` does before the first.
+        shorter, longer = (footprint.measure(self.decoding(model, steps), model) for steps in (2, 3))
+        phases["decode_step"] = footprint.difference(longer, shorter)
+        model.train()
+        trainer.step(self.probe)  # gives the optimizer its state where training ended without a gradient
+        trainer.optimizer.zero_grad()
+        phases["forward_train"] = footprint.measure(lambda: self.task.loss(model, batch), model, trainer.optimizer)
+        phases["train_step"] = footprint.measure(lambda: trainer.step(self.probe), model, trainer.optimizer)
+        for phase, counted in phases.items():
+            for name in ("flops", "calls", "peak_bytes", "saved_bytes"):
+                if f"{phase}.{name}" in METRICS:
+                    metrics[f"{phase}.{name}"] = getattr(counted, name)
+        return metrics, {phase: counted.operators for phase, counted in phases.items()}
+
+    def measure_injection(self) -> tuple[Footprint, int]:
+        """Counters and Python calls of adding the adapter, each on a fresh base model."""
+        seed = self.experiment.seeds[0]
+        base, again = self.base(), self.base()
+        counted = footprint.measure(lambda: self.inject(base, seed), base)
+        host_calls, _ = footprint.count_host_calls(lambda: self.inject(again, seed))
+        return counted, host_calls
+
+    def decoding(self, model: nn.Module, steps: int, hooks: Hooks | None = None) -> Callable[[], None]:
+        """A function that takes `steps` decoding steps with the model."""
+        inputs = (hooks or self.hooks).inputs
+        return partial(self.task.decode, model, self.data, self.experiment, steps, inputs)
+
+    def time(self, run: _Run, benchmark: Any) -> dict[str, Value]:
+        """Step and decode time over those of the base model, fully fine-tuned, in interleaved blocks."""
+        device, base, no_hooks = self.experiment.device, self.base(), hooks_of(None)
+        base_config = replace(self.config, optimizer_type="AdamW", optimizer_kwargs={"lr": 1e-4})
+        base_trainer = Trainer(base, base_config, no_hooks, self.task.loss)
+        run.model.train()
+        base.train()
+        step = partial(run.trainer.step, self.probe)
+        steps = timing.compare(step, partial(base_trainer.step, self.probe), device)
+        if benchmark is not None:
+            benchmark.pedantic(step, rounds=timing.BLOCKS, warmup_rounds=1)
+        run.model.eval()
+        base.eval()
+        decodes = timing.compare(
+            self.decoding(run.model, TIMED_DECODE_STEPS), self.decoding(base, TIMED_DECODE_STEPS, no_hooks), device
+        )
+        return {
+            "step_time_ratio": steps.ratio,
+            "decode_time_ratio": decodes.ratio,
+            "step_time_s": steps.time_s,
+            "decode_time_s": decodes.time_s,
+        }
+
+    def check(self, run: _Run) -> dict[str, Value]:
+        """What an adapter must be able to do; nothing for full fine-tuning, whose checkpoint is the whole model."""
+        model, base_output = run.model, run.reference.output
+        if self.adapter is None:
+            return {"checkpoint.bytes": sum(p.numel() * p.element_size() for p in model.parameters())}
+        base_names = [name for name, _ in self.base().named_parameters()]
+        return {
+            **checks.initial(run.initial_output, base_output),
+            **checks.disabling(model, self.output, base_output),
+            **checks.saving(model, self.output, self.base, self.folder / "checkpoint"),
+            **checks.merging(model, self.output, base_names),
+        }
+
+
+def digest(model: nn.Module, trainable_only: bool = False) -> str:
+    """sha256 of a model's parameters and buffers, or of its trainable parameters: names, shapes, types and bits.
+
+    Of a model with more than HASHED_PARAMETERS parameters only names, shapes and types are hashed.
+    """
+    tensors = dict(model.named_parameters())
+    hash_bits = sum(tensor.numel() for tensor in tensors.values()) <= HASHED_PARAMETERS
+    if trainable_only:
+        tensors = {name: tensor for name, tensor in tensors.items() if tensor.requires_grad}
+    else:
+        tensors.update(model.named_buffers())
+    sha = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach()
+        sha.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        if hash_bits or trainable_only:
+            sha.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return sha.hexdigest()
+
+
+def _on_device(inputs: Extra, device: str) -> Extra:
+    return lambda size: {key: value.to(device) for key, value in inputs(size).items()}
+
+
+def _peft_names(metrics: dict[str, Value]) -> dict[str, Value]:
+    """Metric names as PEFT's results have them: `test accuracy`."""
+    return {name.replace("_", " "): value for name, value in metrics.items()}
+
+
+def cached_base_models() -> BaseModel:
+    """Loads each base model once and gives a copy with fresh weights at each call."""
+    loaded: dict[tuple[object, ...], nn.Module] = {}
+
+    def base_model(experiment: Experiment) -> nn.Module:
+        train = experiment.train
+        key = (experiment.case.task, train.model_id, train.dtype, train.attn_implementation, train.use_gc)
+        if key not in loaded:
+            loaded[key] = task_of(experiment).load_base_model(experiment)
+        return copy.deepcopy(loaded[key])
+
+    return base_model
+
+
+def cached_task_data() -> TaskData:
+    """Loads and tokenises each task's data once per base model and prompt."""
+    loaded: dict[tuple[object, ...], Any] = {}
+
+    def task_data(experiment: Experiment) -> Any:
+        train = experiment.train
+        key = (experiment.case.task, train.model_id, train.query_template, train.max_seq_length)
+        if key not in loaded:
+            loaded[key] = task_of(experiment).load_data(experiment)
+        return loaded[key]
+
+    return task_data

@@ -1,0 +1,92 @@
+"""The environment that figures depend on: pinned before torch is imported, described beside every result."""
+
+from __future__ import annotations
+
+import os
+import platform
+import random
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+
+THREADS = 1
+# Same kernels on every x86-64 processor with AVX2: AVX-512 and AVX2 differ in the seventh digit after 15 steps.
+_PINS = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_CBWR": "AVX2"}
+_THREADS = {"OMP_NUM_THREADS": str(THREADS), "MKL_NUM_THREADS": str(THREADS), "TOKENIZERS_PARALLELISM": "false"}
+# A bar per file of a few kilobytes tells nothing; the plugin shows its own progress.
+_QUIET = {"HF_DATASETS_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+
+
+def pin() -> None:
+    """Fix instruction sets and threads of this process and its children. Works only before torch is imported."""
+    if "torch" in sys.modules:
+        return  # too late: `describe` then says which instruction set is in use, and bits are not compared
+    os.environ.update(_THREADS | _QUIET)
+    if platform.machine().lower() in ("x86_64", "amd64"):
+        os.environ.update(_PINS)
+
+
+def installed(package: str) -> str:
+    """Version of an installed package, without its build tag, or "not installed". Imports nothing."""
+    try:
+        return version(package).split("+")[0]
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def describe(device: str) -> dict[str, str]:
+    """What figures depend on, by name; the keys that a metric `needs` must be equal for it to be comparable."""
+    import torch
+
+    environment = {name: installed(name) for name in ("torch", "transformers", "peft")}
+    environment["python"] = platform.python_version()
+    environment["machine"] = platform.machine()
+    environment["cpu_capability"] = torch.backends.cpu.get_cpu_capability()
+    environment["threads"] = str(torch.get_num_threads())
+    environment["device"] = torch.device(device).type
+    environment["accelerator"] = accelerator_name(device)
+    return environment
+
+
+def accelerator_name(device: str) -> str:
+    """Name of the accelerator, or "none" on a CPU."""
+    import torch
+
+    kind = torch.device(device).type
+    module = getattr(torch, kind, None)
+    if kind == "cpu" or not hasattr(module, "get_device_name"):
+        return "none" if kind == "cpu" else kind
+    return str(module.get_device_name(device))
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python, NumPy and torch (all devices)."""
+    import numpy
+    import torch
+
+    random.seed(seed)
+    numpy.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+@contextmanager
+def deterministic(device: str) -> Iterator[None]:
+    """One thread and deterministic kernels while the body runs; the caller's settings are restored after it.
+
+    On an accelerator an operator without a deterministic kernel warns instead of failing.
+    """
+    import torch
+
+    threads = torch.get_num_threads()
+    enabled, warn_only = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
+    torch.set_num_threads(THREADS)
+    torch.use_deterministic_algorithms(True, warn_only=torch.device(device).type != "cpu")
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
+        torch.set_num_threads(threads)

@@ -1,0 +1,230 @@
+"""Reads suites of experiments in the layout of PEFT's `method_comparison`. Reads JSON only: imports no torch.
+
+A suite is a folder with `default_training_params.json` and `experiments/<method>/<name>/` folders; each of those
+holds `adapter_config.json`, `training_params.json`, or both (without the first: full fine-tuning).
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import math
+import types
+from collections.abc import Iterator
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from pytest_peftbench.jsonfile import InputError, read_json
+from pytest_peftbench.result import CaseId
+
+DEFAULTS_FILE = "default_training_params.json"
+PARAMS_FILE = "training_params.json"
+ADAPTER_FILE = "adapter_config.json"
+
+Dtype = Literal["float32", "float16", "bfloat16", "int8", "int4"]
+
+
+@dataclass(frozen=True)
+class MathTrainConfig:
+    """The keys of PEFT's `TrainConfig` for math reasoning (`method_comparison/MetaMathQA/utils.py`).
+
+    grad_norm_clip: 0 clips nothing. lr_scheduler: "cosine" (10 % warm-up) or null (constant). optimizer_type: a
+    class of `torch.optim`, or "lora+", "lora-fa", "riemannian". generation_kwargs: of `GenerationConfig`.
+    """
+
+    model_id: str
+    dtype: Dtype
+    max_seq_length: int
+    batch_size: int
+    batch_size_eval: int
+    max_steps: int
+    eval_steps: int
+    query_template: str
+    seed: int
+    grad_norm_clip: float
+    optimizer_type: str
+    optimizer_kwargs: dict[str, Any]
+    lr_scheduler: Literal["cosine"] | None
+    generation_kwargs: dict[str, Any]
+    compile: bool = False
+    use_gc: bool = False
+    use_amp: bool = False
+    autocast_adapter_dtype: bool = True
+    attn_implementation: str | None = None
+    init_kv_cache_prefix: str | None = None
+
+    def problems(self) -> Iterator[str]:
+        """What is wrong with the values, as `key: what` lines."""
+        for name in ("max_seq_length", "batch_size", "batch_size_eval", "max_steps", "eval_steps"):
+            if getattr(self, name) < 1:
+                yield f"{name}: must be at least 1, is {getattr(self, name)}"
+        if self.eval_steps > self.max_steps:
+            yield f"eval_steps: must be at most max_steps ({self.max_steps}), is {self.eval_steps}"
+        if self.grad_norm_clip < 0:
+            yield f"grad_norm_clip: must be at least 0 (0 clips nothing), is {self.grad_norm_clip}"
+        if self.seed < 0:
+            yield f"seed: must be at least 0, is {self.seed}"
+        if "{query}" not in self.query_template:
+            yield f"query_template: must contain '{{query}}', is {self.query_template!r}"
+        if not isinstance(lr := self.optimizer_kwargs.get("lr"), (int, float)) or not lr > 0 or math.isinf(lr):
+            yield f"optimizer_kwargs: needs a learning rate 'lr' greater than 0, has {lr!r}"
+
+
+# The task of a suite is the name of its folder, or of the folder above it.
+TRAIN_CONFIGS: dict[str, type[MathTrainConfig]] = {"MetaMathQA": MathTrainConfig}
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One PEFT config on one task: a case as the benchmark runs it.
+
+    adapter: the content of `adapter_config.json`; None for full fine-tuning. seeds: training seeds to run.
+    """
+
+    case: CaseId
+    path: Path
+    train: MathTrainConfig
+    adapter: dict[str, Any] | None
+    device: str = "cpu"
+    seeds: tuple[int, ...] = field(default=(0,))
+
+    @property
+    def suite(self) -> Path:
+        """The folder of the suite that the experiment belongs to."""
+        return self.path.parents[2]
+
+    @property
+    def marker(self) -> str:
+        """The marker that selects this experiment's method: `peft_lora`."""
+        return "peft_" + "".join(c if c.isalnum() else "_" for c in self.case.method)
+
+    def definition(self) -> dict[str, Any]:
+        """What the experiment's files define, without the machine it runs on: part of the case version."""
+        return {"train": asdict(self.train), "adapter": self.adapter}
+
+
+def find_suites(root: Path) -> list[Path]:
+    """The suites in `root` (itself, or at any depth below), sorted. Raises InputError when `root` is no folder."""
+    if not root.is_dir():
+        raise InputError(f"{root}: no such folder; a suite is a folder with {DEFAULTS_FILE} and experiments/")
+    return sorted(path.parent for path in root.rglob(DEFAULTS_FILE))
+
+
+def read_suite(suite: Path) -> list[Experiment]:
+    """All experiments of one suite, sorted by method and name. Raises InputError naming file and key."""
+    task, base_model = _task_of(suite)
+    config_type = TRAIN_CONFIGS[task]
+    default_file = suite / DEFAULTS_FILE
+    defaults = read_json(default_file)
+    _check_params(config_type, defaults, default_file)
+    base_model = base_model or _base_model_name(config_type(**defaults).model_id)
+    folders = sorted(path for path in (suite / "experiments").glob("*/*") if path.is_dir())
+    return [_read_experiment(path, task, base_model, config_type, defaults) for path in folders]
+
+
+def _task_of(suite: Path) -> tuple[str, str | None]:
+    """Task and, where a folder of its own names it, base model of a suite."""
+    suite = suite.resolve()
+    if suite.name in TRAIN_CONFIGS:
+        return suite.name, None
+    if suite.parent.name in TRAIN_CONFIGS:
+        return suite.parent.name, suite.name
+    raise InputError(
+        f"{suite}: neither this folder nor the one above it is named after a task "
+        f"({', '.join(TRAIN_CONFIGS)}); name it <task>/ or <task>/<base model>/"
+    )
+
+
+def _base_model_name(model_id: str) -> str:
+    return Path(model_id).name
+
+
+def _read_experiment(
+    path: Path, task: str, base_model: str, config_type: type[MathTrainConfig], defaults: dict[str, Any]
+) -> Experiment:
+    adapter_file, params_file = path / ADAPTER_FILE, path / PARAMS_FILE
+    if not adapter_file.exists() and not params_file.exists():
+        raise InputError(
+            f"{path}: holds neither {ADAPTER_FILE} (a PEFT method) nor {PARAMS_FILE} (full fine-tuning); "
+            "add one or remove the folder"
+        )
+    params = read_json(params_file) if params_file.exists() else {}
+    _check_params(config_type, params, params_file, partial=True)
+    train = config_type(**{**defaults, **params})
+    for problem in train.problems():
+        raise InputError(
+            f"{params_file if problem.split(':')[0] in params else path.parents[2] / DEFAULTS_FILE}: {problem}"
+        )
+    adapter = _read_adapter(adapter_file) if adapter_file.exists() else None
+    return Experiment(CaseId(task, base_model, path.parent.name, path.name), path, train, adapter, seeds=(train.seed,))
+
+
+def _read_adapter(file: Path) -> dict[str, Any]:
+    adapter = read_json(file)
+    if "peft_type" not in adapter:
+        raise InputError(f"{file}: key 'peft_type' is missing")
+    known = peft_types()
+    if adapter["peft_type"] not in known:
+        raise InputError(
+            f"{file}: peft_type: {adapter['peft_type']!r} is unknown to the installed PEFT, which knows "
+            + ", ".join(sorted(known))
+        )
+    return adapter
+
+
+@cache
+def peft_types() -> frozenset[str]:
+    """The PEFT types of the installed PEFT, read from its source: importing PEFT takes seconds, and torch."""
+    spec = importlib.util.find_spec("peft")
+    if spec is None or spec.origin is None:
+        raise InputError("peft is not installed: pip install peft")
+    source = Path(spec.origin).parent / "utils" / "peft_types.py"
+    tree = ast.parse(source.read_text(encoding="utf-8"))
+    enum = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "PeftType")
+    values = (node.value for node in enum.body if isinstance(node, ast.Assign))
+    return frozenset(
+        value.value for value in values if isinstance(value, ast.Constant) and isinstance(value.value, str)
+    )
+
+
+def _check_params(
+    config_type: type[MathTrainConfig], params: dict[str, Any], file: Path, partial: bool = False
+) -> None:
+    """Raise InputError unless each key of `params` is known and of the right type (and, if not partial, present)."""
+    hints = get_type_hints(config_type)
+    for key, value in params.items():
+        if key not in hints:
+            raise InputError(f"{file}: key {key!r} is no training parameter; known are {', '.join(hints)}")
+        if not _is_a(value, hints[key]):
+            raise InputError(f"{file}: {key}: expected {_name_of(hints[key])}, found {value!r}")
+    missing = [f.name for f in fields(config_type) if f.default is MISSING and f.name not in params]
+    if missing and not partial:
+        raise InputError(f"{file}: missing {', '.join(repr(name) for name in missing)}")
+
+
+def _is_a(value: object, hint: Any) -> bool:
+    """Whether a JSON value has the annotated type. A bool is no number; an int is a float."""
+    origin = get_origin(hint)
+    if origin is Literal:
+        return value in get_args(hint)
+    if origin in (Union, types.UnionType):
+        return any(_is_a(value, option) for option in get_args(hint))
+    expected = origin or hint
+    if isinstance(value, bool):
+        return expected is bool
+    return isinstance(value, (int, float) if expected is float else expected)
+
+
+def _name_of(hint: Any) -> str:
+    options = get_args(hint) if get_origin(hint) in (Union, types.UnionType, Literal) else (hint,)
+    names = {str: "a string", int: "an integer", float: "a number", bool: "true or false", type(None): "null"}
+    return " or ".join(
+        names.get(option) or ("an object" if get_origin(option) is dict else _name_or_value(option))
+        for option in options
+    )
+
+
+def _name_or_value(option: Any) -> str:
+    return _name_of(option) if get_origin(option) is Literal else f'"{option}"'

@@ -1,0 +1,75 @@
+"""What a PEFT method needs beyond its config, in one table: the engine and the loop know no method by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pytest_peftbench.jsonfile import InputError
+
+
+def _no_preparation(config: dict[str, Any], base: nn.Module, workdir: Path) -> dict[str, Any]:
+    return config
+
+
+def _no_inputs(batch_size: int) -> dict[str, Tensor]:
+    return {}
+
+
+def _allocate(model: nn.Module, step: int) -> None:
+    """The allocation step that AdaLoRA and AdaMSS take after each optimizer step, gradients still in place."""
+    allocate = getattr(getattr(model, "base_model", None), "update_and_allocate", None)
+    if allocate is not None:
+        allocate(step)
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """prepare: completes the keys of `adapter_config.json` before the adapter is made; may write to `workdir`.
+
+    inputs: extra keyword arguments of each forward call and of `generate`, for a batch of that many items.
+    after_step: called with the model and the step, counted from 1, after each optimizer step.
+    """
+
+    prepare: Callable[[dict[str, Any], nn.Module, Path], dict[str, Any]] = _no_preparation
+    inputs: Callable[[int], dict[str, Tensor]] = _no_inputs
+    after_step: Callable[[nn.Module, int], None] = _allocate
+
+
+def _one_task(batch_size: int) -> dict[str, Tensor]:
+    """All items belong to task 0."""
+    return {"task_ids": torch.zeros(batch_size, dtype=torch.long)}
+
+
+_HOOKS: dict[str, Hooks] = {
+    "POLY": Hooks(inputs=_one_task),
+    "MULTITASK_PROMPT_TUNING": Hooks(inputs=_one_task),
+}
+
+
+def hooks_of(adapter: dict[str, Any] | None) -> Hooks:
+    """The hooks of an adapter's method; those that do nothing for full fine-tuning."""
+    return _HOOKS.get(adapter["peft_type"], Hooks()) if adapter else Hooks()
+
+
+def make_config(adapter: dict[str, Any], source: Path) -> Any:
+    """The `PeftConfig` of the keys in `adapter`.
+
+    Raises InputError, naming `source` and the key, when the installed PEFT does not know a key or refuses a value.
+    """
+    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+
+    config_type = PEFT_TYPE_TO_CONFIG_MAPPING[adapter["peft_type"]]
+    known = {item.name for item in fields(config_type)}
+    for key in adapter:
+        if key not in known:
+            raise InputError(f"{source}: key {key!r} is unknown to {config_type.__name__} of the installed PEFT")
+    try:
+        return config_type(**{key: value for key, value in adapter.items() if key != "peft_type"})
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{source}: {config_type.__name__} refuses the values: {error}") from error

@@ -1,0 +1,357 @@
+"""pytest's hooks and fixtures, in life-cycle order. Imports no torch: a run that collects only takes no seconds."""
+
+from __future__ import annotations
+
+import shlex
+from argparse import ArgumentTypeError
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import pytest
+
+from pytest_peftbench import environment
+from pytest_peftbench.baseline import Baseline, baseline_path, from_result, read, refreshed, write
+from pytest_peftbench.compare import CaseVerdict, Finding, compare, diff_lines, is_green
+from pytest_peftbench.experiment import Experiment
+from pytest_peftbench.jsonfile import InputError, write_json
+from pytest_peftbench.report.terminal import QUALITY, Row, row, summary
+from pytest_peftbench.session import SESSION, Progress, Session, Settings, positive, verdicts
+
+if TYPE_CHECKING:
+    from _pytest.terminal import TerminalReporter
+    from torch import nn
+
+    from pytest_peftbench.memory import MemoryTracker
+    from pytest_peftbench.result import Result
+
+T = TypeVar("T")
+
+_VERDICT = pytest.StashKey[CaseVerdict]()
+_CHANGES = pytest.StashKey[list[str]]()
+_USAGE_ERROR = "peftbench_usage_error"
+
+
+# Options --------------------------------------------------------------------------------------------------------------
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Every option has an ini twin of the same name with underscores."""
+    group = parser.getgroup("peftbench", "benchmarks of parameter-efficient fine-tuning methods")
+
+    def add(name: str, help: str, ini_type: Any = "string", **kwargs: Any) -> None:
+        # default=None: an option that was not given must not shadow its ini twin
+        group.addoption(name, default=None, help=help, **kwargs)
+        parser.addini(name.removeprefix("--").replace("-", "_"), help, type=ini_type, default=None)
+
+    add(
+        "--peft-update-baselines",
+        "write the selected cases' figures as their new baselines and print old -> new",
+        "bool",
+        action="store_true",
+    )
+    add("--peft-baselines", "folder of the baselines (default: baselines in the root directory)", metavar="DIR")
+    add(
+        "--peft-suite",
+        "run the suites in this folder instead of those beside the tests; repeatable",
+        "linelist",
+        action="append",
+        metavar="DIR",
+    )
+    add(
+        "--peft-seeds",
+        "training seeds per case, counted up from the experiment's own (default: 1)",
+        type=_option(positive),
+        metavar="N",
+    )
+    add("--peft-json", "write each case's result here, in PEFT's schema plus our block", metavar="DIR")
+    add("--peft-no-compare", "measure only: compare with no baseline", "bool", action="store_true")
+    add("--peft-device", "torch device to run on (default: cpu)", metavar="DEVICE")
+    add(
+        "--peft-green",
+        "verdicts that pass, separated by commas (default: identical,within noise,improved)",
+        type=_option(verdicts),
+        metavar="VERDICTS",
+    )
+
+
+def _option(convert: Callable[[str], T]) -> Callable[[str], T]:
+    """`convert` for argparse, which words the usage error."""
+
+    def converted(text: str) -> T:
+        try:
+            return convert(text)
+        except InputError as error:
+            raise ArgumentTypeError(str(error)) from error
+
+    return converted
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Read the settings and describe the markers."""
+    try:
+        config.stash[SESSION] = Session(Settings.from_pytest_config(config))
+    except InputError as error:
+        raise pytest.UsageError(f"peftbench: {error}") from error
+    config.addinivalue_line("markers", "peft_task(name): the test takes the experiments of this task only")
+    config.addinivalue_line("markers", "peft_<method>: set on each case of the method, as peft_lora; select with -m")
+    config.pluginmanager.register(_Table(config), "peftbench-table")
+    if config.pluginmanager.hasplugin("xdist"):
+        config.pluginmanager.register(_XdistHooks(), "peftbench-xdist")
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    """Versions and device that figures depend on."""
+    versions = ", ".join(f"{name} {environment.installed(name)}" for name in ("peft", "torch", "transformers"))
+    return f"peftbench: {versions}; device {config.stash[SESSION].settings.device}"
+
+
+# Collection -----------------------------------------------------------------------------------------------------------
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Each experiment is a case of each test that takes one."""
+    if "experiment" not in metafunc.fixturenames:
+        return
+    config = metafunc.config
+    marker = metafunc.definition.get_closest_marker("peft_task")
+    task = marker.args[0] if marker and marker.args else None
+    experiments = config.stash[SESSION].experiments(metafunc.definition.path.parent, task)
+    for name in {experiment.marker for experiment in experiments}:
+        config.addinivalue_line("markers", f"{name}: cases of this method")
+    metafunc.parametrize(
+        "experiment",
+        [pytest.param(case, id=str(case.case), marks=getattr(pytest.mark, case.marker)) for case in experiments],
+        indirect=True,
+        scope="function",
+    )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Generator[None, None, None]:
+    """Refuse, before anything runs, what cannot be read: suites, and the baselines of the selected cases."""
+    yield
+    session = config.stash[SESSION]
+    problems = [*session.problems, *_unreadable_baselines(session.settings, items)]
+    if not problems:
+        return
+    text = "\n".join(problems)
+    if hasattr(config, "workeroutput"):  # an exception would be a crashed worker; the controller raises it instead
+        config.workeroutput[_USAGE_ERROR] = text
+        items.clear()
+    else:
+        raise pytest.UsageError(text)
+
+
+def _unreadable_baselines(settings: Settings, items: list[pytest.Item]) -> list[str]:
+    if settings.update or not settings.compare:
+        return []
+    problems = []
+    for item in items:
+        experiment = _experiment_of(item)
+        if experiment is not None and (path := baseline_path(settings.baselines, experiment.case)).exists():
+            try:
+                read(path)
+            except InputError as error:
+                problems.append(str(error))
+    return problems
+
+
+def _experiment_of(item: pytest.Item) -> Experiment | None:
+    value = item.callspec.params.get("experiment") if hasattr(item, "callspec") else None
+    return value if isinstance(value, Experiment) else None
+
+
+def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Item]) -> list[str]:
+    """Where the cases come from and what they are compared with."""
+    cases = [experiment for item in items if (experiment := _experiment_of(item))]
+    if not cases:
+        return []
+    settings = config.stash[SESSION].settings
+    suites = sorted({_short_path(case.suite, config) for case in cases})
+    against = f"compared with {_short_path(settings.baselines, config)}"
+    mode = "baselines will be rewritten" if settings.update else against if settings.compare else "not compared"
+    return [f"peftbench: {len(cases)} case{'s' * (len(cases) != 1)} of {', '.join(suites)}; {mode}"]
+
+
+def _short_path(path: Path, config: pytest.Config) -> str:
+    path = path.resolve()
+    return str(path.relative_to(config.rootpath) if path.is_relative_to(config.rootpath) else path)
+
+
+# Fixtures -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def experiment(request: pytest.FixtureRequest) -> Experiment:
+    """The PEFT config, training parameters, device and seeds of this case, from the suite's files."""
+    environment.pin()  # before torch is imported
+    case: Experiment = request.param
+    return case
+
+
+@pytest.fixture(scope="session")
+def base_model() -> Callable[[Experiment], nn.Module]:
+    """Function that gives an experiment's base model with fresh weights; loaded once per session.
+
+    Override it in your conftest.py to benchmark another model: it is seeded before each call.
+    """
+    environment.pin()
+    from pytest_peftbench.engine import cached_base_models
+
+    return cached_base_models()
+
+
+@pytest.fixture(scope="session")
+def task_data() -> Callable[[Experiment], Any]:
+    """Function that gives an experiment's data, tokenised once per session.
+
+    Override it in your conftest.py to train and test on other data.
+    """
+    environment.pin()
+    from pytest_peftbench.engine import cached_task_data
+
+    return cached_task_data()
+
+
+@pytest.fixture
+def gpu_memory(experiment: Experiment) -> MemoryTracker:
+    """Tracker of the device's memory; without a GPU it reads the host's and says so."""
+    from pytest_peftbench.memory import MemoryTracker
+
+    return MemoryTracker(experiment.device)
+
+
+@pytest.fixture
+def peft_progress(request: pytest.FixtureRequest, experiment: Experiment) -> Iterator[Progress]:
+    """Function that shows a few words about the case on the terminal; silent under -q and without a terminal."""
+    progress = Progress(request.config, str(experiment.case))
+    yield progress
+    progress.clear()
+
+
+@pytest.fixture
+def peft_baseline(request: pytest.FixtureRequest) -> BaselineCheck:
+    """`peft_baseline.check(result)` compares a result with its baseline, or updates that, and fails when it must."""
+    return BaselineCheck(request.node, request.config)
+
+
+class BaselineCheck:
+    """Compares one case's result with its baseline, as the options say."""
+
+    def __init__(self, item: pytest.Item, config: pytest.Config) -> None:
+        self._item = item
+        self._settings = config.stash[SESSION].settings
+        self._root = config.rootpath
+
+    def check(self, result: Result) -> None:
+        """Fail unless the result's verdict is green; with `--peft-update-baselines` write the baseline instead."""
+        settings = self._settings
+        if settings.results is not None:
+            write_json(settings.results / result.case.task / result.case.base_model / _file_name(result), result.to_json())
+        path = baseline_path(settings.baselines, result.case)
+        if settings.update:
+            self._update(result, path)
+        elif settings.compare:
+            self._compare(result, path)
+        else:
+            self._item.stash[_VERDICT] = replace(
+                compare(result, None), findings=(Finding("", "not compared", reason="--peft-no-compare"),)
+            )
+
+    def _compare(self, result: Result, path: Path) -> None:
+        verdict = compare(result, self._read(path))
+        self._item.stash[_VERDICT] = verdict
+        if not is_green(verdict, self._settings.green):
+            command = f"pytest {shlex.quote(self._item.nodeid)} --peft-update-baselines"
+            pytest.fail(verdict.text(command), pytrace=False)
+
+    def _update(self, result: Result, path: Path) -> None:
+        try:
+            old = self._read(path)
+        except InputError:
+            old = None  # what cannot be read cannot be kept
+        new = refreshed(old, from_result(result))
+        changes = diff_lines(old, new)
+        if changes:
+            write(new, path)
+        self._item.stash[_CHANGES] = changes
+        finding = Finding("", "recorded", reason=f"{len(changes)} changes" if changes else "unchanged")
+        self._item.stash[_VERDICT] = replace(compare(result, new), findings=(finding,))
+
+    def _read(self, path: Path) -> Baseline | None:
+        return read(path) if path.exists() else None
+
+
+def _file_name(result: Result) -> str:
+    return f"{result.case.method}--{result.case.name}.json"
+
+
+# Reporting ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Put the case's verdict on its report: under xdist, plain data there reaches the controller."""
+    report = yield
+    experiment = _experiment_of(item)
+    if experiment is None:
+        return report
+    if call.excinfo is not None and isinstance(call.excinfo.value, InputError):
+        report.longrepr = str(call.excinfo.value)
+    verdict = item.stash.get(_VERDICT, None)
+    if report.failed and verdict is None:
+        words = str(call.excinfo.value).strip() if call.excinfo else ""
+        reason = f"{call.excinfo.typename}: {words.splitlines()[0]}" if call.excinfo and words else report.outcome
+        verdict = CaseVerdict(experiment.case, (Finding("", "failed", reason=reason),))
+    if verdict is not None and (report.when == "call" or report.failed):
+        report.peftbench = {  # type: ignore[attr-defined]
+            "verdict": verdict.to_json(),
+            "changes": item.stash.get(_CHANGES, []),
+            "wall_s": report.duration,
+        }
+    return report
+
+
+class _Table:
+    """Gathers the cases' reports, from this process or from all workers, and closes the session with a table."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+        self._rows: list[Row] = []
+        self._changes: dict[str, list[str]] = {}
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Keep the row of a case that has ended."""
+        data: dict[str, Any] | None = getattr(report, "peftbench", None)
+        if data is not None:
+            verdict = CaseVerdict.from_json(data["verdict"])
+            self._rows.append(row(verdict, data["wall_s"]))
+            if data["changes"]:
+                self._changes[str(verdict.case)] = data["changes"]
+
+    def pytest_terminal_summary(self, terminalreporter: TerminalReporter) -> None:
+        """What an update changed, the table, the count of every verdict."""
+        if not self._rows:
+            return
+        terminalreporter.section("PEFT benchmark")
+        for case in sorted(self._changes):
+            terminalreporter.write_line(f"{case}: baseline written", bold=True)
+            for change in self._changes[case]:
+                terminalreporter.write_line(f"  {change}")
+        arguments = shlex.join(["pytest", *self._config.invocation_params.args, "--peft-update-baselines"])
+        for line, markup in summary(self._rows, QUALITY, arguments):
+            terminalreporter.write_line(line, **markup)
+
+
+class _XdistHooks:
+    """Hooks that pytest knows only where xdist is installed."""
+
+    def pytest_testnodedown(self, node: Any, error: object) -> None:
+        """Raise on the controller what a worker could not collect."""
+        problem = getattr(node, "workeroutput", {}).get(_USAGE_ERROR)
+        if problem:
+            pytest.exit(f"ERROR: {problem}", returncode=pytest.ExitCode.USAGE_ERROR)

@@ -1,0 +1,1 @@
+"""Reports: each reads results and verdicts only."""

@@ -1,0 +1,75 @@
+"""The tasks, one file each. A task knows its data, its loss and how it is evaluated; the engine knows the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+from pytest_peftbench.experiment import Experiment
+from pytest_peftbench.result import Value
+
+Batch = dict[str, Tensor]
+# Keyword arguments that a method needs in each forward call, for a batch of that many items (see `methods`).
+Extra = Callable[[int], dict[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Quality of a trained model: metrics by name, and the samples that they are means of."""
+
+    metrics: dict[str, Value]
+    samples: dict[str, str | list[float]] = field(default_factory=dict)
+
+
+class Data(Protocol):
+    """A task's data, tokenised; `digest` is a hash of its content and part of the case version."""
+
+    @property
+    def digest(self) -> str: ...
+
+
+class Task(Protocol):
+    """What the engine needs of a task. Models are on their device already; batches are put there by the task."""
+
+    def load_base_model(self, experiment: Experiment) -> nn.Module:
+        """The base model of the experiment, without adapter."""
+
+    def load_data(self, experiment: Experiment) -> Any:
+        """The task's `Data`."""
+
+    def batches(self, data: Any, experiment: Experiment, seed: int) -> Iterator[Batch]:
+        """Endless training batches, in an order drawn from `seed`."""
+
+    def probe_batch(self, data: Any, experiment: Experiment) -> Batch:
+        """The fixed training batch that counters, checks and step times are taken on."""
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Mean training loss of one batch, a scalar."""
+
+    def output(self, model: nn.Module, batch: Batch) -> Tensor:
+        """The model's prediction for one batch, by which two models are told apart."""
+
+    def decode(self, model: nn.Module, data: Any, experiment: Experiment, steps: int, extra: Extra) -> None:
+        """Exactly `steps` decoding steps of one batch, the first of which reads the prompt."""
+
+    def reference(self, base: nn.Module, data: Any, experiment: Experiment) -> Any:
+        """What `evaluate` compares with, measured once on the base model without adapter."""
+
+    def validate(self, model: nn.Module, data: Any, experiment: Experiment, extra: Extra) -> dict[str, Value]:
+        """The metrics that are read while training, as `valid_accuracy`."""
+
+    def evaluate(self, model: nn.Module, data: Any, experiment: Experiment, extra: Extra, reference: Any) -> Evaluation:
+        """Quality of a trained model on the test set, and what it forgot since `reference`."""
+
+
+_MODULES = {"MetaMathQA": "pytest_peftbench.tasks.math_reasoning"}
+
+
+def task_of(experiment: Experiment) -> Task:
+    """The task that the experiment belongs to."""
+    task: Task = import_module(_MODULES[experiment.case.task]).TASK
+    return task

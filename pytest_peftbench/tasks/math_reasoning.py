@@ -1,0 +1,248 @@
+"""Math reasoning: train on MetaMathQA, test on GSM8K, forgetting on Wikipedia text.
+
+The recipe of PEFT's `method_comparison/MetaMathQA`, the same code for the embedded and the real base model.
+Apart from PEFT's, each training text ends in EOS, the longest of a batch too, and losses on general text are
+those of the *next* token.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pytest_peftbench.experiment import Experiment
+from pytest_peftbench.jsonfile import InputError
+from pytest_peftbench.metrics import forgetting, is_correct, token_losses
+from pytest_peftbench.result import Value
+from pytest_peftbench.tasks import Batch, Evaluation, Extra
+from pytest_peftbench.tiny import MATH_DATA, MATH_MODEL
+
+TINY = "tiny"
+CHAR_LIMIT = 1300  # longer training texts are left out: a filter that is the same for every tokenizer
+VALID_SIZE = 50
+DOCUMENTS = 100
+BUCKET_FACTOR = 20  # batches per bucket of texts of similar length
+MAX_DOCUMENT_TOKENS = 768
+IGNORE = -100
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A prompt, as tokens, and the reference response, as text."""
+
+    prompt: list[int]
+    response: str
+
+
+@dataclass(frozen=True)
+class MathData:
+    """train: tokens of prompt, response and EOS. documents: tokens of general text."""
+
+    tokenizer: Any
+    train: list[list[int]]
+    valid: list[Problem]
+    test: list[Problem]
+    documents: list[list[int]]
+    digest: str
+
+
+class MathReasoning:
+    """See `tasks.Task`."""
+
+    def load_base_model(self, experiment: Experiment) -> nn.Module:
+        from transformers import AutoModelForCausalLM
+
+        train = experiment.train
+        if train.dtype in ("int8", "int4"):
+            raise InputError(f"{experiment.path}: dtype {train.dtype!r} is not supported yet; choose a float type")
+        model: nn.Module = AutoModelForCausalLM.from_pretrained(
+            _model_path(train.model_id),
+            dtype=getattr(torch, train.dtype),
+            attn_implementation=train.attn_implementation,
+        )
+        if train.use_gc:
+            model.enable_input_require_grads()  # type: ignore[operator]
+            model.gradient_checkpointing_enable()  # type: ignore[operator]
+        return model
+
+    def load_data(self, experiment: Experiment) -> MathData:
+        from transformers import AutoTokenizer
+
+        train = experiment.train
+        tokenizer = AutoTokenizer.from_pretrained(_model_path(train.model_id))
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        rows = _load_rows(MATH_DATA if train.model_id == TINY else None)
+
+        def prompts(texts: Sequence[str]) -> list[str]:
+            return [train.query_template.format(query=text) for text in texts]
+
+        def tokens(texts: list[str]) -> list[list[int]]:
+            return [ids[: train.max_seq_length] for ids in tokenizer(texts)["input_ids"]]
+
+        def problems(split: list[dict[str, str]]) -> list[Problem]:
+            prompted = tokens(prompts([row["question"] for row in split]))
+            return [Problem(ids, row["answer"]) for ids, row in zip(prompted, split, strict=True)]
+
+        short = [row for row in rows["train"] if len(row["query"]) + 1 + len(row["response"]) <= CHAR_LIMIT]
+        queries = prompts([row["query"] for row in short])
+        texts = [f"{query} {row['response']}" for query, row in zip(queries, short, strict=True)]
+        with_eos = [(ids + [tokenizer.eos_token_id])[: train.max_seq_length] for ids in tokens(texts)]
+        documents = [
+            ids[:MAX_DOCUMENT_TOKENS] for ids in tokenizer([row["text"] for row in rows["documents"]])["input_ids"]
+        ]
+        valid, test = problems(rows["valid"]), problems(rows["test"])
+        return MathData(tokenizer, with_eos, valid, test, documents, _digest(with_eos, valid, test, documents))
+
+    def batches(self, data: MathData, experiment: Experiment, seed: int) -> Iterator[Batch]:
+        """Batches of texts of similar length (bucketed), in an order drawn from `seed`, epoch after epoch."""
+        size = experiment.train.batch_size
+        generator = random.Random(seed)
+        while True:
+            order = generator.sample(range(len(data.train)), len(data.train))
+            for start in range(0, len(order), size * BUCKET_FACTOR):
+                bucket = sorted(order[start : start + size * BUCKET_FACTOR], key=lambda i: -len(data.train[i]))
+                chunks = [bucket[i : i + size] for i in range(0, len(bucket), size)]
+                generator.shuffle(chunks)
+                for chunk in chunks:
+                    yield _train_batch(data, chunk, experiment.device)
+
+    def probe_batch(self, data: MathData, experiment: Experiment) -> Batch:
+        return _train_batch(data, range(experiment.train.batch_size), experiment.device)
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        loss: Tensor = model(**batch).loss
+        return loss
+
+    def output(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Logits of the batch's own tokens, (batch, tokens, vocabulary): those of virtual tokens are cut off."""
+        logits: Tensor = model(**{key: value for key, value in batch.items() if key != "labels"}).logits
+        return logits[:, -batch["input_ids"].shape[1] :]
+
+    def decode(self, model: nn.Module, data: MathData, experiment: Experiment, steps: int, extra: Extra) -> None:
+        prompts = [problem.prompt for problem in data.test[: experiment.train.batch_size]]
+        batch = _pad(prompts, data.tokenizer, experiment.device, side="left")
+        _generate(model, data, batch, {"max_new_tokens": steps, "min_new_tokens": steps}, extra)
+
+    def reference(self, base: nn.Module, data: MathData, experiment: Experiment) -> list[Tensor]:
+        """Losses of each document's tokens under the base model."""
+        return _document_losses(base, data, experiment, extra=lambda _: {})
+
+    def validate(self, model: nn.Module, data: MathData, experiment: Experiment, extra: Extra) -> dict[str, Value]:
+        correct = _solve(model, data, data.valid, experiment, extra)
+        return {"valid_accuracy": sum(correct) / len(correct)}
+
+    def evaluate(
+        self, model: nn.Module, data: MathData, experiment: Experiment, extra: Extra, reference: list[Tensor]
+    ) -> Evaluation:
+        correct = _solve(model, data, data.test, experiment, extra)
+        losses = _document_losses(model, data, experiment, extra)
+        rises = [forgetting(before, after) for before, after in zip(reference, losses, strict=True)]
+        return Evaluation(
+            {
+                "test_accuracy": sum(correct) / len(correct),
+                "forgetting": forgetting(torch.cat(reference), torch.cat(losses)),
+            },
+            {"test_correct": "".join("01"[item] for item in correct), "forgetting_per_document": rises},
+        )
+
+
+TASK = MathReasoning()
+
+
+def _model_path(model_id: str) -> str:
+    return str(MATH_MODEL) if model_id == TINY else model_id
+
+
+def _load_rows(folder: Path | None) -> dict[str, list[dict[str, str]]]:
+    """Rows of the three data sets, from `folder` (a folder each, as on the hub) or from the hub itself."""
+    from datasets import load_dataset
+
+    def load(hub_id: str, name: str | None, split: str, limit: int | None = None) -> list[dict[str, str]]:
+        if folder is None:
+            streaming = limit is not None
+            rows = load_dataset(hub_id, name, split=split, streaming=streaming)
+            return list(rows.take(limit)) if streaming else rows.to_list()
+        # A cache of its own: nothing stale is read, and nothing stays behind.
+        with tempfile.TemporaryDirectory() as cache:
+            local = load_dataset(str(folder / Path(hub_id).name), split=split, cache_dir=cache, keep_in_memory=True)
+            return list(local.to_list()[:limit])
+
+    return {
+        "train": load("meta-math/MetaMathQA", None, "train"),
+        "valid": load("openai/gsm8k", "main", "train", VALID_SIZE),
+        "test": load("openai/gsm8k", "main", "test"),
+        "documents": load("HuggingFaceFW/finewiki", "en", "train", DOCUMENTS),
+    }
+
+
+def _digest(train: list[list[int]], valid: list[Problem], test: list[Problem], documents: list[list[int]]) -> str:
+    """Hash of texts and tokenizer: both show in the tokens."""
+    problems = [[problem.prompt, problem.response] for problem in [*valid, *test]]
+    return hashlib.sha256(json.dumps([train, problems, documents]).encode()).hexdigest()
+
+
+def _pad(sequences: Sequence[list[int]], tokenizer: Any, device: str, side: str) -> Batch:
+    padded = tokenizer.pad({"input_ids": list(sequences)}, return_tensors="pt", padding_side=side)
+    return {key: padded[key].to(device) for key in ("input_ids", "attention_mask")}
+
+
+def _train_batch(data: MathData, indices: Sequence[int], device: str) -> Batch:
+    """Tokens padded on the right, with labels: each token but the padding (the EOS of each text counts)."""
+    batch = _pad([data.train[index] for index in indices], data.tokenizer, device, side="right")
+    batch["labels"] = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, IGNORE)
+    return batch
+
+
+def _generate(model: nn.Module, data: MathData, batch: Batch, kwargs: dict[str, Any], extra: Extra) -> Tensor:
+    """Greedy continuation of the prompts, (batch, new tokens), without the prompts."""
+    from transformers import GenerationConfig
+
+    prompt_tokens = batch["input_ids"].shape[1]
+    kwargs = {key: value for key, value in kwargs.items() if value is not None}
+    if {"max_length", "max_new_tokens"} <= kwargs.keys():  # transformers wants one of them: the smaller limit holds
+        kwargs["max_new_tokens"] = min(kwargs["max_new_tokens"], kwargs.pop("max_length") - prompt_tokens)
+    eos, pad = data.tokenizer.eos_token_id, data.tokenizer.pad_token_id
+    config = GenerationConfig(**{"do_sample": False, "eos_token_id": eos, "pad_token_id": pad, **kwargs})
+    with torch.inference_mode():
+        tokens: Tensor = model.generate(  # type: ignore[operator]
+            **batch, **extra(len(batch["input_ids"])), generation_config=config
+        )
+    return tokens[:, prompt_tokens:]
+
+
+def _solve(
+    model: nn.Module, data: MathData, problems: list[Problem], experiment: Experiment, extra: Extra
+) -> list[bool]:
+    """Whether each problem is solved, in the given order."""
+    correct: list[bool] = []
+    size = experiment.train.batch_size_eval
+    for start in range(0, len(problems), size):
+        chunk = problems[start : start + size]
+        batch = _pad([problem.prompt for problem in chunk], data.tokenizer, experiment.device, side="left")
+        tokens = _generate(model, data, batch, experiment.train.generation_kwargs, extra)
+        answers = data.tokenizer.batch_decode(tokens, skip_special_tokens=True)
+        correct += [is_correct(answer, problem.response) for answer, problem in zip(answers, chunk, strict=True)]
+    return correct
+
+
+@torch.inference_mode()
+def _document_losses(model: nn.Module, data: MathData, experiment: Experiment, extra: Extra) -> list[Tensor]:
+    """Per-token losses of each document, in nats, on the CPU."""
+    losses: list[Tensor] = []
+    for start in range(0, len(data.documents), experiment.train.batch_size_eval):
+        chunk = data.documents[start : start + experiment.train.batch_size_eval]
+        batch = _pad(chunk, data.tokenizer, experiment.device, side="right")
+        logits = TASK.output(model, {**batch, **extra(len(chunk))})
+        rows = token_losses(logits, batch["input_ids"], batch["attention_mask"]).cpu()
+        losses += [row[: len(ids) - 1] for row, ids in zip(rows, chunk, strict=True)]
+    return losses

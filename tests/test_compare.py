@@ -1,0 +1,789 @@
+"""Obtained and expected measurements in, verdicts and words out."""
+
+import json
+import math
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pytest_peftbench.baseline import from_result, read, write
+from pytest_peftbench.compare import (
+    GREEN_BY_DEFAULT,
+    SEVERITY,
+    CaseVerdict,
+    Finding,
+    bytes_text,
+    compare,
+    diff_lines,
+    flops_text,
+    is_green,
+)
+from pytest_peftbench.result import METRICS, CaseId, Metric, Result, SeedRun
+
+CASE = CaseId("MetaMathQA", "tiny", "loha", "rank8")
+ACCEPT = 'pytest benchmarks -k "tiny and loha" --peft-update-baselines'
+ENVIRONMENT = {
+    "torch": "2.13.0",
+    "transformers": "5.0.0",
+    "peft": "0.20.0",
+    "device": "cpu",
+    "machine": "x86_64",
+    "cpu_capability": "AVX2",
+    "threads": "1",
+    "accelerator": "none",
+}
+OPERATORS = {
+    "train_step": {"aten.mm @ LoHaLayer.get_delta_weight": [48, 602_000_000], "aten.add @ Linear.forward": [9, 9]}
+}
+
+
+def a_result(**changes):
+    """A small result; `changes` replace fields, or with a metric's name its value."""
+    result = Result(
+        case=CASE,
+        case_version="v1",
+        environment=ENVIRONMENT,
+        metrics={
+            "params.trainable": 8192,
+            "checkpoint.tensors": {"*.hada_w1_a": "4 x [8, 128] F32", "*.hada_w1_b": "4 x [128, 8] F32"},
+            "train_step.flops": 1_204_000_000,
+            "train_step.peak_bytes": 11_219_763,
+            "merge.same_logits": "ok",
+            "step_time_ratio": 1.2,
+        },
+        seeds=[a_run(0), a_run(1)],
+        operators=OPERATORS,
+    )
+    return replace(result, **changes)
+
+
+def a_run(seed, **metrics):
+    values = {
+        "first_losses": [5.5, 5.4, 5.3],
+        "adapter_sha256": "0" * 64,
+        "test_accuracy": 0.5,
+        "forgetting": 0.1,
+        "train_loss": 1.0,
+    }
+    return SeedRun(seed, {**values, **metrics}, {"test_correct": "0101"})
+
+
+def measuring(result=None, **metrics):
+    """A result with some seedless metrics replaced; None takes one away."""
+    result = result or a_result()
+    values = {name.replace("__", "."): value for name, value in metrics.items()}
+    return replace(result, metrics={k: v for k, v in {**result.metrics, **values}.items() if v is not None})
+
+
+def training(**metrics):
+    """A result with some metrics of both seeds replaced."""
+    return a_result(seeds=[a_run(0, **metrics), a_run(1, **metrics)])
+
+
+def against(obtained, expected=None):
+    """The verdict on a result, held against the baseline that another one made."""
+    return compare(obtained, from_result(expected or a_result()))
+
+
+def found(verdict, metric):
+    return next(finding for finding in verdict.findings if finding.metric == metric)
+
+
+def moved_metrics(verdict):
+    return [finding.metric for finding in verdict.findings if finding.verdict != "identical"]
+
+
+# The whole case
+
+
+def test_the_same_measurement_again_is_identical():
+    verdict = against(a_result())
+
+    assert verdict.verdict == "identical"
+    assert {finding.verdict for finding in verdict.findings} == {"identical"}
+    assert verdict.text(ACCEPT) == "all metrics identical"
+    assert verdict.moved() == ""
+    assert is_green(verdict)
+
+
+def test_a_measurement_is_identical_to_its_own_file(tmp_path):
+    result = training(test_accuracy=1 / 3, forgetting=0.1 + 0.2, first_losses=[5.541234567890123])
+    write(from_result(result), tmp_path / "x.json")
+
+    assert compare(result, read(tmp_path / "x.json")).verdict == "identical"
+
+
+def test_findings_stand_in_the_order_in_which_metrics_are_declared():
+    names = [finding.metric for finding in against(a_result()).findings]
+
+    assert names == [name for name in METRICS if name in names]
+    assert len(names) == 11
+
+
+def test_a_case_without_a_baseline_is_not_green_and_says_how_to_record():
+    verdict = compare(a_result(), None)
+
+    assert verdict.verdict == "no baseline"
+    assert not is_green(verdict)
+    assert verdict.text(ACCEPT) == f"case no baseline: nothing to compare with\nto record: {ACCEPT}"
+    assert verdict.moved() == "nothing to compare with"
+
+
+def test_the_worst_finding_is_the_verdict():
+    verdict = against(measuring(train_step__flops=2_000_000_000, params__trainable=1))
+
+    assert found(verdict, "params.trainable").verdict == "improved"
+    assert found(verdict, "train_step.flops").verdict == "regressed"
+    assert verdict.verdict == "regressed"
+
+
+def test_an_improvement_counts_only_when_nothing_is_worse():
+    assert against(training(test_accuracy=0.9)).verdict == "improved"
+    assert against(training(test_accuracy=0.9, adapter_sha256="1" * 64)).verdict == "numerics changed"
+
+
+def test_only_identical_within_noise_and_improved_are_green():
+    assert {"identical", "within noise", "improved"} == GREEN_BY_DEFAULT
+    for word in SEVERITY:
+        verdict = CaseVerdict(CASE, (Finding("a", word),))
+        assert is_green(verdict) == (word in GREEN_BY_DEFAULT)
+        assert is_green(verdict, {*GREEN_BY_DEFAULT, word})
+
+
+def test_allowing_the_worst_verdict_does_not_hide_a_lesser_one():
+    verdict = CaseVerdict(CASE, (Finding("a", "numerics changed"), Finding("b", "not comparable")))
+
+    assert not is_green(verdict, {*GREEN_BY_DEFAULT, "not comparable"})
+    assert is_green(verdict, {*GREEN_BY_DEFAULT, "not comparable", "numerics changed"})
+
+
+def test_improved_can_be_made_red():
+    assert not is_green(against(training(test_accuracy=0.9)), {"identical", "within noise"})
+
+
+def test_a_run_that_measured_nothing_is_not_green():
+    nothing = a_result(metrics={}, seeds=[])
+
+    assert against(nothing, nothing).verdict == "missing metric"
+
+
+def test_comparing_imports_neither_torch_nor_pytest():
+    code = "import sys, pytest_peftbench.compare, pytest_peftbench.report.terminal as t; print(sorted(sys.modules))"
+    modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+    assert "pytest_peftbench.report.terminal" in modules
+    assert not [name for name in ("torch", "numpy", "scipy", "pytest") if f"'{name}'" in modules]
+
+
+# Failed, NaN
+
+
+def test_a_case_that_did_not_succeed_failed_and_cannot_be_accepted():
+    verdict = against(a_result(status="failed", error_msg="CUDA out of memory\nTried to allocate 2 GiB", metrics={}))
+
+    assert verdict.verdict == "failed"
+    assert verdict.text(ACCEPT) == "status failed: failed: CUDA out of memory\n  Tried to allocate 2 GiB"
+    assert verdict.moved() == "failed: CUDA out of memory"
+
+
+def test_a_case_that_was_cancelled_without_a_message_failed():
+    assert against(a_result(status="cancelled")).text() == "status failed: cancelled: no error message"
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("metric", ["train_loss", "test_accuracy", "forgetting"])
+def test_a_quality_that_is_no_number_is_never_green(metric, value):
+    verdict = against(a_result(seeds=[a_run(0), a_run(1, **{metric: value})]))
+
+    assert verdict.verdict == "failed"
+    assert [f.metric for f in verdict.findings if f.verdict == "failed"] == [metric]
+    assert "for seed 1" in found(verdict, metric).text()
+
+
+@pytest.mark.parametrize("metric", ["step_time_ratio", "train_step__flops", "params__trainable"])
+def test_a_counter_or_time_that_is_nan_is_never_green(metric):
+    assert against(measuring(**{metric: math.nan})).verdict == "failed"
+
+
+def test_nan_against_nan_is_never_green():
+    nan = training(train_loss=math.nan)
+
+    assert against(nan, nan).verdict == "failed"
+
+
+@pytest.mark.parametrize("baseline", [None, from_result(a_result(case_version="v0"))])
+def test_nan_fails_even_where_there_is_nothing_to_compare_with(baseline):
+    assert compare(training(train_loss=math.nan), baseline).verdict == "failed"
+
+
+def test_nan_among_the_first_losses_or_samples_fails():
+    assert against(training(first_losses=[5.5, math.nan, 5.3])).verdict == "failed"
+    sampled = SeedRun(0, a_run(0).metrics, {"forgetting_per_document": [0.1, math.nan]})
+    verdict = against(a_result(seeds=[sampled]))
+    assert found(verdict, "samples.forgetting_per_document").text() == (
+        "samples.forgetting_per_document failed: is NaN for seed 0"
+    )
+
+
+@pytest.mark.parametrize(("metric", "value"), [("params__trainable", "8192"), ("merge__same_logits", 1)])
+def test_a_value_of_a_wrong_type_fails(metric, value):
+    assert against(measuring(**{metric: value})).verdict == "failed"
+
+
+def test_nan_in_the_baseline_is_not_comparable():
+    assert against(a_result(), training(train_loss=math.nan)).verdict == "not comparable"
+    assert against(a_result(), measuring(train_step__peak_bytes=math.nan)).verdict == "not comparable"
+
+
+def test_a_vanished_metric_whose_baseline_is_nan_still_reports():
+    assert against(measuring(train_step__peak_bytes=None), measuring(train_step__peak_bytes=math.nan)).text()
+    assert against(measuring(train_step__flops=None), measuring(train_step__flops=math.nan)).text()
+
+
+# The union of names
+
+
+def test_a_metric_that_vanished_fails():
+    verdict = against(measuring(train_step__flops=None))
+
+    assert verdict.verdict == "missing metric"
+    assert found(verdict, "train_step.flops").text() == (
+        "train_step.flops missing metric: 1.204e9 (vanished; the baseline holds it)"
+    )
+
+
+def test_a_metric_that_the_baseline_does_not_hold_fails():
+    verdict = against(a_result(), measuring(train_step__flops=None))
+
+    assert verdict.verdict == "missing metric"
+    assert "the baseline does not hold it; update the baseline" in verdict.text()
+
+
+def test_a_case_that_no_longer_trains_misses_its_quality():
+    verdict = against(a_result(seeds=[]))
+
+    assert verdict.verdict == "missing metric"
+    assert (
+        "5 metrics missing metric: vanished; the baseline holds it\n  first_losses, adapter_sha256," in verdict.text()
+    )
+
+
+def test_a_metric_that_vanished_for_one_seed_fails():
+    partial = replace(a_run(1), metrics={k: v for k, v in a_run(1).metrics.items() if k != "forgetting"})
+
+    assert found(against(a_result(seeds=[a_run(0), partial])), "forgetting").reason == "vanished for seed 1"
+    verdict = against(a_result(), a_result(seeds=[a_run(0), partial]))
+    assert found(verdict, "forgetting").reason == "the baseline does not hold it for seed 1; update the baseline"
+
+
+def test_a_metric_that_moved_between_case_and_seeds_fails():
+    inside = a_result(seeds=[a_run(0, step_time_ratio=1.2), a_run(1, step_time_ratio=1.2)])
+
+    assert found(against(measuring(inside, step_time_ratio=None)), "step_time_ratio").verdict == "missing metric"
+
+
+@pytest.mark.parametrize(
+    ("obtained", "expected", "words"),
+    [
+        (measuring(novel=1), a_result(), "novel unknown metric: measured, but not declared"),
+        (a_result(), measuring(novel=1), "novel unknown metric: the baseline holds it, but this version does not know"),
+        (measuring(novel=1), measuring(novel=1), "novel unknown metric"),
+        (training(novel=1), a_result(), "novel unknown metric"),
+    ],
+)
+def test_a_metric_that_nobody_declared_fails(obtained, expected, words):
+    verdict = against(obtained, expected)
+
+    assert verdict.verdict == "unknown metric"
+    assert words in verdict.text()
+
+
+def test_information_is_never_compared():
+    verdict = against(measuring(step_time_s=1.0), measuring(step_time_s=9.0, decode_time_s=1.0))
+
+    assert verdict.verdict == "identical"
+    assert verdict.values["step_time_s"] == 1.0
+
+
+# Not comparable
+
+
+def test_another_definition_of_the_case_is_not_comparable():
+    verdict = against(measuring(a_result(case_version="v2"), train_step__flops=1))
+
+    assert verdict.verdict == "not comparable"
+    assert verdict.text(ACCEPT) == (
+        "case not comparable: the definition of the case changed (experiment files, data, base model or recipe): "
+        f"version v1 -> v2\nto accept: {ACCEPT}"
+    )
+
+
+def test_the_baseline_of_another_case_is_not_comparable():
+    verdict = against(a_result(case=replace(CASE, method="loKr")))
+
+    assert verdict.verdict == "not comparable"
+    assert "the baseline is one of MetaMathQA-tiny-loha-rank8, not of MetaMathQA-tiny-loKr-rank8" in verdict.text()
+
+
+def test_counters_of_another_torch_are_not_comparable_but_parameters_are():
+    verdict = against(measuring(a_result(environment={**ENVIRONMENT, "torch": "2.14.0"}), params__trainable=9000))
+
+    assert found(verdict, "train_step.flops").reason == "environment differs: torch 2.13.0 -> 2.14.0"
+    assert found(verdict, "train_step.flops").verdict == "not comparable"
+    assert found(verdict, "params.trainable").verdict == "regressed"
+    assert found(verdict, "test_accuracy").verdict == "identical"
+    assert (
+        "4 metrics not comparable: environment differs: torch 2.13.0 -> 2.14.0\n"
+        "  train_step.flops, train_step.peak_bytes, first_losses, adapter_sha256"
+    ) in verdict.text()
+
+
+def test_bits_of_another_processor_are_not_comparable_but_counters_are():
+    verdict = against(a_result(environment={**ENVIRONMENT, "machine": "aarch64", "cpu_capability": "DEFAULT"}))
+
+    assert moved_metrics(verdict) == ["first_losses", "adapter_sha256"]
+    assert found(verdict, "first_losses").reason == (
+        "environment differs: machine x86_64 -> aarch64, cpu_capability AVX2 -> DEFAULT"
+    )
+    assert verdict.moved() == found(verdict, "first_losses").reason
+
+
+def test_memory_of_another_accelerator_is_not_comparable():
+    gpu = measuring(gpu__allocated_peak_bytes=10_000_000)
+    verdict = against(replace(gpu, environment={**ENVIRONMENT, "accelerator": "H200"}), gpu)
+
+    assert moved_metrics(verdict) == ["gpu.allocated_peak_bytes"]
+    assert verdict.verdict == "not comparable"
+
+
+def test_an_environment_that_nobody_knows_is_not_comparable():
+    unknown = a_result(environment={})
+    verdict = against(unknown, unknown)
+
+    assert verdict.verdict == "not comparable"
+    assert found(verdict, "train_step.flops").reason == "environment unknown: torch, transformers, device"
+
+
+def test_another_version_of_peft_is_what_is_being_compared():
+    assert against(a_result(environment={**ENVIRONMENT, "peft": "0.21.0"})).verdict == "identical"
+
+
+# Exact lane
+
+
+def test_one_more_flop_is_a_regression_and_one_less_an_improvement():
+    more, less = (
+        against(measuring(train_step__flops=1_204_000_001)),
+        against(measuring(train_step__flops=1_203_999_999)),
+    )
+
+    assert more.verdict == "regressed"
+    assert more.text() == "train_step.flops regressed: 1,204,000,000 -> 1,204,000,001 (+1 FLOP, must be equal)"
+    assert less.verdict == "improved"
+    assert less.text() == "train_step.flops improved: 1,204,000,000 -> 1,203,999,999 (-1 FLOP)"
+
+
+def test_a_counter_of_which_more_is_better_regresses_by_falling():
+    metrics = {"hits": Metric("hits", "calls", "higher", "exact", "")}
+    base = from_result(a_result(metrics={"hits": 5}, seeds=[]), metrics)
+
+    assert compare(a_result(metrics={"hits": 4}, seeds=[]), base, metrics).verdict == "regressed"
+    assert compare(a_result(metrics={"hits": 6}, seeds=[]), base, metrics).verdict == "improved"
+
+
+@pytest.mark.parametrize("value", [4, 6])
+def test_a_counter_that_must_be_equal_regresses_both_ways(value):
+    metrics = {"n": Metric("n", "calls", "equal", "exact", "")}
+    base = from_result(a_result(metrics={"n": 5}, seeds=[]), metrics)
+
+    assert compare(a_result(metrics={"n": value}, seeds=[]), base, metrics).verdict == "regressed"
+
+
+def test_a_text_that_must_be_equal_regresses_when_it_differs():
+    metrics = {"dtype": Metric("dtype", "word", "equal", "exact", "", kind="text")}
+    base = from_result(a_result(metrics={"dtype": "float32"}, seeds=[]), metrics)
+
+    assert compare(a_result(metrics={"dtype": "float16"}, seeds=[]), base, metrics).text() == (
+        "dtype regressed: float32 -> float16 (must be equal)"
+    )
+
+
+def test_bytes_are_readable_and_a_small_difference_is_exact():
+    assert against(measuring(train_step__peak_bytes=22_439_526)).text() == (
+        "train_step.peak_bytes regressed: 10.70 MiB -> 21.40 MiB (+100.0 %, must be equal)"
+    )
+    assert against(measuring(train_step__peak_bytes=11_219_779)).text() == (
+        "train_step.peak_bytes regressed: 11,219,763 bytes -> 11,219,779 bytes (+16 bytes, must be equal)"
+    )
+
+
+def test_a_value_that_was_zero_has_no_percentage():
+    assert against(measuring(params__trainable=5), measuring(params__trainable=0)).text() == (
+        "params.trainable regressed: 0 -> 5 (+5, must be equal)"
+    )
+
+
+def test_changed_tensors_of_the_checkpoint_are_named():
+    verdict = against(
+        measuring(checkpoint__tensors={"*.hada_w1_a": "4 x [16, 128] F32", "*.hada_t1": "4 x [8, 8] F32"})
+    )
+
+    assert verdict.text() == (
+        "checkpoint.tensors regressed: 1 removed, 1 changed, 1 added, must be equal\n"
+        "  removed  *.hada_w1_b: 4 x [128, 8] F32\n"
+        "  changed  *.hada_w1_a: 4 x [8, 128] F32 -> 4 x [16, 128] F32\n"
+        "  added    *.hada_t1: 4 x [8, 8] F32"
+    )
+    assert verdict.moved() == "checkpoint.tensors 1 removed, 1 changed, 1 added"
+
+
+def test_a_checkpoint_that_lost_a_tensor_did_not_improve():
+    assert against(measuring(checkpoint__tensors={"*.hada_w1_a": "4 x [8, 128] F32"})).verdict == "regressed"
+
+
+@pytest.mark.parametrize(
+    ("expected", "obtained", "verdict", "words"),
+    [
+        ("ok", "ok", "identical", None),
+        ("ok", "NotImplementedError", "regressed", "ok -> NotImplementedError (capability lost)"),
+        ("NotImplementedError", "ok", "improved", "NotImplementedError -> ok (capability gained)"),
+        ("differs", "ValueError", "regressed", "differs -> ValueError (fails in another way)"),
+        ("ValueError", "ValueError", "identical", None),
+    ],
+)
+def test_a_capability_is_lost_gained_or_fails_otherwise(expected, obtained, verdict, words):
+    case = against(measuring(merge__same_logits=obtained), measuring(merge__same_logits=expected))
+
+    assert case.verdict == verdict
+    if words:
+        assert case.text() == f"merge.same_logits {verdict}: {words}"
+
+
+def test_an_exact_metric_by_seed_names_the_seed():
+    metrics = {"n": Metric("n", "calls", "lower", "exact", "")}
+
+    def runs(*values):
+        return a_result(metrics={}, seeds=[SeedRun(seed, {"n": value}) for seed, value in enumerate(values)])
+
+    verdict = compare(runs(4, 5, 7), from_result(runs(5, 5, 5), metrics), metrics)
+
+    assert verdict.text() == "n regressed: 5 -> 7 (+40.0 %, seed 2, must be equal)"
+
+
+# The operators behind a counter
+
+
+def with_operators(rows, **metrics):
+    return measuring(a_result(operators={"train_step": rows}), **metrics)
+
+
+def test_a_regression_of_flops_names_the_operators_and_the_way_out():
+    rows = {**OPERATORS["train_step"], "aten.mm @ LoHaLayer.get_delta_weight": [96, 1_204_000_000]}
+    baseline = replace(from_result(a_result()), path=Path("baselines/MetaMathQA/tiny/loha--rank8.json"))
+    verdict = compare(with_operators(rows, train_step__flops=1_806_000_000), baseline)
+
+    assert verdict.text(ACCEPT) == (
+        "train_step.flops regressed: 1.204e9 -> 1.806e9 (+50.0 %, must be equal)\n"
+        "  aten.mm  48 -> 96 calls (+602 MFLOP) in LoHaLayer.get_delta_weight\n"
+        "baseline: baselines/MetaMathQA/tiny/loha--rank8.json (torch 2.13.0, same environment)\n"
+        f"to accept: {ACCEPT}"
+    )
+    assert verdict.moved() == "train_step.flops +50.0 %"
+
+
+def test_a_regression_of_calls_names_operators_by_calls():
+    expected = with_operators({"aten.mm @ A": [1, 5], "aten.add": [3, 0], "gone @ B": [1, 0]}, train_step__calls=5)
+    obtained = with_operators({"aten.mm @ A": [1, 9], "aten.add": [7, 0], "new": [2, 1000]}, train_step__calls=10)
+
+    assert found(against(obtained, expected), "train_step.calls").details == (
+        "aten.add  3 -> 7 calls",
+        "new  0 -> 2 calls (+1 kFLOP)",
+        "gone  1 -> 0 calls in B",
+    )
+
+
+def test_flops_that_changed_at_the_same_calls_are_named():
+    rows = {"aten.mm @ A": [4, 999_900_000_000]}
+    verdict = against(
+        with_operators(rows, train_step__flops=2), with_operators({"aten.mm @ A": [4, 0]}, train_step__flops=1)
+    )
+
+    assert found(verdict, "train_step.flops").details == ("aten.mm  4 calls (+1,000 GFLOP) in A",)
+
+
+def test_the_five_largest_changes_are_named_and_the_rest_counted():
+    expected = with_operators({f"op{n}": [1, 0] for n in range(8)}, train_step__calls=8)
+    obtained = with_operators({f"op{n}": [1 + n, 0] for n in range(8)}, train_step__calls=36)
+    details = found(against(obtained, expected), "train_step.calls").details
+
+    assert details[0] == "op7  1 -> 8 calls"
+    assert details[-2:] == ("op3  1 -> 4 calls", "and 2 more")
+    assert len(details) == 6
+
+
+def test_operators_that_changed_equally_stand_in_the_order_of_their_names():
+    expected = with_operators({"b": [1, 0], "a": [1, 0]}, train_step__calls=2)
+    obtained = with_operators({"b": [2, 0], "a": [0, 0]}, train_step__calls=3)
+
+    assert [line[0] for line in found(against(obtained, expected), "train_step.calls").details] == ["a", "b"]
+
+
+@pytest.mark.parametrize("metric", ["inject.host_calls", "train_step.peak_bytes", "decode_step.calls"])
+def test_a_counter_without_operators_has_no_details(metric):
+    verdict = against(measuring(**{metric: 2}), measuring(**{metric: 1}))
+
+    assert found(verdict, metric).verdict == "regressed"
+    assert found(verdict, metric).details == ()
+
+
+# Numerics lane
+
+
+def test_losses_that_part_are_numerics_changed_and_name_the_step():
+    verdict = against(a_result(seeds=[a_run(0), a_run(1, first_losses=[5.5, 5.4000001, 5.2])]))
+
+    assert verdict.verdict == "numerics changed"
+    assert not is_green(verdict)
+    assert found(verdict, "first_losses").text() == (
+        "first_losses numerics changed: 5.4 -> 5.4000001 (+1e-07, seed 1, they part at step 2)"
+    )
+
+
+def test_losses_that_part_in_the_last_bit_are_told_apart():
+    text = found(against(training(first_losses=[math.nextafter(5.5, 6), 5.4, 5.3])), "first_losses").text()
+
+    assert "5.5 -> 5.500000000000001 (+8.9e-16, seed 0, they part at step 1)" in text
+
+
+def test_fewer_losses_are_numerics_changed():
+    assert found(against(training(first_losses=[5.5, 5.4])), "first_losses").text() == (
+        "first_losses numerics changed: 3 steps -> 2 steps (seed 0, equal as far as both go)"
+    )
+
+
+def test_another_hash_of_the_weights_is_numerics_changed():
+    assert found(against(training(adapter_sha256="1" * 64)), "adapter_sha256").text() == (
+        "adapter_sha256 numerics changed: 000000000000 -> 111111111111 (seed 0)"
+    )
+    close = found(against(training(adapter_sha256="0" * 63 + "1")), "adapter_sha256")
+    assert close.obtained == "0" * 63 + "1"
+
+
+def test_another_number_of_the_numerics_lane_is_numerics_changed():
+    verdict = against(measuring(init__max_logit_difference=1e-7), measuring(init__max_logit_difference=0.0))
+
+    assert verdict.text() == "init.max_logit_difference numerics changed: 0 -> 1e-07 (+1e-07)"
+
+
+# Quality lane
+
+
+@pytest.mark.parametrize(
+    ("metric", "value", "verdict"),
+    [
+        ("test_accuracy", 0.5, "identical"),
+        ("test_accuracy", 0.5000001, "identical"),  # equal to six digits
+        ("test_accuracy", 0.46, "within noise"),
+        ("test_accuracy", 0.55, "within noise"),  # just the margin
+        ("test_accuracy", 0.44, "regressed"),
+        ("test_accuracy", 0.56, "improved"),
+        ("forgetting", 0.119, "within noise"),
+        ("forgetting", 0.121, "regressed"),
+        ("forgetting", 0.079, "improved"),
+        ("train_loss", 1.019, "within noise"),
+        ("train_loss", 1.03, "regressed"),
+        ("train_loss", 0.97, "improved"),
+    ],
+)
+def test_quality_has_a_margin_and_beyond_it_a_direction(metric, value, verdict):
+    assert against(training(**{metric: value})).verdict == verdict
+
+
+def test_a_regression_of_quality_gives_values_margin_and_seeds():
+    assert against(training(test_accuracy=0.375)).text() == (
+        "test_accuracy regressed: 50 % -> 37.5 % (-12.5 points, margin 5 points, mean of seeds 0, 1)"
+    )
+    assert against(training(forgetting=0.2111)).text() == (
+        "forgetting regressed: 0.1 -> 0.2111 (+0.1111, margin 0.02 nats, mean of seeds 0, 1)"
+    )
+
+
+def test_within_noise_is_told_with_its_margin_but_is_no_news_for_the_table():
+    verdict = against(training(test_accuracy=0.49))
+
+    assert verdict.text() == (
+        "test_accuracy within noise: 50 % -> 49 % (-1 points, margin 5 points, mean of seeds 0, 1)"
+    )
+    assert verdict.moved() == ""
+
+
+def test_a_quality_that_looks_the_same_is_shown_with_more_digits():
+    assert "1 -> 1.00002 (+2e-05" in against(training(train_loss=1.00002)).text()
+
+
+def test_quality_is_the_mean_over_the_seeds():
+    assert against(a_result(seeds=[a_run(0, test_accuracy=0.4), a_run(1, test_accuracy=0.6)])).verdict == "within noise"
+    assert against(a_result(seeds=[a_run(0, test_accuracy=0.3), a_run(1)])).verdict == "regressed"
+
+
+def test_only_the_seeds_that_ran_are_compared():
+    expected = a_result(seeds=[a_run(0), a_run(1, test_accuracy=0.9)])
+
+    assert against(a_result(seeds=[a_run(0)]), expected).verdict == "identical"
+    verdict = against(a_result(seeds=[a_run(1)]), expected)
+    assert found(verdict, "test_accuracy").text().endswith("(-40 points, margin 5 points, seed 1)")
+
+
+def test_seeds_that_the_baseline_does_not_hold_are_not_comparable():
+    verdict = against(a_result(seeds=[a_run(0), a_run(7)]))
+
+    assert verdict.verdict == "not comparable"
+    assert found(verdict, "test_accuracy").reason == "seed 7 not in the baseline (seeds 0, 1)"
+    assert against(a_result(seeds=[a_run(7)])).verdict == "not comparable"
+
+
+# Noisy lane
+
+
+@pytest.mark.parametrize(
+    ("ratio", "verdict"),
+    [(1.2, "identical"), (1.5, "within noise"), (0.9, "within noise"), (1.6, "regressed"), (0.8, "improved")],
+)
+def test_time_has_a_margin(ratio, verdict):
+    assert against(measuring(step_time_ratio=ratio)).verdict == verdict
+
+
+def test_a_slow_step_gives_ratio_and_margin_on_any_machine():
+    slow = measuring(a_result(environment={**ENVIRONMENT, "accelerator": "other"}), step_time_ratio=1.8)
+
+    assert against(slow).text() == "step_time_ratio regressed: 1.2 -> 1.8 (+50.0 %, margin 30 %)"
+
+
+def test_memory_of_the_same_accelerator_is_compared():
+    verdict = against(measuring(gpu__allocated_peak_bytes=2**31), measuring(gpu__allocated_peak_bytes=2**30))
+
+    assert verdict.text() == "gpu.allocated_peak_bytes regressed: 1.00 GiB -> 2.00 GiB (+100.0 %, margin 2 %)"
+
+
+# Words
+
+
+def test_the_worst_is_told_first():
+    obtained = measuring(training(test_accuracy=0.9), params__trainable=8193, train_step__flops=None, novel=1)
+    lines = against(obtained).text().splitlines()
+
+    assert [line.split()[0] for line in lines] == ["params.trainable", "novel", "train_step.flops", "test_accuracy"]
+
+
+def test_an_improvement_is_recorded_not_accepted():
+    assert against(training(test_accuracy=0.9)).text(ACCEPT).endswith(f"\nto record: {ACCEPT}")
+
+
+def test_a_finding_about_the_whole_case_is_told_by_its_reason():
+    assert CaseVerdict(CASE, (Finding("", "recorded", reason="2 changes"),)).moved() == "2 changes"
+
+
+def test_noise_needs_no_update():
+    assert ACCEPT not in against(training(test_accuracy=0.49)).text(ACCEPT)
+
+
+def test_what_differs_from_the_environment_of_the_baseline_is_told():
+    baseline = replace(from_result(a_result()), path=Path("b/x.json"))
+    verdict = compare(a_result(environment={**ENVIRONMENT, "torch": "2.14.0", "python": "3.12"}), baseline)
+
+    assert "baseline: b/x.json (torch 2.13.0; differs now: python unknown -> 3.12, torch 2.13.0 -> 2.14.0)" in (
+        verdict.text()
+    )
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [(0, "0 bytes"), (1023, "1023 bytes"), (1024, "1.00 KiB"), (11_219_763, "10.70 MiB"), (-(2**40), "-1.00 TiB")],
+)
+def test_bytes_read_in_binary_units(number, words):
+    assert bytes_text(number) == words
+
+
+@pytest.mark.parametrize(
+    ("number", "words"), [(0, "0"), (999_999, "999,999"), (1_204_000_000, "1.204e9"), (10.99e12, "1.099e13")]
+)
+def test_flops_read_in_powers_of_ten(number, words):
+    assert flops_text(number) == words
+
+
+def test_a_verdict_survives_the_way_from_a_worker():
+    rows = {"aten.mm @ A": [96, 5]}
+    for verdict in (
+        against(a_result()),
+        compare(with_operators(rows, train_step__flops=1), replace(from_result(a_result()), path=Path("b/x.json"))),
+        compare(training(train_loss=math.nan), None),
+    ):
+        assert CaseVerdict.from_json(json.loads(json.dumps(verdict.to_json(), allow_nan=False))) == verdict
+
+
+def test_a_verdict_carries_the_numbers_that_a_table_shows():
+    values = against(measuring(a_result(seeds=[a_run(0), a_run(1, test_accuracy=1.0)]), step_time_s=0.5)).values
+
+    assert values["test_accuracy"] == 0.75
+    assert values["train_step.flops"] == 1_204_000_000
+    assert values["step_time_s"] == 0.5
+    assert "merge.same_logits" not in values
+    assert "first_losses" not in values
+
+
+# What an update changes
+
+
+def diff(old, new):
+    return diff_lines(old and from_result(old), from_result(new))
+
+
+def test_an_update_that_changes_nothing_says_nothing():
+    assert diff(a_result(), a_result()) == []
+
+
+def test_a_new_baseline_is_counted():
+    assert diff(None, a_result()) == ["new: 11 metrics, 2 seeds"]
+
+
+def test_an_update_tells_old_and_new_of_each_changed_metric():
+    new = measuring(
+        training(test_accuracy=0.625, adapter_sha256="1" * 64),
+        train_step__flops=1_806_000_000,
+        merge__same_logits="ValueError",
+        checkpoint__tensors={"*.hada_w1_a": "4 x [8, 128] F32"},
+        params__trainable=None,
+        params__total=5,
+    )
+
+    assert diff(a_result(), new) == [
+        "params.trainable: removed",
+        "params.total: added",
+        "checkpoint.tensors: 1 removed",
+        "  removed  *.hada_w1_b: 4 x [128, 8] F32",
+        "train_step.flops: 1.204e9 -> 1.806e9 (+50.0 %)",
+        "merge.same_logits: ok -> ValueError",
+        "adapter_sha256: 000000000000 -> 111111111111",
+        "test_accuracy: 50 % -> 62.5 % (+12.5 points)",
+    ]
+
+
+def test_an_update_tells_what_is_no_metric():
+    new = replace(a_result(), case_version="v2", environment={**ENVIRONMENT, "torch": "2.14.0"}, operators={})
+    new = replace(new, seeds=[replace(a_run(0), samples={"test_correct": "1010"})])
+
+    assert diff(a_result(), new) == [
+        "case version: v1 -> v2",
+        "environment: torch 2.13.0 -> 2.14.0",
+        "seeds: 0, 1 -> 0",
+        *(f"{name}: changed" for name in ("first_losses", "adapter_sha256")),
+        *(f"{name}: {value} (by seed it changed)" for name, value in QUALITY),
+        "samples of seed 0: changed",
+        "operators of train_step: changed",
+    ]
+
+
+QUALITY = [("test_accuracy", "50 %"), ("forgetting", "0.1"), ("train_loss", "1")]
