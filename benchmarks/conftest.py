@@ -1,1 +1,1 @@
-"""Override `base_model`, `task_data`, `gpu_memory` or `peft_baseline` here to bring your own; see `pytest --fixtures`."""
+"""Override `base_model`, `task_data` or `gpu_memory` here to bring your own; see `pytest --fixtures`."""

@@ -36,6 +36,10 @@ _TYPES = {
 }
 
 
+# Between operator and owner in a row of `Operators`.
+_AT = " @ "
+
+
 @dataclass(frozen=True)
 class Baseline:
     """What a case is expected to measure; the fields are those of `Result`, as far as they are compared.
@@ -171,8 +175,17 @@ def _to_json(baseline: Baseline) -> dict[str, Any]:
         "environment": baseline.environment,
         "metrics": baseline.metrics,
         "seeds": [asdict(run) for run in baseline.seeds],
-        "operators": baseline.operators,
+        "operators": {phase: _by_owner(rows) for phase, rows in sorted(baseline.operators.items())},
     }
+
+
+def _by_owner(rows: Mapping[str, list[int]]) -> dict[str, dict[str, list[int]]]:
+    """`aten.mm @ Linear.forward` as owner -> operator, which the file holds a line per owner."""
+    owners: dict[str, dict[str, list[int]]] = {}
+    for row in sorted(rows):
+        operator, _, owner = row.partition(_AT)
+        owners.setdefault(owner, {})[operator] = rows[row]
+    return dict(sorted(owners.items()))
 
 
 def _compared(values: Mapping[str, Value], metrics: Mapping[str, Metric]) -> dict[str, Value]:
@@ -308,8 +321,16 @@ def _checked_seed(path: Path, place: str, entry: Any, metrics: Mapping[str, Metr
 
 
 def _checked_operators(path: Path, operators: dict[str, Any]) -> Operators:
+    """The operators by row, `aten.mm @ Linear.forward`, of a file that holds them by owner."""
+    checked: Operators = {}
     for phase in operators:
-        for row, counts in _get(path, operators, phase, dict, "operators.").items():
-            if not (isinstance(counts, list) and len(counts) == 2 and all(type(count) is int for count in counts)):
-                raise InputError(f"{path}: operators.{phase}.{row} must be two integers, calls and FLOPs")
-    return operators
+        owners = _get(path, operators, phase, dict, "operators.")
+        rows = checked[phase] = {}
+        for owner in owners:
+            for operator, counts in _get(path, owners, owner, dict, f"operators.{phase}.").items():
+                if not (isinstance(counts, list) and len(counts) == 2 and all(type(count) is int for count in counts)):
+                    place = f"operators.{phase}.{owner}.{operator}"
+                    raise InputError(f"{path}: {place} must be two integers, calls and FLOPs")
+                rows[f"{operator}{_AT}{owner}"] = counts
+        checked[phase] = dict(sorted(rows.items()))
+    return checked

@@ -41,13 +41,16 @@ def initial(output: Tensor, base_output: Tensor) -> dict[str, Value]:
     }
 
 
-def disabling(model: nn.Module, output: Output, base_output: Tensor) -> dict[str, Value]:
-    """Disabled, a trained adapter leaves the base model to the bit; enabled again, it is itself to the bit."""
+def disabling(model: nn.Module, output: Output, plain_output: Output, base_output: Tensor) -> dict[str, Value]:
+    """Disabled, a trained adapter leaves the base model to the bit; enabled again, it is itself to the bit.
+
+    plain_output: as `output`, without the extra inputs of the method, which a base model does not know.
+    """
     trained = output(model)
 
     def restores_base() -> bool:
         with model.disable_adapter():  # type: ignore[operator]
-            return same_bits(output(model), base_output)
+            return same_bits(plain_output(model), base_output)
 
     return {
         "disable.restores_base": outcome(restores_base),

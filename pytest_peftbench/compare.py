@@ -353,10 +353,15 @@ def _judge_mean(metric: Metric, ours: _BySeed, theirs: _BySeed) -> Finding:
     verdict: Verdict = (
         "within noise" if within_margin(metric, obtained, expected) else _side(metric, obtained, expected)
     )
-    seeds = sorted(seed for seed in ours if seed is not None)
-    averaged = f", mean of seeds {_listed(seeds)}" if len(seeds) > 1 else _of_seed(seeds[0], ", seed ") if seeds else ""
-    reason = f"margin {_margin(metric, expected)}{averaged}"
+    reason = f"margin {_margin(metric, expected)}{_averaged(ours)}"
     return Finding(metric.name, verdict, *figures, _change(metric, obtained, expected), reason)
+
+
+def _averaged(values: _BySeed) -> str:
+    seeds = sorted(seed for seed in values if seed is not None)
+    if len(seeds) > 1:
+        return f", mean of seeds {_listed(seeds)}"
+    return f", seed {seeds[0]}" if seeds else ""
 
 
 def _judge_exact(metric: Metric, obtained: Value, expected: Value) -> Finding:
@@ -452,7 +457,8 @@ def _diff_of_metric(metric: Metric | None, old: _BySeed, new: _BySeed, name: str
         return []
     if not old or not new:
         return [f"{name}: {'removed' if old else 'added'}"]
-    if metric is None:
+    common = old.keys() & new.keys()
+    if metric is None or not common:
         return [f"{name}: changed"]
     if metric.kind == "number":
         obtained, expected = _mean(new.values()), _mean(old.values())
@@ -460,9 +466,8 @@ def _diff_of_metric(metric: Metric | None, old: _BySeed, new: _BySeed, name: str
         if after == before:
             return [f"{name}: {after} (by seed it changed)"]
         return [f"{name}: {before} -> {after} ({_change(metric, obtained, expected)})"]
-    common = old.keys() & new.keys()
     finding = _judge(metric, {seed: new[seed] for seed in common}, {seed: old[seed] for seed in common})
-    if not common or finding.verdict == "identical":
+    if finding.verdict == "identical":
         return [f"{name}: changed"]
     return [f"{name}: {finding.arrow() or finding.change}", *(f"  {line}" for line in finding.details)]
 
@@ -519,8 +524,8 @@ def _plural(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
-def _of_seed(seed: int | None, words: str = " for seed ") -> str:
-    return "" if seed is None else f"{words}{seed}"
+def _of_seed(seed: int | None) -> str:
+    return "" if seed is None else f" for seed {seed}"
 
 
 def _of_seeds(seeds: Collection[int | None]) -> str:

@@ -115,7 +115,7 @@ class _Case:
         self.probe_inputs = self.hooks.inputs(len(next(iter(self.probe.values()))))
         self.adapter = experiment.adapter
         if self.adapter is not None:
-            self.adapter = self.hooks.prepare(dict(self.adapter), self.base(), folder)
+            self.adapter = self.hooks.prepare(dict(self.adapter), experiment.path, self.base(), folder)
 
     def run(self, benchmark: Any) -> Result:
         """The whole case; later steps build on the first seed's trained model, the merge last: it changes weights."""
@@ -152,6 +152,12 @@ class _Case:
         """The base model with fresh weights, in evaluation mode."""
         seed_everything(self.experiment.seeds[0] if seed is None else seed)
         return self.base_model(self.experiment).to(self.experiment.device).eval()
+
+    def injectable_base(self, seed: int | None = None) -> nn.Module:
+        """The base model as the method wants it."""
+        base = self.base(seed)
+        self.hooks.base(base)
+        return base
 
     def peft_config(self) -> Any:
         """A fresh `PeftConfig`: making an adapter writes to it."""
@@ -203,7 +209,7 @@ class _Case:
     def train(self, seed: int) -> _Run:
         """Train with one seed and evaluate."""
         config, task = self.config, self.task
-        base = self.base(seed)
+        base = self.injectable_base(seed)
         base_digest = digest(base)
         reference = self.reference(base, base_digest)
         self.memory.reset()
@@ -296,7 +302,7 @@ class _Case:
     def measure_injection(self) -> tuple[Footprint, int]:
         """Counters and Python calls of adding the adapter, each on a fresh base model."""
         seed = self.experiment.seeds[0]
-        base, again = self.base(), self.base()
+        base, again = self.injectable_base(), self.injectable_base()
         counted = footprint.measure(lambda: self.inject(base, seed), base)
         host_calls, _ = footprint.count_host_calls(lambda: self.inject(again, seed))
         return counted, host_calls
@@ -337,8 +343,8 @@ class _Case:
         base_names = [name for name, _ in self.base().named_parameters()]
         return {
             **checks.initial(run.initial_output, base_output),
-            **checks.disabling(model, self.output, base_output),
-            **checks.saving(model, self.output, self.base, self.folder / "checkpoint"),
+            **checks.disabling(model, self.output, self.base_output, base_output),
+            **checks.saving(model, self.output, self.injectable_base, self.folder / "checkpoint"),
             **checks.merging(model, self.output, base_names),
         }
 
@@ -348,7 +354,7 @@ def digest(model: nn.Module, trainable_only: bool = False) -> str:
 
     Of a model with more than HASHED_PARAMETERS parameters only names, shapes and types are hashed.
     """
-    tensors = dict(model.named_parameters())
+    tensors: dict[str, Tensor] = dict(model.named_parameters())
     hash_bits = sum(tensor.numel() for tensor in tensors.values()) <= HASHED_PARAMETERS
     if trainable_only:
         tensors = {name: tensor for name, tensor in tensors.items() if tensor.requires_grad}

@@ -55,9 +55,9 @@ def accelerator_name(device: str) -> str:
 
     kind = torch.device(device).type
     module = getattr(torch, kind, None)
-    if kind == "cpu" or not hasattr(module, "get_device_name"):
-        return "none" if kind == "cpu" else kind
-    return str(module.get_device_name(device))
+    if kind == "cpu":
+        return "none"
+    return str(module.get_device_name(device)) if module and hasattr(module, "get_device_name") else kind
 
 
 def seed_everything(seed: int) -> None:

@@ -69,9 +69,9 @@ def write_text(path: Path, text: str) -> None:
 
 
 def format_json(value: Any, indent: str = "") -> str:
-    """`value` as JSON: a key per line, lists without dictionaries in them on one line, keys in given order."""
+    """`value` as JSON, keys in given order: a key per line, but flat lists and dictionaries of them on one line."""
     inner = indent + "  "
-    if isinstance(value, dict) and value:
+    if isinstance(value, dict) and not all(isinstance(item, list) for item in value.values()):
         rows = (f"{inner}{json.dumps(str(key))}: {format_json(item, inner)}" for key, item in value.items())
         return "{\n" + ",\n".join(rows) + f"\n{indent}}}"
     if isinstance(value, list) and any(isinstance(item, dict) for item in value):

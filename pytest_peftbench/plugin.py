@@ -249,7 +249,9 @@ class BaselineCheck:
         """Fail unless the result's verdict is green; with `--peft-update-baselines` write the baseline instead."""
         settings = self._settings
         if settings.results is not None:
-            write_json(settings.results / result.case.task / result.case.base_model / _file_name(result), result.to_json())
+            write_json(
+                settings.results / result.case.task / result.case.base_model / _file_name(result), result.to_json()
+            )
         path = baseline_path(settings.baselines, result.case)
         if settings.update:
             self._update(result, path)

@@ -131,7 +131,7 @@ class Progress:
         reporter: TerminalReporter | None = config.pluginmanager.get_plugin("terminalreporter")
         worker = hasattr(config, "workerinput")
         self._reporter = reporter if reporter and reporter.isatty and reporter.verbosity >= 0 and not worker else None
-        self._capture = config.pluginmanager.get_plugin("capturemanager")
+        self._capture: Any = config.pluginmanager.get_plugin("capturemanager")
         self._title = title
         self._shown_at = 0.0
         self._width = 0
@@ -152,4 +152,3 @@ class Progress:
         with self._capture.global_and_fixture_disabled():
             self._reporter._tw.write("\r" + line.ljust(self._width) + ("" if line else "\r"), flush=True)
         self._width = len(line)
-

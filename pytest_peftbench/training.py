@@ -32,7 +32,7 @@ class Trainer:
         self.clip = config.grad_norm_clip
         self.device_type = next(model.parameters()).device.type
         self.use_amp = config.use_amp
-        self.forward_model = torch.compile(model, dynamic=True) if config.compile else model
+        self.forward_model: Any = torch.compile(model, dynamic=True) if config.compile else model
         self.optimizer = make_optimizer(model, config)
         self.schedule = make_schedule(self.optimizer, config)
         # Scales only what is scaled in fp16; passes everything through otherwise.
@@ -44,7 +44,7 @@ class Trainer:
         self.optimizer.zero_grad()
         with torch.autocast(self.device_type, enabled=self.use_amp):
             loss = self.loss(self.forward_model, {**batch, **self.hooks.inputs(len(next(iter(batch.values()))))})
-        self.scaler.scale(loss).backward()
+        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         if self.clip:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)

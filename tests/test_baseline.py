@@ -232,8 +232,14 @@ def test_a_footprint_without_training_is_written(tmp_path):
             "seeds must be ascending .* found 0, 0",
         ),
         ({"operators": {"train_step": 1}}, "operators.train_step holds an integer"),
-        ({"operators": {"train_step": {"aten.mm": [1]}}}, "operators.train_step.aten.mm must be two integers"),
-        ({"operators": {"train_step": {"aten.mm": [1, True]}}}, "operators.train_step.aten.mm must be two integers"),
+        (
+            {"operators": {"train_step": {"A.f": {"aten.mm": [1]}}}},
+            "operators.train_step.A.f.aten.mm must be two integers",
+        ),
+        (
+            {"operators": {"train_step": {"A.f": {"aten.mm": [1, True]}}}},
+            "operators.train_step.A.f.aten.mm must be two",
+        ),
     ],
 )
 def test_a_baseline_that_cannot_be_used_names_file_and_key(tmp_path, changes, words):

@@ -306,6 +306,9 @@ def test_information_is_never_compared():
 
     assert verdict.verdict == "identical"
     assert verdict.values["step_time_s"] == 1.0
+    older = from_result(a_result())
+    older.metrics["decode_time_s"] = 1.0  # of a version that still compared it
+    assert compare(a_result(), older).verdict == "identical"
 
 
 # Not comparable
@@ -783,6 +786,20 @@ def test_an_update_tells_what_is_no_metric():
         *(f"{name}: {value} (by seed it changed)" for name, value in QUALITY),
         "samples of seed 0: changed",
         "operators of train_step: changed",
+    ]
+
+
+def test_an_update_to_other_seeds_or_undeclared_metrics_tells_that_they_changed():
+    new = diff(measuring(novel=1), measuring(a_result(seeds=[a_run(7)]), novel=2))
+
+    assert new == [
+        "seeds: 0, 1 -> 7",
+        "first_losses: changed",
+        "adapter_sha256: changed",
+        "test_accuracy: changed",
+        "forgetting: changed",
+        "train_loss: changed",
+        "novel: changed",
     ]
 
 

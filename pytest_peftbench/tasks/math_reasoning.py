@@ -96,7 +96,7 @@ class MathReasoning:
         short = [row for row in rows["train"] if len(row["query"]) + 1 + len(row["response"]) <= CHAR_LIMIT]
         queries = prompts([row["query"] for row in short])
         texts = [f"{query} {row['response']}" for query, row in zip(queries, short, strict=True)]
-        with_eos = [(ids + [tokenizer.eos_token_id])[: train.max_seq_length] for ids in tokens(texts)]
+        with_eos = [[*ids, tokenizer.eos_token_id][: train.max_seq_length] for ids in tokens(texts)]
         documents = [
             ids[:MAX_DOCUMENT_TOKENS] for ids in tokenizer([row["text"] for row in rows["documents"]])["input_ids"]
         ]

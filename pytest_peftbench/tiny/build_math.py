@@ -11,6 +11,7 @@ import json
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from itertools import islice, repeat
 from pathlib import Path
 from random import Random
@@ -50,38 +51,46 @@ def build(out: Path, progress: Progress, *, steps: int | None = None) -> dict[st
     """
     steps = STEPS if steps is None else steps
     out.mkdir(parents=True, exist_ok=True)
-    data_files = write_data(out / "data")
+    write_data(out / "data")
     tokenizer = train_tokenizer()
     with _deterministic():
         model, losses = pretrain(tokenizer, steps, progress)
         save(model, tokenizer, out / "model")
         solved = solve_rate(out / "model")
     progress(f"solves {solved:.1%} of held-out problems in the pretraining wording")
-    report = {
+    report = describe(out, steps=steps, losses=losses, solved=solved)
+    (out / "build.json").write_text(json.dumps(report, indent=2) + "\n")
+    return report
+
+
+def describe(out: Path, *, steps: int, losses: dict[str, float], solved: float) -> dict[str, Any]:
+    """What `build.json` holds: how the files under `out` were made, and their sha256."""
+    shape = {key: value for key, value in config().to_diff_dict().items() if key != "transformers_version"}
+    files = [out / "model/model.safetensors", *sorted((out / "data").rglob("*.jsonl"))]
+    return {
         "seed": SEED,
         "torch": torch.__version__,
         "steps": steps,
         "batch": BATCH,
         "length": LENGTH,
-        "learning_rate": LEARNING_RATE,
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "config": {
-            key: value for key, value in config().to_diff_dict().items() if key != "transformers_version"
+        "learning_rates": {"muon": MUON_LEARNING_RATE, "adamw": LEARNING_RATE},
+        "config": shape,
+        "data": {
+            "rows": {"train": TRAIN_ROWS, "validation": VALID_ROWS, "test": TEST_ROWS, "wiki": WIKI_ROWS},
+            "mix": [asdict(difficulty) for difficulty in math_data.BENCHMARK_MIX],
+            "largest_total": math_data.MAX_TOTAL,
+            "largest_factor": math_data.LARGEST_FACTOR,
+            "held_out_modulus": math_data.HELD_OUT_MODULUS,
+            "primer_documents": math_data.PRIMER_DOCUMENTS,
         },
-        "rows": {"train": TRAIN_ROWS, "validation": VALID_ROWS, "test": TEST_ROWS, "wiki": WIKI_ROWS},
         "losses": losses,
         "held_out_solve_rate": solved,
-        "sha256": {
-            str(path.relative_to(out)): _sha256(path)
-            for path in [out / "model/model.safetensors", *data_files]
-        },
+        "sha256": {path.relative_to(out).as_posix(): _sha256(path) for path in files},
     }
-    (out / "build.json").write_text(json.dumps(report, indent=2) + "\n")
-    return report
 
 
-def write_data(folder: Path) -> list[Path]:
-    """Write the benchmark's data sets in the layout and columns of the real ones; returns the files."""
+def write_data(folder: Path) -> None:
+    """Write the benchmark's data sets in the layout and columns of the real ones."""
     tables = {
         "MetaMathQA/train.jsonl": math_data.training_rows(Random(f"{SEED}-train"), TRAIN_ROWS),
         "gsm8k/train.jsonl": math_data.question_rows(Random(f"{SEED}-validation"), VALID_ROWS),
@@ -92,7 +101,6 @@ def write_data(folder: Path) -> list[Path]:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return [folder / name for name in tables]
 
 
 def train_tokenizer() -> PreTrainedTokenizerFast:

@@ -245,9 +245,7 @@ def _draw_change(rng: Random, total: int, *, largest: int) -> tuple[str, int]:
     return ("+" if grows else "-"), rng.randint(2, min(largest, room))
 
 
-def word(
-    rng: Random, plan: Plan, wording: Wording, *, distractor: bool = False, who: Problem | None = None
-) -> Problem:
+def word(rng: Random, plan: Plan, wording: Wording, *, distractor: bool = False, who: Problem | None = None) -> Problem:
     """Put a plan into words; with `who` the person and item are that problem's."""
     name, other = rng.sample(NAMES, 2)
     item = rng.choice(ITEMS)
@@ -375,9 +373,7 @@ def exercise(rng: Random) -> str:
     )
     steps = rng.choice(["; ", ", then ", ". "]).join(problem.plan.equations)
     total = problem.plan.total
-    end = rng.choice(
-        [f"Result: {total}", f"The answer is {total}.", f"{problem.name} has {total} {problem.item}."]
-    )
+    end = rng.choice([f"Result: {total}", f"The answer is {total}.", f"{problem.name} has {total} {problem.item}."])
     return f"{prompt} {steps}. {end}"
 
 

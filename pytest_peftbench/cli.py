@@ -1,0 +1,68 @@
+"""`peftbench …`: commands beside pytest's. Imports no torch until a command needs it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from pytest_peftbench import __version__, environment
+from pytest_peftbench.jsonfile import InputError
+from pytest_peftbench.session import positive
+from pytest_peftbench.tiny import TINY_DIR
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; 0 when it did what it should, 2 for a usage error."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    try:
+        command: Callable[[argparse.Namespace], int] = options.command
+        return command(options)
+    except InputError as error:
+        parser.error(str(error))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="peftbench", description="Commands beside `pytest benchmarks`, which trains and compares."
+    )
+    parser.add_argument("--version", action="version", version=f"peftbench {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    build = commands.add_parser(
+        "build-tiny",
+        help="build an embedded base model and its data anew",
+        description="Generate the data, train the tokenizer and pretrain the embedded base model, deterministically: "
+        "the same torch on the same kind of processor gives the same bits. Replaces what is in the folder.",
+    )
+    build.add_argument("task", choices=["math"], help="which base model to build")
+    build.add_argument("--out", type=Path, metavar="DIR", help="where to write it (default: into the package)")
+    build.add_argument("--steps", type=_steps, metavar="N", help="stop after N steps: a shortened build, for tests")
+    build.set_defaults(command=_build_tiny)
+    return parser
+
+
+def _steps(text: str) -> int:
+    try:
+        return positive(text)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _build_tiny(options: argparse.Namespace) -> int:
+    environment.pin()
+    from pytest_peftbench.tiny.build_math import build
+
+    def progress(text: str) -> None:
+        print(text, file=sys.stderr, flush=True)  # noqa: T201
+
+    out = options.out or TINY_DIR / options.task
+    record = build(out, progress, steps=options.steps)
+    for name, sha256 in record["sha256"].items():
+        print(f"{sha256}  {out / name}")  # noqa: T201
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
