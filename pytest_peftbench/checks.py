@@ -58,19 +58,31 @@ def disabling(model: nn.Module, output: Output, plain_output: Output, base_outpu
     }
 
 
-def saving(model: nn.Module, output: Output, fresh_base: Callable[[], nn.Module], folder: Path) -> dict[str, Value]:
-    """The checkpoint's size and tensors, and whether it loads into a fresh base model with the same output."""
+def saving(
+    model: nn.Module,
+    output: Output,
+    fresh_base: Callable[[], nn.Module],
+    folder: Path,
+    autocast_adapter_dtype: bool = True,
+) -> dict[str, Value]:
+    """The checkpoint's size and tensors, and whether it loads into a fresh base model with the same output.
+
+    autocast_adapter_dtype: as it was when the adapter was made; the types of the loaded weights depend on it.
+    """
     from peft import PeftModel
 
     trained = output(model)
     model.save_pretrained(folder)  # type: ignore[operator]
     files = sorted(folder.glob("*.safetensors"))
+
+    def reloads() -> bool:
+        loaded = PeftModel.from_pretrained(fresh_base(), folder, autocast_adapter_dtype=autocast_adapter_dtype)
+        return same_bits(output(loaded), trained)
+
     return {
         "checkpoint.bytes": sum(file.stat().st_size for file in files),
         "checkpoint.tensors": tensor_table(files),
-        "reload.same_logits": outcome(
-            lambda: same_bits(output(PeftModel.from_pretrained(fresh_base(), folder)), trained)
-        ),
+        "reload.same_logits": outcome(reloads),
     }
 
 

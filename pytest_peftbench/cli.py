@@ -58,6 +58,10 @@ def _build_tiny(options: argparse.Namespace) -> int:
         print(text, file=sys.stderr, flush=True)  # noqa: T201
 
     out = options.out or TINY_DIR / options.task
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--out {out}: {error.strerror}") from error
     record = build(out, progress, steps=options.steps)
     for name, sha256 in record["sha256"].items():
         print(f"{sha256}  {out / name}")  # noqa: T201

@@ -5,12 +5,12 @@ Each metric of either side gives one `Finding`, by the rule of its lane; the wor
 
 from __future__ import annotations
 
-import math
 import textwrap
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, get_args
 
+from pytest_peftbench import words
 from pytest_peftbench.baseline import Baseline, from_result, problem, within_margin
 from pytest_peftbench.result import METRICS, CaseId, Metric, Operators, Result, Value, mean
 
@@ -92,8 +92,9 @@ class CaseVerdict:
 
     @property
     def verdict(self) -> Verdict:
-        """The worst of the findings."""
-        return max((finding.verdict for finding in self.findings), key=SEVERITY.index)
+        """The worst of the findings. Times within their margin always differ a little, so they say nothing."""
+        told = (finding.verdict for finding in self.findings if not _is_usual_noise(finding))
+        return max(told, key=SEVERITY.index, default="identical")
 
     def text(self, accept_command: str = "") -> str:
         """All findings but the identical ones, worst first, then the baseline and how to accept the new values."""
@@ -136,6 +137,11 @@ class CaseVerdict:
         )
 
 
+def _is_usual_noise(finding: Finding) -> bool:
+    metric = METRICS.get(finding.metric)
+    return finding.verdict == "within noise" and metric is not None and metric.lane == "noisy"
+
+
 def is_green(verdict: CaseVerdict, allowed: Collection[Verdict] = GREEN_BY_DEFAULT) -> bool:
     """Whether the case passes: every finding is allowed, since the worst one may hide another."""
     return all(finding.verdict in allowed for finding in verdict.findings)
@@ -159,13 +165,13 @@ def compare(result: Result, baseline: Baseline | None, metrics: Mapping[str, Met
 def diff_lines(old: Baseline | None, new: Baseline, metrics: Mapping[str, Metric] = METRICS) -> list[str]:
     """What an update of the baseline changes, `old -> new` per line; empty when it changes nothing."""
     if old is None:
-        return [f"new: {_plural(len(_names(new, metrics)), 'metric')}, {_plural(len(new.seeds), 'seed')}"]
+        return [f"new: {words.plural(len(_names(new, metrics)), 'metric')}, {words.plural(len(new.seeds), 'seed')}"]
     lines = []
     if old.case_version != new.case_version:
         lines.append(f"case version: {old.case_version} -> {new.case_version}")
     lines += [f"environment: {difference}" for difference in _differences(new.environment, old.environment)]
     if _seeds(old) != _seeds(new):
-        lines.append(f"seeds: {_listed(_seeds(old))} -> {_listed(_seeds(new))}")
+        lines.append(f"seeds: {words.listed(_seeds(old))} -> {words.listed(_seeds(new))}")
     for name in _ordered({*_names(old, metrics), *_names(new, metrics)}, metrics):
         lines += _diff_of_metric(metrics.get(name), _by_seed(old, name), _by_seed(new, name), name)
     lines += _diff_of_rest(old, new)
@@ -322,8 +328,8 @@ def _why_not_comparable(metric: Metric, obtained: Baseline, expected: Baseline) 
 def _why_seeds_differ(ours: _BySeed, theirs: _BySeed, expected: Baseline) -> str:
     extra = sorted(seed for seed in ours.keys() - {None} if seed is not None and seed not in _seeds(expected))
     if extra:
-        return f"seed {_listed(extra)} not in the baseline (seeds {_listed(_seeds(expected)) or 'none'})"
-    return "" if theirs else f"no seed in common (the baseline has {_listed(_seeds(expected))})"
+        return f"seed {words.listed(extra)} not in the baseline (seeds {words.listed(_seeds(expected)) or 'none'})"
+    return "" if theirs else f"no seed in common (the baseline has {words.listed(_seeds(expected))})"
 
 
 def _judge(metric: Metric, ours: _BySeed, theirs: _BySeed) -> Finding:
@@ -347,25 +353,25 @@ def _with_seed(finding: Finding, seed: int | None) -> Finding:
 def _judge_mean(metric: Metric, ours: _BySeed, theirs: _BySeed) -> Finding:
     """Quality and noisy lanes: the means over the seeds, a margin, and the direction beyond it."""
     obtained, expected = _mean(ours.values()), _mean(theirs.values())
-    figures = _figures(metric, obtained, expected)
+    figures = words.figures(metric, obtained, expected)
     if ours == theirs:
         return Finding(metric.name, "identical", *figures)
     verdict: Verdict = (
         "within noise" if within_margin(metric, obtained, expected) else _side(metric, obtained, expected)
     )
-    reason = f"margin {_margin(metric, expected)}{_averaged(ours)}"
-    return Finding(metric.name, verdict, *figures, _change(metric, obtained, expected), reason)
+    reason = f"margin {words.margin(metric, expected)}{_averaged(ours)}"
+    return Finding(metric.name, verdict, *figures, words.change(metric, obtained, expected), reason)
 
 
 def _averaged(values: _BySeed) -> str:
     seeds = sorted(seed for seed in values if seed is not None)
     if len(seeds) > 1:
-        return f", mean of seeds {_listed(seeds)}"
+        return f", mean of seeds {words.listed(seeds)}"
     return f", seed {seeds[0]}" if seeds else ""
 
 
 def _judge_exact(metric: Metric, obtained: Value, expected: Value) -> Finding:
-    figures = _figures(metric, obtained, expected)
+    figures = words.figures(metric, obtained, expected)
     if obtained == expected:
         return Finding(metric.name, "identical", *figures)
     if metric.unit == "outcome":
@@ -376,7 +382,7 @@ def _judge_exact(metric: Metric, obtained: Value, expected: Value) -> Finding:
         return Finding(metric.name, "regressed", *figures, reason="must be equal")
     side = _side(metric, obtained, expected)
     reason = "must be equal" if side == "regressed" else ""
-    return Finding(metric.name, side, *figures, _change(metric, obtained, expected), reason)
+    return Finding(metric.name, side, *figures, words.change(metric, obtained, expected), reason)
 
 
 def _judge_outcome(name: str, obtained: str, expected: str) -> Finding:
@@ -396,26 +402,26 @@ def _judge_table(name: str, obtained: Mapping[str, str], expected: Mapping[str, 
     ]
     counts = ((len(removed), "removed"), (len(changed), "changed"), (len(added), "added"))
     summary = ", ".join(f"{count} {what}" for count, what in counts if count)
-    details = _first([*removed, *changed, *added], MAX_TENSORS)
+    details = words.first([*removed, *changed, *added], MAX_TENSORS)
     return Finding(name, "regressed", change=summary, reason="must be equal", details=details)
 
 
 def _judge_numerics(metric: Metric, obtained: Value, expected: Value) -> Finding:
     if obtained == expected:
-        return Finding(metric.name, "identical", *_figures(metric, obtained, expected))
+        return Finding(metric.name, "identical", *words.figures(metric, obtained, expected))
     if isinstance(obtained, list) and isinstance(expected, list):
         return _judge_steps(metric, obtained, expected)
     change = ""
     if isinstance(obtained, (int, float)) and isinstance(expected, (int, float)):
         change = f"{obtained - expected:+.2g}"
-    return Finding(metric.name, "numerics changed", *_figures(metric, obtained, expected), change)
+    return Finding(metric.name, "numerics changed", *words.figures(metric, obtained, expected), change)
 
 
 def _judge_steps(metric: Metric, obtained: list[float], expected: list[float]) -> Finding:
     """The first step at which two courses part."""
     for step, (ours, theirs) in enumerate(zip(obtained, expected, strict=False), start=1):
         if ours != theirs:
-            figures, change = _figures(metric, ours, theirs), f"{ours - theirs:+.2g}"
+            figures, change = words.figures(metric, ours, theirs), f"{ours - theirs:+.2g}"
             return Finding(metric.name, "numerics changed", *figures, change, f"they part at step {step}")
     lengths = (f"{len(obtained)} steps", f"{len(expected)} steps")
     return Finding(metric.name, "numerics changed", *lengths, reason="equal as far as both go")
@@ -442,13 +448,13 @@ def _changed_operators(name: str, obtained: Operators, expected: Operators) -> t
         ours, theirs = obtained[phase].get(row, [0, 0]), expected[phase].get(row, [0, 0])
         if ours[column] != theirs[column]:
             changes.append((-abs(ours[column] - theirs[column]), row, _operator_line(row, ours, theirs)))
-    return _first([line for _, _, line in sorted(changes)], MAX_OPERATORS)
+    return words.first([line for _, _, line in sorted(changes)], MAX_OPERATORS)
 
 
 def _operator_line(row: str, ours: list[int], theirs: list[int]) -> str:
     operator, _, owner = row.partition(" @ ")
     calls = f"{ours[0]:,} calls" if ours[0] == theirs[0] else f"{theirs[0]:,} -> {ours[0]:,} calls"
-    flops = f" ({_flops(ours[1] - theirs[1])})" if ours[1] != theirs[1] else ""
+    flops = f" ({words.flops_change(ours[1] - theirs[1])})" if ours[1] != theirs[1] else ""
     return f"{operator}  {calls}{flops}{f' in {owner}' if owner else ''}"
 
 
@@ -462,10 +468,10 @@ def _diff_of_metric(metric: Metric | None, old: _BySeed, new: _BySeed, name: str
         return [f"{name}: changed"]
     if metric.kind == "number":
         obtained, expected = _mean(new.values()), _mean(old.values())
-        after, before = _figures(metric, obtained, expected)
+        after, before = words.figures(metric, obtained, expected)
         if after == before:
             return [f"{name}: {after} (by seed it changed)"]
-        return [f"{name}: {before} -> {after} ({_change(metric, obtained, expected)})"]
+        return [f"{name}: {before} -> {after} ({words.change(metric, obtained, expected)})"]
     finding = _judge(metric, {seed: new[seed] for seed in common}, {seed: old[seed] for seed in common})
     if finding.verdict == "identical":
         return [f"{name}: changed"]
@@ -477,7 +483,7 @@ def _diff_of_rest(old: Baseline, new: Baseline) -> list[str]:
     lines = []
     before, after = ({run.seed: run.samples for run in side.seeds} for side in (old, new))
     if changed := [seed for seed in sorted(before.keys() & after.keys()) if before[seed] != after[seed]]:
-        lines.append(f"samples of seed {_listed(changed)}: changed")
+        lines.append(f"samples of seed {words.listed(changed)}: changed")
     phases = sorted({*old.operators, *new.operators})
     if differing := [phase for phase in phases if old.operators.get(phase) != new.operators.get(phase)]:
         lines.append(f"operators of {', '.join(differing)}: changed")
@@ -511,123 +517,20 @@ def _short(finding: Finding) -> str:
     return finding.reason if of_the_case else finding.short()
 
 
-def _first(lines: list[str], count: int) -> tuple[str, ...]:
-    more = len(lines) - count
-    return tuple([*lines[:count], f"and {more} more"] if more > 0 else lines)
-
-
-def _listed(numbers: Iterable[int]) -> str:
-    return ", ".join(str(number) for number in numbers)
-
-
-def _plural(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-
-
 def _of_seed(seed: int | None) -> str:
     return "" if seed is None else f" for seed {seed}"
 
 
 def _of_seeds(seeds: Collection[int | None]) -> str:
     numbers = sorted(seed for seed in seeds if seed is not None)
-    return f" for seed {_listed(numbers)}" if numbers else ""
+    return f" for seed {words.listed(numbers)}" if numbers else ""
 
 
 def _figures_of(metric: Metric, ours: _BySeed, theirs: _BySeed) -> tuple[str, str]:
     """Both sides as shown, where it is not known yet that they can be compared; an absent one is empty."""
-    obtained, expected = _figures(metric, _summary(metric, ours or theirs), _summary(metric, theirs or ours))
+    obtained, expected = words.figures(metric, _summary(metric, ours or theirs), _summary(metric, theirs or ours))
     return obtained if ours else "", expected if theirs else ""
 
 
 def _summary(metric: Metric, values: _BySeed) -> Value:
     return _mean(values.values()) if metric.kind == "number" else next(iter(values.values()))
-
-
-def _figures(metric: Metric, obtained: Value, expected: Value) -> tuple[str, str]:
-    """Both values as shown, with as many digits as it takes to tell them apart."""
-    if isinstance(obtained, (int, float)) and isinstance(expected, (int, float)):
-        return _number_figures(metric, obtained, expected)
-    return _apart([_label(obtained, 12), _label(expected, 12)], [_label(obtained), _label(expected)])
-
-
-def _number_figures(metric: Metric, obtained: float, expected: float) -> tuple[str, str]:
-    numbers = (obtained, expected)
-    if metric.unit == "bytes":
-        return _apart([bytes_text(number) for number in numbers], [f"{_exact(number)} bytes" for number in numbers])
-    if metric.unit == "FLOP":
-        return _apart([flops_text(number) for number in numbers], [_exact(number) for number in numbers])
-    if metric.unit in ("calls", "parameters", "tensors"):
-        return _exact(obtained), _exact(expected)
-    if metric.unit == "fraction":
-        obtained_text, expected_text = _digits(100 * obtained, 100 * expected, 4)
-        return f"{obtained_text} %", f"{expected_text} %"
-    return _digits(obtained, expected, 8 if metric.lane == "numerics" else 4)
-
-
-def _apart(short: list[str], exact: list[str]) -> tuple[str, str]:
-    first, second = short if short[0] != short[1] else exact if exact[0] != exact[1] else short
-    return first, second
-
-
-def _digits(first: float, second: float, digits: int) -> tuple[str, str]:
-    while digits < 17 and first != second and f"{first:.{digits}g}" == f"{second:.{digits}g}":
-        digits += 1
-    return f"{first:.{digits}g}", f"{second:.{digits}g}"
-
-
-def _label(value: Value, length: int | None = None) -> str:
-    if isinstance(value, str):
-        # hashes are long, words are not
-        return value[:length] if len(value) == 64 else value
-    if isinstance(value, list):
-        return _plural(len(value), "value")
-    return _plural(len(value), "entry").replace("entrys", "entries") if isinstance(value, dict) else str(value)
-
-
-def _change(metric: Metric, obtained: float, expected: float) -> str:
-    """The difference as a share of the expected value, or in the metric's unit where a share says little."""
-    difference = obtained - expected
-    if metric.unit == "fraction":
-        return f"{100 * difference:+.3g} points"
-    if metric.absolute_margin or not expected:
-        return f"{difference:+.4g}"
-    percent = 100 * difference / abs(expected)
-    if abs(percent) >= 0.05:
-        return f"{percent:+,.1f} %"
-    return f"{int(difference):+,} {metric.unit}" if float(difference).is_integer() else f"{difference:+.2g}"
-
-
-def _margin(metric: Metric, expected: float) -> str:
-    if metric.unit == "fraction":
-        return f"{100 * metric.margin(expected):.3g} points"
-    if not metric.absolute_margin:
-        return f"{100 * metric.relative_margin:.3g} %"
-    return f"{metric.margin(expected):.3g} {metric.unit}"
-
-
-def _exact(number: float) -> str:
-    return f"{int(number):,}" if float(number).is_integer() else f"{number:,}"
-
-
-def bytes_text(number: float) -> str:
-    """`10.70 MiB`."""
-    if abs(number) < 1024 or not math.isfinite(number):
-        return f"{number:.0f} bytes"
-    power = min(int(math.log(abs(number), 1024)), 5)
-    return f"{number / 1024**power:.2f} {('KiB', 'MiB', 'GiB', 'TiB', 'PiB')[power - 1]}"
-
-
-def flops_text(number: float) -> str:
-    """`1.204e9`, or all digits below a million."""
-    if abs(number) < 1e6 or not math.isfinite(number):
-        return _exact(number)
-    mantissa, _, exponent = f"{number:.3e}".partition("e")
-    return f"{mantissa}e{int(exponent)}"
-
-
-def _flops(difference: int) -> str:
-    """`+602 MFLOP`."""
-    power = min(len(str(abs(difference))) - 1, 17) // 3
-    scaled = difference / 1000**power
-    figure = f"{scaled:+,.0f}" if abs(scaled) >= 100 else f"{scaled:+.3g}"
-    return f"{figure} {('', 'k', 'M', 'G', 'T', 'P')[power]}FLOP"

@@ -191,6 +191,8 @@ class _Case:
             base_digest,
             self.data.digest,
             self.experiment.device,
+            self.config.model_id,
+            self.config.attn_implementation,
             self.config.batch_size,
             self.config.batch_size_eval,
         )
@@ -344,7 +346,13 @@ class _Case:
         return {
             **checks.initial(run.initial_output, base_output),
             **checks.disabling(model, self.output, self.base_output, base_output),
-            **checks.saving(model, self.output, self.injectable_base, self.folder / "checkpoint"),
+            **checks.saving(
+                model,
+                self.output,
+                self.injectable_base,
+                self.folder / "checkpoint",
+                autocast_adapter_dtype=self.config.autocast_adapter_dtype,
+            ),
             **checks.merging(model, self.output, base_names),
         }
 

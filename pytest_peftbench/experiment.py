@@ -120,7 +120,12 @@ def read_suite(suite: Path) -> list[Experiment]:
     defaults = read_json(default_file)
     _check_params(config_type, defaults, default_file)
     base_model = base_model or _base_model_name(config_type(**defaults).model_id)
+    for name in (ADAPTER_FILE, PARAMS_FILE):
+        for file in sorted((suite / "experiments").glob(f"*/{name}")):
+            raise InputError(f"{file}: would be passed over; move it down, to experiments/<method>/<name>/{name}")
     folders = sorted(path for path in (suite / "experiments").glob("*/*") if path.is_dir())
+    if not folders:
+        raise InputError(f"{suite}: holds no experiment, which is a folder experiments/<method>/<name>/")
     return [_read_experiment(path, task, base_model, config_type, defaults) for path in folders]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from fractions import Fraction
 
 import torch
@@ -9,6 +10,8 @@ from torch import Tensor, nn
 
 # MetaMath's and GSM8K's ways to announce the final answer (PEFT, method_comparison/MetaMathQA/utils.py)
 DELIMITERS = ("The answer is: ", "The answer is ", "The final answer is: ", "The final answer is ", "#### ")
+# No exponents: nobody writes an answer so, and as a fraction 1e999999999 takes minutes.
+_NUMBER = re.compile(r"[+-]?\d+([./]\d+)?", re.ASCII)
 
 
 def parse_answer(text: str) -> str | None:
@@ -39,10 +42,12 @@ def is_correct(prediction: str, response: str) -> bool:
     return obtained == expected if number is None else _number(obtained) == number
 
 
-def _number(text: str) -> Fraction | None:
+def _number(text: str) -> float | None:
+    """The number that `text` writes out; a fraction is rounded as its decimals are: `20/35` is 0.5714285714285714."""
+    text = text.replace(",", "").replace(" ", "")
     try:
-        return Fraction(text.replace(",", "").replace(" ", ""))
-    except (ValueError, ZeroDivisionError):
+        return float(Fraction(text)) if _NUMBER.fullmatch(text) else None
+    except (ValueError, ZeroDivisionError, OverflowError):
         return None
 
 
@@ -56,7 +61,7 @@ def token_losses(logits: Tensor, input_ids: Tensor, attention_mask: Tensor) -> T
     tokens = input_ids.shape[1]
     logits = logits[:, -tokens:][:, :-1].float()
     losses = nn.functional.cross_entropy(logits.transpose(1, 2), input_ids[:, 1:], reduction="none")
-    return losses * attention_mask[:, 1:]
+    return losses.masked_fill(attention_mask[:, 1:] == 0, 0.0)
 
 
 def forgetting(before: Tensor, after: Tensor) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 import shlex
 from argparse import ArgumentTypeError
 from collections.abc import Callable, Generator, Iterator
@@ -14,9 +16,9 @@ import pytest
 from pytest_peftbench import environment
 from pytest_peftbench.baseline import Baseline, baseline_path, from_result, read, refreshed, write
 from pytest_peftbench.compare import CaseVerdict, Finding, compare, diff_lines, is_green
-from pytest_peftbench.experiment import Experiment
+from pytest_peftbench.experiment import TRAIN_CONFIGS, Experiment
 from pytest_peftbench.jsonfile import InputError, write_json
-from pytest_peftbench.report.terminal import QUALITY, Row, row, summary
+from pytest_peftbench.report.terminal import QUALITY, row, summary
 from pytest_peftbench.session import SESSION, Progress, Session, Settings, positive, verdicts
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _VERDICT = pytest.StashKey[CaseVerdict]()
+_RED = pytest.StashKey[bool]()
 _CHANGES = pytest.StashKey[list[str]]()
 _USAGE_ERROR = "peftbench_usage_error"
 
@@ -115,9 +118,15 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "experiment" not in metafunc.fixturenames:
         return
     config = metafunc.config
-    marker = metafunc.definition.get_closest_marker("peft_task")
-    task = marker.args[0] if marker and marker.args else None
-    experiments = config.stash[SESSION].experiments(metafunc.definition.path.parent, task)
+    session = config.stash[SESSION]
+    task = None
+    if marker := metafunc.definition.get_closest_marker("peft_task"):
+        task = marker.args[0] if len(marker.args) == 1 and not marker.kwargs else None
+        if task not in tuple(TRAIN_CONFIGS):
+            session.add_problem(
+                f"{metafunc.definition.nodeid}: marker peft_task takes the name of a task: {', '.join(TRAIN_CONFIGS)}"
+            )
+    experiments = session.experiments(metafunc.definition.path.parent, task)
     for name in {experiment.marker for experiment in experiments}:
         config.addinivalue_line("markers", f"{name}: cases of this method")
     metafunc.parametrize(
@@ -150,11 +159,14 @@ def _unreadable_baselines(settings: Settings, items: list[pytest.Item]) -> list[
     problems = []
     for item in items:
         experiment = _experiment_of(item)
-        if experiment is not None and (path := baseline_path(settings.baselines, experiment.case)).exists():
-            try:
+        if experiment is None:
+            continue
+        try:
+            path = baseline_path(settings.baselines, experiment.case)
+            if path.exists():
                 read(path)
-            except InputError as error:
-                problems.append(str(error))
+        except InputError as error:
+            problems.append(str(error))
     return problems
 
 
@@ -243,15 +255,13 @@ class BaselineCheck:
     def __init__(self, item: pytest.Item, config: pytest.Config) -> None:
         self._item = item
         self._settings = config.stash[SESSION].settings
-        self._root = config.rootpath
 
     def check(self, result: Result) -> None:
         """Fail unless the result's verdict is green; with `--peft-update-baselines` write the baseline instead."""
         settings = self._settings
         if settings.results is not None:
-            write_json(
-                settings.results / result.case.task / result.case.base_model / _file_name(result), result.to_json()
-            )
+            folder = settings.results / result.case.task / result.case.base_model
+            write_json(folder / _file_name(result), _finite(result.to_json()))
         path = baseline_path(settings.baselines, result.case)
         if settings.update:
             self._update(result, path)
@@ -266,8 +276,20 @@ class BaselineCheck:
         verdict = compare(result, self._read(path))
         self._item.stash[_VERDICT] = verdict
         if not is_green(verdict, self._settings.green):
-            command = f"pytest {shlex.quote(self._item.nodeid)} --peft-update-baselines"
-            pytest.fail(verdict.text(command), pytrace=False)
+            self._item.stash[_RED] = True
+            pytest.fail(verdict.text(self._update_command()), pytrace=False)
+
+    def _update_command(self) -> str:
+        """The command that records this case, with the options that it was found and measured with."""
+        config = self._item.config
+        options: list[str] = []
+        for name in ("--peft-suite", "--peft-baselines", "--peft-seeds", "--peft-device"):
+            given = config.getoption(name)
+            for value in given if isinstance(given, list) else [] if given is None else [given]:
+                options += [name, str(value)]
+        file = os.path.relpath(self._item.path, config.invocation_params.dir)
+        test = self._item.nodeid.partition("::")[2]
+        return shlex.join(["pytest", f"{file}::{test}", *options, "--peft-update-baselines"])
 
     def _update(self, result: Result, path: Path) -> None:
         try:
@@ -279,7 +301,8 @@ class BaselineCheck:
         if changes:
             write(new, path)
         self._item.stash[_CHANGES] = changes
-        finding = Finding("", "recorded", reason=f"{len(changes)} changes" if changes else "unchanged")
+        count = f"{len(changes)} change{'s' * (len(changes) != 1)}"
+        finding = Finding("", "recorded", reason="new" if old is None else count if changes else "unchanged")
         self._item.stash[_VERDICT] = replace(compare(result, new), findings=(finding,))
 
     def _read(self, path: Path) -> Baseline | None:
@@ -288,6 +311,15 @@ class BaselineCheck:
 
 def _file_name(result: Result) -> str:
     return f"{result.case.method}--{result.case.name}.json"
+
+
+def _finite(value: Any) -> Any:
+    """`value` with null for NaN and infinities, which JSON does not have; the verdict tells which they were."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 # Reporting ------------------------------------------------------------------------------------------------------------
@@ -302,20 +334,24 @@ def pytest_runtest_makereport(
     experiment = _experiment_of(item)
     if experiment is None:
         return report
-    if call.excinfo is not None and isinstance(call.excinfo.value, InputError):
+    if report.failed and call.excinfo is not None and isinstance(call.excinfo.value, InputError):
         report.longrepr = str(call.excinfo.value)
     verdict = item.stash.get(_VERDICT, None)
-    if report.failed and verdict is None:
-        words = str(call.excinfo.value).strip() if call.excinfo else ""
-        reason = f"{call.excinfo.typename}: {words.splitlines()[0]}" if call.excinfo and words else report.outcome
-        verdict = CaseVerdict(experiment.case, (Finding("", "failed", reason=reason),))
+    if report.failed and (report.when != "call" or _RED not in item.stash):
+        failed = Finding("", "failed", reason=_reason(call))
+        verdict = replace(verdict or CaseVerdict(experiment.case, ()), findings=(failed,))
     if verdict is not None and (report.when == "call" or report.failed):
-        report.peftbench = {  # type: ignore[attr-defined]
-            "verdict": verdict.to_json(),
-            "changes": item.stash.get(_CHANGES, []),
-            "wall_s": report.duration,
-        }
+        changes = item.stash.get(_CHANGES, [])
+        report.peftbench = {"verdict": verdict.to_json(), "changes": changes}  # type: ignore[attr-defined]
     return report
+
+
+def _reason(call: pytest.CallInfo[None]) -> str:
+    """Why a test failed, in a line: `RuntimeError: out of memory`."""
+    if call.excinfo is None:
+        return "failed"
+    words = str(call.excinfo.value).strip().splitlines()
+    return f"{call.excinfo.typename}: {words[0]}" if words else call.excinfo.typename
 
 
 class _Table:
@@ -323,29 +359,32 @@ class _Table:
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
-        self._rows: list[Row] = []
+        # by node id: of a test that reports twice, because its teardown fails or it is run again, the last counts
+        self._verdicts: dict[str, CaseVerdict] = {}
         self._changes: dict[str, list[str]] = {}
+        self._wall_s: dict[str, float] = {}
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Keep the row of a case that has ended."""
+        """Keep the verdict of a case that has ended."""
+        self._wall_s[report.nodeid] = self._wall_s.get(report.nodeid, 0.0) + report.duration
         data: dict[str, Any] | None = getattr(report, "peftbench", None)
         if data is not None:
-            verdict = CaseVerdict.from_json(data["verdict"])
-            self._rows.append(row(verdict, data["wall_s"]))
+            verdict = self._verdicts[report.nodeid] = CaseVerdict.from_json(data["verdict"])
             if data["changes"]:
                 self._changes[str(verdict.case)] = data["changes"]
 
     def pytest_terminal_summary(self, terminalreporter: TerminalReporter) -> None:
         """What an update changed, the table, the count of every verdict."""
-        if not self._rows:
+        if not self._verdicts:
             return
+        rows = [row(verdict, self._wall_s[nodeid]) for nodeid, verdict in self._verdicts.items()]
         terminalreporter.section("PEFT benchmark")
         for case in sorted(self._changes):
             terminalreporter.write_line(f"{case}: baseline written", bold=True)
             for change in self._changes[case]:
                 terminalreporter.write_line(f"  {change}")
         arguments = shlex.join(["pytest", *self._config.invocation_params.args, "--peft-update-baselines"])
-        for line, markup in summary(self._rows, QUALITY, arguments):
+        for line, markup in summary(rows, QUALITY, arguments):
             terminalreporter.write_line(line, **markup)
 
 
@@ -356,4 +395,4 @@ class _XdistHooks:
         """Raise on the controller what a worker could not collect."""
         problem = getattr(node, "workeroutput", {}).get(_USAGE_ERROR)
         if problem:
-            pytest.exit(f"ERROR: {problem}", returncode=pytest.ExitCode.USAGE_ERROR)
+            raise pytest.UsageError(problem)

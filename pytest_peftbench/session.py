@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_peftbench.compare import GREEN_BY_DEFAULT, SEVERITY, Verdict
-from pytest_peftbench.experiment import Experiment, find_suites, read_suite
+from pytest_peftbench.experiment import DEFAULTS_FILE, Experiment, find_suites, read_suite
 from pytest_peftbench.jsonfile import InputError
+from pytest_peftbench.result import CaseId
 
 if TYPE_CHECKING:
     from _pytest.terminal import TerminalReporter
@@ -32,25 +34,37 @@ class Settings:
 
     @classmethod
     def from_pytest_config(cls, config: pytest.Config) -> Settings:
-        """Command line before ini file; paths in the ini file are relative to the root directory."""
+        """Command line before ini file: relative paths start at the working directory there, at the root here.
 
-        def option(name: str) -> Any:
+        Raises InputError, naming the key, for a value in the ini file that cannot be used.
+        """
+
+        def from_ini(name: str, convert: Callable[[str], Any] | None = None) -> Any:
+            try:
+                value = config.getini(name)
+                return convert(value) if convert and value else value
+            except (TypeError, ValueError, pytest.UsageError) as error:
+                raise InputError(f"{name}: {error}") from error
+
+        def option(name: str, convert: Callable[[str], Any] | None = None) -> Any:
             given = config.getoption(name)
-            return config.getini(name) if given is None else given
+            return from_ini(name, convert) if given is None else given
 
-        root = config.rootpath
-        results = option("peft_json")
-        seeds = option("peft_seeds")
-        green = option("peft_green")
+        def paths(name: str) -> tuple[Path, ...]:
+            given = config.getoption(name)
+            start = config.rootpath if given is None else config.invocation_params.dir
+            value = (from_ini(name) if given is None else given) or []
+            return tuple((start / path).resolve() for path in ([value] if isinstance(value, str) else value))
+
         return cls(
-            baselines=root / (option("peft_baselines") or "baselines"),
-            suites=tuple(root / suite for suite in option("peft_suite") or ()),
-            seeds=None if seeds in (None, "") else positive(seeds),
+            baselines=next(iter(paths("peft_baselines")), config.rootpath / "baselines"),
+            suites=paths("peft_suite"),
+            seeds=option("peft_seeds", positive) or None,
             device=option("peft_device") or "cpu",
-            results=root / results if results else None,
+            results=next(iter(paths("peft_json")), None),
             update=bool(option("peft_update_baselines")),
             compare=not option("peft_no_compare"),
-            green=verdicts(green) if isinstance(green, str) and green else (green or GREEN_BY_DEFAULT),
+            green=option("peft_green", verdicts) or GREEN_BY_DEFAULT,
         )
 
 
@@ -67,7 +81,7 @@ def positive(text: object) -> int:
 
 def verdicts(text: str) -> frozenset[Verdict]:
     """Verdicts of a comma-separated list, for an option's `type`."""
-    names = [name.strip() for name in text.split(",") if name.strip()]
+    names = [name.strip() for name in text.split(",")]
     for name in names:
         if name not in SEVERITY:
             raise InputError(f"{name!r} is no verdict; there are {', '.join(SEVERITY)}")
@@ -87,19 +101,35 @@ class Session:
 
         task: only those of this task. What cannot be read becomes a problem, and no case.
         """
-        found: list[Experiment] = []
         try:
-            suites = [suite for root in self.settings.suites or (folder,) for suite in find_suites(root)]
+            suites = self._named_suites() if self.settings.suites else find_suites(folder)
         except InputError as error:
-            self._add_problem(str(error))
+            self.add_problem(str(error))
             return []
-        for suite in dict.fromkeys(suites):
-            found += self._read(suite)
-        return [self._configured(experiment) for experiment in found if task in (None, experiment.case.task)]
+        found: dict[CaseId, Experiment] = {}
+        for experiment in (experiment for suite in suites for experiment in self._read(suite)):
+            first = found.setdefault(experiment.case, experiment)
+            if first is not experiment:
+                self.add_problem(f"{experiment.path}: {first.path} is case {experiment.case} too; run one at a time")
+        return [self._configured(experiment) for experiment in found.values() if task in (None, experiment.case.task)]
 
     def suites(self) -> list[Path]:
         """The suites read so far."""
         return list(self._suites)
+
+    def add_problem(self, problem: str) -> None:
+        """Remember what makes the session end before anything runs."""
+        if problem not in self.problems:
+            self.problems.append(problem)
+
+    def _named_suites(self) -> list[Path]:
+        found: list[Path] = []
+        for root in self.settings.suites:
+            suites = find_suites(root)
+            if not suites:
+                raise InputError(f"{root}: holds no suite, which is a folder with {DEFAULTS_FILE} and experiments/")
+            found += suites
+        return list(dict.fromkeys(found))
 
     def _read(self, suite: Path) -> list[Experiment]:
         if suite not in self._suites:
@@ -107,12 +137,8 @@ class Session:
                 self._suites[suite] = read_suite(suite)
             except InputError as error:
                 self._suites[suite] = []
-                self._add_problem(str(error))
+                self.add_problem(str(error))
         return self._suites[suite]
-
-    def _add_problem(self, problem: str) -> None:
-        if problem not in self.problems:
-            self.problems.append(problem)
 
     def _configured(self, experiment: Experiment) -> Experiment:
         first, count = experiment.train.seed, self.settings.seeds or 1

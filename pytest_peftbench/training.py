@@ -20,7 +20,8 @@ WARMUP_RATIO = 0.1
 class Trainer:
     """Trains one model; `step` does all that one training step does, so that it can be counted and timed alone.
 
-    loss: of the model on one batch, as `Task.loss`. Raises InputError for an unknown optimizer or argument of it.
+    loss: of the model on one batch, as `Task.loss`. Raises InputError for an unknown optimizer, an argument that it
+    refuses, and a model without trainable parameters.
     """
 
     def __init__(
@@ -70,16 +71,17 @@ class Trainer:
 def make_optimizer(model: nn.Module, config: MathTrainConfig) -> torch.optim.Optimizer:
     """A class of `torch.optim` by name, or one of PEFT's: "lora+", "lora-fa", "riemannian"."""
     name, kwargs = config.optimizer_type, config.optimizer_kwargs
+    cls: Any = getattr(torch.optim, name, None)
+    if name not in _PEFT_OPTIMIZERS and not (isinstance(cls, type) and issubclass(cls, torch.optim.Optimizer)):
+        raise InputError(
+            f"optimizer_type: {name!r} is neither a class of torch.optim nor one of {', '.join(_PEFT_OPTIMIZERS)}"
+        )
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not trainable:
+        raise InputError("no parameter of the model is trainable; is inference_mode true in adapter_config.json?")
     try:
-        if name in _PEFT_OPTIMIZERS:
-            return _PEFT_OPTIMIZERS[name](model, kwargs)
-        cls = getattr(torch.optim, name, None)
-        if not (isinstance(cls, type) and issubclass(cls, torch.optim.Optimizer)):
-            raise InputError(
-                f"optimizer_type: {name!r} is neither a class of torch.optim nor one of {', '.join(_PEFT_OPTIMIZERS)}"
-            )
-        return cls([parameter for parameter in model.parameters() if parameter.requires_grad], **kwargs)
-    except TypeError as error:
+        return _PEFT_OPTIMIZERS[name](model, kwargs) if name in _PEFT_OPTIMIZERS else cls(trainable, **kwargs)
+    except (TypeError, ValueError) as error:
         raise InputError(f"optimizer_kwargs: {kwargs} do not fit optimizer_type {name!r}: {error}") from error
 
 

@@ -15,13 +15,12 @@ from pytest_peftbench.compare import (
     SEVERITY,
     CaseVerdict,
     Finding,
-    bytes_text,
     compare,
     diff_lines,
-    flops_text,
     is_green,
 )
 from pytest_peftbench.result import METRICS, CaseId, Metric, Result, SeedRun
+from pytest_peftbench.words import bytes_text, flops_text
 
 CASE = CaseId("MetaMathQA", "tiny", "loha", "rank8")
 ACCEPT = 'pytest benchmarks -k "tiny and loha" --peft-update-baselines'
@@ -656,7 +655,12 @@ def test_seeds_that_the_baseline_does_not_hold_are_not_comparable():
     [(1.2, "identical"), (1.5, "within noise"), (0.9, "within noise"), (1.6, "regressed"), (0.8, "improved")],
 )
 def test_time_has_a_margin(ratio, verdict):
-    assert against(measuring(step_time_ratio=ratio)).verdict == verdict
+    assert found(against(measuring(step_time_ratio=ratio)), "step_time_ratio").verdict == verdict
+
+
+def test_a_case_whose_times_alone_moved_within_their_margin_is_identical():
+    assert against(measuring(step_time_ratio=1.5)).verdict == "identical"
+    assert against(measuring(step_time_ratio=1.6)).verdict == "regressed"
 
 
 def test_a_slow_step_gives_ratio_and_margin_on_any_machine():

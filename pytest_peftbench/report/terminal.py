@@ -9,7 +9,8 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from pytest_peftbench.compare import SEVERITY, CaseVerdict, Verdict, bytes_text, flops_text
+from pytest_peftbench.compare import SEVERITY, CaseVerdict, Verdict
+from pytest_peftbench.words import bytes_text, flops_text
 
 WIDTH = 120
 # Less than this says nothing, so the column is left out.

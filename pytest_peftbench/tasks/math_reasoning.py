@@ -105,6 +105,8 @@ class MathReasoning:
 
     def batches(self, data: MathData, experiment: Experiment, seed: int) -> Iterator[Batch]:
         """Batches of texts of similar length (bucketed), in an order drawn from `seed`, epoch after epoch."""
+        if not data.train:
+            raise InputError(f"{experiment.case}: there is no training text of at most {CHAR_LIMIT} characters")
         size = experiment.train.batch_size
         generator = random.Random(seed)
         while True:

@@ -171,15 +171,15 @@ TEST = Wording(
         "{n} finds {y} {i}.",
         "Then {n} buys {y} {i}.",
         "{m} gives {n} {y} {i}.",
-        "{n} earns {y} more {i} at the lake.",
-        "In the village {n} collects {y} {i}.",
+        "{n} earns {y} more {i}.",
+        "In the village {n} collects {y} more.",
     ),
     losses=(
         "{n} loses {y} {i}.",
         "Then {n} sells {y} {i}.",
         "{n} gives {m} {y} {i}.",
-        "{n} donates {y} {i} in the town.",
-        "At the lake {n} spends {y} of them.",
+        "{n} donates {y} of the {i}.",
+        "In the village {n} spends {y} of them.",
     ),
     questions=("How many {i} does {n} have?", "Now how many {i} does {n} have left?"),
     distractors=("{m} has {z} {i}.", "{m} is {z} years old."),
@@ -245,7 +245,14 @@ def _draw_change(rng: Random, total: int, *, largest: int) -> tuple[str, int]:
     return ("+" if grows else "-"), rng.randint(2, min(largest, room))
 
 
-def word(rng: Random, plan: Plan, wording: Wording, *, distractor: bool = False, who: Problem | None = None) -> Problem:
+def word(
+    rng: Random,
+    plan: Plan,
+    wording: Wording,
+    *,
+    distractor: bool = False,
+    who: Problem | None = None,
+) -> Problem:
     """Put a plan into words; with `who` the person and item are that problem's."""
     name, other = rng.sample(NAMES, 2)
     item = rng.choice(ITEMS)
@@ -373,7 +380,8 @@ def exercise(rng: Random) -> str:
     )
     steps = rng.choice(["; ", ", then ", ". "]).join(problem.plan.equations)
     total = problem.plan.total
-    end = rng.choice([f"Result: {total}", f"The answer is {total}.", f"{problem.name} has {total} {problem.item}."])
+    in_words = f"{problem.name} has {total} {problem.item}."
+    end = rng.choice([f"Result: {total}", f"The answer is {total}.", in_words])
     return f"{prompt} {steps}. {end}"
 
 

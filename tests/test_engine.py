@@ -1,0 +1,503 @@
+import gc
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from support import DEFAULTS, LOHA, LORA
+from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from pytest_peftbench import engine, timing
+from pytest_peftbench.baseline import from_result, read, write
+from pytest_peftbench.compare import compare
+from pytest_peftbench.experiment import Experiment, MathTrainConfig
+from pytest_peftbench.jsonfile import InputError
+from pytest_peftbench.result import METRICS, CaseId
+from pytest_peftbench.timing import Timing
+
+_data = engine.cached_task_data()
+
+
+def make_experiment(adapter=LORA, seeds=(0,), path="suite/experiments/method/name", **params):
+    train = MathTrainConfig(
+        **{**DEFAULTS, "max_steps": 3, "eval_steps": 2, "batch_size": 2, "batch_size_eval": 4, **params}
+    )
+    return Experiment(CaseId("MetaMathQA", "mini", "method", "name"), Path(path), train, adapter, seeds=seeds)
+
+
+def few_items(experiment):
+    data = _data(experiment)
+    short = sorted(data.train, key=len)[:24]
+    documents = [ids[:24] for ids in data.documents[:3]]
+    return replace(data, train=short, valid=data.valid[:2], test=data.test[:4], documents=documents, digest="few items")
+
+
+def small_llama(experiment):
+    torch.manual_seed(20)
+    config = LlamaConfig(
+        vocab_size=512,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        attn_implementation=experiment.train.attn_implementation,
+    )
+    return LlamaForCausalLM(config).to(getattr(torch, experiment.train.dtype))
+
+
+def run(experiment=None, base_model=small_llama, task_data=few_items, **kwargs):
+    return engine.run_experiment(experiment or make_experiment(), base_model, task_data, **kwargs)
+
+
+real_compare = timing.compare
+
+
+@pytest.fixture(autouse=True)
+def no_clock(monkeypatch):
+    """Times take a second and are tested elsewhere."""
+    monkeypatch.setattr(timing, "compare", lambda function, reference, device: Timing(1.0, 0.01))
+
+
+@pytest.fixture(scope="module")
+def lora():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(timing, "compare", lambda function, reference, device: Timing(1.0, 0.01))
+        return run()
+
+
+def exact(result):
+    """All that must be the same in each run of unchanged code."""
+    lanes = ("exact", "numerics")
+    return {name: value for name, value in result.metrics.items() if METRICS[name].lane in lanes}
+
+
+def of_seed(result, name, seed=0):
+    (found,) = [run.metrics[name] for run in result.seeds if run.seed == seed]
+    return found
+
+
+# What is measured
+
+
+def test_every_metric_of_a_trained_adapter_is_there_and_declared(lora):
+    found = {*lora.metrics, *lora.seeds[0].metrics}
+
+    assert found == {name for name in METRICS if not name.startswith("gpu.")}
+
+
+def test_a_lora_behaves_as_an_adapter_should(lora):
+    outcomes = {name: value for name, value in lora.metrics.items() if METRICS[name].unit == "outcome"}
+
+    assert set(outcomes.values()) == {"ok"}
+    assert len(outcomes) == 6
+    assert lora.metrics["init.max_logit_difference"] == 0.0
+
+
+def test_parameters_and_checkpoint_are_those_of_the_adapter(lora):
+    rank, hidden, kv = 4, 32, 16
+    trainable = 2 * (rank * hidden + hidden * rank + rank * hidden + kv * rank)
+    base = sum(p.numel() for p in small_llama(make_experiment()).parameters())
+
+    assert lora.metrics["params.trainable"] == trainable
+    assert lora.metrics["params.total"] == base + trainable
+    assert 0 < lora.metrics["checkpoint.bytes"] - 4 * trainable < 2000
+    assert len(lora.metrics["checkpoint.tensors"]) == 4
+
+
+def test_the_losses_of_the_first_steps_and_the_mean_of_the_last_interval_are_kept(lora):
+    losses = of_seed(lora, "first_losses")
+
+    assert len(losses) == 3
+    assert of_seed(lora, "train_loss") == pytest.approx(sum(losses[-2:]) / 2)
+
+
+def test_samples_are_what_the_means_are_means_of(lora):
+    (seed,) = lora.seeds
+
+    assert len(seed.samples["test_correct"]) == 4
+    assert seed.metrics["test_accuracy"] == seed.samples["test_correct"].count("1") / 4
+    rises = seed.samples["forgetting_per_document"]
+    assert len(rises) == 3
+    assert seed.metrics["forgetting"] == pytest.approx(sum(rises) / 3, abs=1e-6)  # documents of one length
+
+
+def test_operators_say_who_spent_the_counters(lora):
+    for phase, rows in lora.operators.items():
+        for name, column in (("calls", 0), ("flops", 1)):
+            if f"{phase}.{name}" in lora.metrics:
+                assert lora.metrics[f"{phase}.{name}"] == sum(row[column] for row in rows.values())
+    assert "aten.mm @ Linear.forward" in lora.operators["train_step"]
+
+
+def test_times_are_ratios_to_the_base_model_and_seconds(monkeypatch):
+    monkeypatch.setattr(timing, "compare", real_compare)
+
+    result = run()
+
+    for name in ("step_time_ratio", "decode_time_ratio", "step_time_s", "decode_time_s"):
+        assert result.metrics[name] > 0
+
+
+def test_full_fine_tuning_has_no_adapter_metrics():
+    result = run(make_experiment(adapter=None, optimizer_kwargs={"lr": 1e-3}))
+
+    assert not [name for name in result.metrics if name.startswith(("inject", "init", "disable", "reload", "merge"))]
+    assert "checkpoint.tensors" not in result.metrics
+    assert result.metrics["params.trainable"] == result.metrics["params.total"]
+    assert result.metrics["checkpoint.bytes"] == 4 * result.metrics["params.total"]
+    assert result.to_json()["run_info"]["peft_config"] is None
+    assert result.metrics["train_step.flops"] > 0
+
+
+def test_extra_inputs_of_a_method_reach_every_phase():
+    poly = {"peft_type": "POLY", "r": 2, "n_tasks": 1, "n_skills": 2, "n_splits": 1, "task_type": "CAUSAL_LM"}
+
+    result = run(make_experiment(adapter={**poly, "target_modules": ["q_proj"]}))
+
+    assert result.metrics["disable.restores_base"] == "ok"
+    assert result.metrics["reload.same_logits"] == "ok"
+    assert {"forward_inference.flops", "decode_step.flops", "train_step.flops"} <= result.metrics.keys()
+
+
+def test_progress_tells_seed_and_step():
+    said = []
+
+    run(make_experiment(seeds=(0, 1)), progress=said.append)
+
+    assert "seed 0, step 1/3" in said
+    assert "seed 1, step 3/3" in said
+
+
+# The same again
+
+
+def test_two_runs_give_the_same_bits(lora):
+    again = run()
+
+    assert exact(again) == exact(lora)
+    assert again.seeds == lora.seeds
+    assert again.operators == lora.operators
+    assert again.case_version == lora.case_version
+
+
+IN_A_FRESH_PROCESS = """
+import json, sys
+from pytest_peftbench import environment
+environment.pin()
+sys.path.insert(0, {tests!r})
+import test_engine
+from pytest_peftbench import timing
+from pytest_peftbench.timing import Timing
+timing.compare = lambda function, reference, device: Timing(1.0, 0.01)
+result = test_engine.run(test_engine.make_experiment(test_engine.{adapter}))
+print(json.dumps([test_engine.exact(result), [seed.__dict__ for seed in result.seeds], result.operators,
+                  result.case_version]))
+"""
+
+
+@pytest.mark.parametrize("adapter", ["LORA", "LOHA"])
+def test_a_fresh_process_with_another_hash_seed_gives_the_same_bits(adapter):
+    code = IN_A_FRESH_PROCESS.format(tests=os.path.dirname(__file__), adapter=adapter)
+    answer = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONHASHSEED": "7"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    here = run(make_experiment({"LORA": LORA, "LOHA": LOHA}[adapter]))
+
+    there = json.loads(answer.stdout.splitlines()[-1])
+    assert there == [exact(here), [seed.__dict__ for seed in here.seeds], here.operators, here.case_version]
+
+
+def test_compared_with_itself_a_case_is_identical(lora, tmp_path):
+    write(from_result(lora), tmp_path / "baseline.json")
+
+    verdict = compare(run(), read(tmp_path / "baseline.json"))
+
+    assert verdict.verdict == "identical", verdict.text()
+
+
+def test_counters_do_not_depend_on_how_many_seeds_ran_or_on_which():
+    counters = [exact(run(make_experiment(seeds=seeds))) for seeds in ((0,), (0, 1))]
+
+    assert counters[0] == counters[1]
+
+
+def test_seeds_give_different_samples_and_are_listed_ascending():
+    result = run(make_experiment(seeds=(0, 1)))
+
+    assert [seed.seed for seed in result.seeds] == [0, 1]
+    first, second = result.seeds
+    for name in ("first_losses", "adapter_sha256", "forgetting"):
+        assert first.metrics[name] != second.metrics[name]
+    assert first.samples["forgetting_per_document"] != second.samples["forgetting_per_document"]
+
+
+def test_a_seed_gives_the_same_whichever_seeds_ran_before_it(lora):
+    both = run(make_experiment(seeds=(0, 1)))
+    alone = run(make_experiment(seeds=(1,)))
+
+    assert both.seeds == [*lora.seeds, *alone.seeds]
+
+
+def test_the_order_of_cases_changes_nothing():
+    """Sessions share base models and references; cases of another kernel or type must not meet in them."""
+    experiments = [
+        make_experiment(),
+        make_experiment(attn_implementation="eager"),
+        make_experiment(dtype="bfloat16", autocast_adapter_dtype=False),
+    ]
+    results = {}
+    for order in (experiments, experiments[::-1]):
+        engine._references.clear()
+        for experiment in order:
+            result = run(experiment)
+            results.setdefault(result.case_version, []).append((exact(result), result.seeds))
+
+    assert len(results) == 3
+    for first, second in results.values():
+        assert first == second
+        assert first[0]["init.identity"] == "ok"
+        assert first[0]["reload.same_logits"] == "ok"
+
+
+# The case version
+
+
+def version_of(experiment, base_model=small_llama, task_data=few_items):
+    """The case version, without the seconds of measuring."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine._Case, "measure", lambda self, run: ({"params.trainable": 0, "params.total": 0}, {}))
+        patch.setattr(engine._Case, "check", lambda self, run: {})
+        patch.setattr(engine._Case, "time", lambda self, run, benchmark: {})
+        return run(experiment, base_model, task_data).case_version
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        make_experiment(max_steps=4),
+        make_experiment(optimizer_kwargs={"lr": 1e-3}),
+        make_experiment(generation_kwargs={"max_new_tokens": 5}),
+        make_experiment({**LORA, "r": 8}),
+        make_experiment({**LORA, "lora_alpha": 16}),
+        make_experiment(LOHA),
+    ],
+)
+def test_another_training_parameter_or_adapter_key_is_another_case(lora, other):
+    assert version_of(other) != version_of(make_experiment())
+
+
+def test_other_data_or_base_weights_are_another_case(lora):
+    def other_weights(experiment):
+        model = small_llama(experiment)
+        with torch.no_grad():
+            model.lm_head.weight[0, 0] += 1e-3
+        return model
+
+    assert version_of(make_experiment()) == lora.case_version
+    assert version_of(make_experiment(), base_model=other_weights) != lora.case_version
+    other_data = lambda experiment: replace(few_items(experiment), digest="other items")  # noqa: E731
+    assert version_of(make_experiment(), task_data=other_data) != lora.case_version
+
+
+def test_the_number_of_seeds_the_folder_and_the_case_s_name_make_no_other_case(lora):
+    assert version_of(make_experiment(seeds=(0, 1))) == lora.case_version
+    assert version_of(make_experiment(path="elsewhere/experiments/a/b")) == lora.case_version
+
+
+def test_the_device_makes_no_other_case():
+    on_cpu, on_gpu = make_experiment(), replace(make_experiment(), device="cuda")
+
+    assert on_cpu.definition() == on_gpu.definition()
+
+
+# Errors
+
+
+def test_an_unknown_adapter_key_is_an_error_that_names_the_file():
+    with pytest.raises(InputError, match=r"name/adapter_config\.json: key 'rnak' is unknown to LoraConfig"):
+        run(make_experiment({**LORA, "rnak": 4}))
+
+
+def test_a_value_that_peft_refuses_is_an_error_that_names_the_file():
+    with pytest.raises(InputError, match=r"name/adapter_config\.json: OFTConfig refuses the values"):
+        run(make_experiment({"peft_type": "OFT", "r": 4, "oft_block_size": 4}))
+
+
+def test_what_peft_raises_for_a_base_model_passes_through():
+    with pytest.raises(ValueError, match="no_such_proj"):
+        run(make_experiment({**LORA, "target_modules": ["no_such_proj"]}))
+
+
+def test_after_an_error_the_settings_of_torch_are_as_before():
+    before = torch.are_deterministic_algorithms_enabled(), torch.get_num_threads(), gc.isenabled()
+
+    with pytest.raises(InputError):
+        run(make_experiment({**LORA, "rnak": 4}))
+
+    assert (torch.are_deterministic_algorithms_enabled(), torch.get_num_threads(), gc.isenabled()) == before
+
+
+# Base models and data
+
+
+def test_each_case_gets_fresh_weights_of_a_base_model_that_is_loaded_once(monkeypatch):
+    loads = []
+    task = engine.task_of(make_experiment())
+    load = task.load_base_model
+    monkeypatch.setattr(type(task), "load_base_model", lambda self, experiment: loads.append(1) or load(experiment))
+    base_model = engine.cached_base_models()
+    experiment = make_experiment()
+
+    first = base_model(experiment)
+    before = engine.digest(first)
+    with torch.no_grad():
+        for parameter in first.parameters():
+            parameter.zero_()
+    first.config.use_cache = False
+    second = base_model(experiment)
+
+    assert engine.digest(second) == before
+    assert second.config.use_cache is True
+    assert len(loads) == 1
+
+
+def test_base_models_of_another_type_or_attention_are_loaded_apart():
+    base_model = engine.cached_base_models()
+
+    assert base_model(make_experiment()).dtype == torch.float32
+    assert base_model(make_experiment(dtype="bfloat16")).dtype == torch.bfloat16
+    assert base_model(make_experiment(attn_implementation="eager")).config._attn_implementation == "eager"
+
+
+def test_the_user_s_base_model_is_trained_from_the_same_weights_whatever_was_trained_before():
+    base_model = engine.cached_base_models()
+
+    first = run(make_experiment(adapter=None, optimizer_kwargs={"lr": 1e-2}), base_model)
+    second = run(make_experiment(), base_model)
+
+    assert of_seed(first, "first_losses")[0] == of_seed(second, "first_losses")[0]
+    assert second.metrics["init.identity"] == "ok"
+
+
+def test_data_is_tokenised_once_per_prompt_and_length():
+    task_data = engine.cached_task_data()
+
+    assert task_data(make_experiment()) is task_data(make_experiment(max_steps=2))
+    assert task_data(make_experiment()) is not task_data(make_experiment(max_seq_length=16))
+
+
+# The digest
+
+
+def linear():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+
+
+def test_the_digest_sees_the_last_bit_of_weights_and_buffers():
+    model = linear()
+    before = engine.digest(model)
+    assert engine.digest(linear()) == before
+
+    with torch.no_grad():
+        model[0].weight[0, 0] = torch.nextafter(model[0].weight[0, 0], torch.tensor(9.0))
+    after_weight = engine.digest(model)
+    model[1].running_mean += 1
+
+    assert len({before, after_weight, engine.digest(model)}) == 3
+
+
+def test_the_digest_sees_names_shapes_and_types():
+    values = torch.arange(4.0)
+
+    def holding(name, tensor):
+        module = nn.Module()
+        module.register_buffer(name, tensor)
+        return engine.digest(module)
+
+    digests = {
+        holding("a", values),
+        holding("b", values),
+        holding("a", values.reshape(2, 2)),
+        holding("a", values.view(torch.int32)),
+    }
+
+    assert len(digests) == 4
+
+
+def test_the_digest_of_what_is_trained_leaves_the_rest_out():
+    model = linear()
+    model[0].weight.requires_grad_(False)
+    before = engine.digest(model), engine.digest(model, trainable_only=True)
+
+    with torch.no_grad():
+        model[0].weight += 1
+
+    assert engine.digest(model) != before[0]
+    assert engine.digest(model, trainable_only=True) == before[1]
+
+
+def test_any_type_and_shape_has_a_digest():
+    module = nn.Module()
+    module.register_buffer("scalar", torch.tensor(1.0, dtype=torch.bfloat16))
+    module.register_buffer("empty", torch.empty(0, 3))
+    module.register_buffer("strided", torch.arange(6).reshape(2, 3).T)
+    module.register_buffer("flag", torch.tensor([True]))
+
+    assert len(engine.digest(module)) == 64
+
+
+def test_weights_too_many_to_hash_are_told_by_names_and_shapes_but_what_is_trained_by_its_bits(monkeypatch):
+    monkeypatch.setattr(engine, "HASHED_PARAMETERS", 3)
+    model = linear()
+    before = engine.digest(model), engine.digest(model, trainable_only=True)
+
+    with torch.no_grad():
+        model[0].weight += 1
+
+    assert engine.digest(model) == before[0]
+    assert engine.digest(model, trainable_only=True) != before[1]
+
+
+# The result file
+
+
+def test_a_result_is_written_in_the_schema_of_peft(lora):
+    data = json.loads(json.dumps(lora.to_json(), allow_nan=False))
+
+    assert {"run_info", "train_info", "meta_info", "peftbench"} == data.keys()
+    assert data["run_info"]["experiment_name"] == "method/name"
+    assert data["run_info"]["peft_config"]["target_modules"] == ["q_proj", "v_proj"]
+    train_info = data["train_info"]
+    assert train_info["status"] == "success"
+    assert train_info["file_size"] == lora.metrics["checkpoint.bytes"]
+    assert train_info["num_trainable_params"] == lora.metrics["params.trainable"]
+    assert [entry["step"] for entry in train_info["metrics"]] == [2, 3]
+    assert {"valid accuracy", "train loss"} <= train_info["metrics"][0].keys()
+    last = train_info["metrics"][-1]
+    assert last["test accuracy"] == of_seed(lora, "test_accuracy")
+    assert last["forgetting"] == of_seed(lora, "forgetting")
+    for name in ("accelerator_memory_reserved_avg", "accelerator_memory_max", "accelerator_memory_reserved_99th"):
+        assert isinstance(train_info[name], int)
+    packages = data["meta_info"]["package_info"]
+    assert {"bitsandbytes-version", "diffusers-version", "peft-version", "peft-commit-hash"} <= packages.keys()
+
+
+def test_our_block_survives_json(lora):
+    block = json.loads(json.dumps(lora.to_json()))["peftbench"]
+
+    assert block["metrics"] == lora.metrics
+    assert [seed["metrics"] for seed in block["seeds"]] == [seed.metrics for seed in lora.seeds]
+    assert block["operators"] == lora.operators
+    assert block["case_version"] == lora.case_version

@@ -1,0 +1,250 @@
+"""What the benchmark is for: a fault in PEFT's source turns the right case red, and says why."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from peft_copy import faulty_peft
+from support import REPOSITORY, make_suite, table
+
+ON_Q_AND_V = {"target_modules": ["q_proj", "v_proj"], "task_type": "CAUSAL_LM"}
+EXPERIMENTS = {
+    "lora/r4": ({"peft_type": "LORA", "r": 4, **ON_Q_AND_V}, None),
+    "loha/r4": ({"peft_type": "LOHA", "r": 4, **ON_Q_AND_V}, None),
+}
+# Large steps: after three of them the adapter has an effect.
+PARAMS = {
+    "max_steps": 3,
+    "eval_steps": 3,
+    "batch_size": 4,
+    "batch_size_eval": 8,
+    "lr_scheduler": None,
+    "optimizer_kwargs": {"lr": 0.05},
+    "generation_kwargs": {"max_new_tokens": 2},
+}
+LORA, LOHA = "MetaMathQA-mini-lora-r4", "MetaMathQA-mini-loha-r4"
+
+CONFTEST = """
+from dataclasses import replace
+import sys
+
+import pytest
+
+@pytest.fixture(scope="session")
+def task_data(task_data):
+    from pytest_peftbench import timing
+
+    # no clock: another process on the machine must not turn a case red
+    timing.compare = lambda function, reference, device: timing.Timing(1.0, 0.01)
+
+    def few_items(experiment):
+        data = task_data(experiment)
+        short = sorted(data.train, key=len)[:32]
+        documents = [ids[:32] for ids in data.documents[:4]]
+        return replace(
+            data, train=short, valid=data.valid[:1], test=data.test[:4], documents=documents, digest="few items"
+        )
+
+    return few_items
+
+def pytest_terminal_summary(terminalreporter):
+    terminalreporter.write_line("peft: " + sys.modules["peft"].__file__)
+"""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a session of the benchmark printed."""
+
+    code: int
+    text: str
+
+    @property
+    def verdicts(self):
+        """The verdict of each case."""
+        return table(subprocess.CompletedProcess([], self.code, self.text, ""))
+
+    def failure(self, case):
+        """The report of the failed case."""
+        match = re.search(rf"^_+ \S+\[{case}\] _+$\n(.*?)^(?:_{{5,}} |={{5,}} )", self.text, re.MULTILINE | re.DOTALL)
+        assert match, self.text
+        return match.group(1)
+
+
+class Benchmark:
+    """A suite of LoRA and LoHa on the embedded base model, and the baselines of the installed PEFT."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        make_suite(folder / "MetaMathQA" / "mini", EXPERIMENTS, **PARAMS)
+        shutil.copy(REPOSITORY / "benchmarks" / "test_math_reasoning.py", folder)
+        (folder / "conftest.py").write_text(CONFTEST)
+        (folder / "pytest.ini").write_text("[pytest]\n")
+
+    def run(self, *arguments, peft=None):
+        """The benchmark in a process of its own, with the PEFT in folder `peft`."""
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+        environment["PYTHONPATH"] = "" if peft is None else str(peft)
+        environment["COLUMNS"] = "200"
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--benchmark-disable", *arguments],
+            cwd=self.folder,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=240,
+        )
+        imported = re.search(r"^peft: (.*)$", done.stdout, re.MULTILINE)
+        assert imported, done.stdout
+        assert peft is None or Path(imported.group(1)).is_relative_to(peft)
+        return Run(done.returncode, done.stdout)
+
+
+@pytest.fixture(scope="session")
+def benchmark_of_peft(tmp_path_factory):
+    """The suite with its baselines; each worker of xdist records its own."""
+    suite = Benchmark(tmp_path_factory.mktemp("faults"))
+    recorded = suite.run("--peft-update-baselines")
+    assert recorded.code == 0, recorded.text
+    return suite
+
+
+@pytest.fixture
+def run_with(benchmark_of_peft, tmp_path):
+    """Function that runs the benchmark with a fault in PEFT: file, text there, faulty text, how often it is there."""
+
+    def run(file, old, new, times=1):
+        result = benchmark_of_peft.run(peft=faulty_peft(tmp_path, file, old, new, times))
+        print(result.text)
+        return result
+
+    return run
+
+
+def test_a_copy_of_peft_without_a_fault_is_green(run_with):
+    result = run_with("tuners/lora/layer.py", "class LoraLayer(", "class LoraLayer(")
+
+    assert result.code == 0
+    assert result.verdicts == {LORA: "identical", LOHA: "identical"}
+
+
+def test_a_delta_weight_computed_twice_is_a_regression_that_names_operator_and_function(run_with):
+    result = run_with(
+        "tuners/loha/layer.py",
+        "                    result = result + self._get_delta_activations(",
+        "                    self.get_delta_weight(active_adapter)\n"
+        "                    result = result + self._get_delta_activations(",
+    )
+
+    assert result.code == 1
+    assert result.verdicts == {LORA: "identical", LOHA: "regressed"}
+    failure = result.failure(LOHA)
+    assert re.search(r"^train_step\.flops regressed: .*%, must be equal\)\n(  aten.*\n)*  aten\.mm  .*HadaWeight", failure, re.M)
+    assert re.search(r"^train_step\.calls regressed: .*%, must be equal\)$", failure, re.M)
+    assert "reload.same_logits" not in failure
+    assert "first_losses" not in failure
+
+
+def test_a_scaling_that_is_two_per_cent_off_is_never_green(run_with):
+    result = run_with(
+        "tuners/lora/layer.py",
+        "lora_B(lora_A(dropout(x))) * scaling",
+        "lora_B(lora_A(dropout(x))) * (scaling * 1.02)",
+        times=2,
+    )
+
+    assert result.code == 1
+    assert result.verdicts[LOHA] == "identical"
+    assert result.verdicts[LORA] in ("regressed", "numerics changed")
+    assert "first_losses numerics changed" in result.failure(LORA)
+
+
+def test_a_disabled_adapter_that_still_acts_is_a_lost_capability(run_with):
+    result = run_with(
+        "peft_model.py",
+        "    def disable_adapter(self):\n",
+        "    def disable_adapter(self):\n        yield\n        return\n",
+    )
+
+    assert result.code == 1
+    for case in (LORA, LOHA):
+        assert "disable.restores_base regressed: ok -> differs (capability lost)" in result.failure(case)
+
+
+def test_base_weights_in_the_checkpoint_are_a_regression_that_names_them(run_with):
+    result = run_with(
+        "utils/save_and_load.py",
+        "    # REMOVE ADAPTER NAME\n",
+        "    to_return.update({k: v for k, v in state_dict.items() if '.base_layer.' in k})\n",
+    )
+
+    assert result.code == 1
+    for case in (LORA, LOHA):
+        failure = result.failure(case)
+        assert "checkpoint.bytes regressed" in failure
+        assert "checkpoint.tensors regressed: 2 added, must be equal" in failure.replace("(", "").replace(")", "")
+        assert "added    base_model.model.model.layers.*.self_attn.q_proj.base_layer.weight: 4 x [128, 128] F32" in failure
+
+
+def test_a_checkpoint_that_lost_a_tensor_is_a_regression_though_it_is_smaller(run_with):
+    result = run_with(
+        "utils/save_and_load.py",
+        "    # REMOVE ADAPTER NAME\n",
+        "    to_return.pop(sorted(to_return)[-1])\n",
+    )
+
+    assert result.code == 1
+    for case in (LORA, LOHA):
+        failure = result.failure(case)
+        assert "reload.same_logits regressed: ok -> differs" in failure
+        assert "checkpoint.tensors regressed: 1 changed" in failure
+        assert "checkpoint.bytes improved" in failure
+
+
+def test_a_merge_that_is_one_per_cent_off_is_a_regression(run_with):
+    result = run_with(
+        "tuners/lora/layer.py",
+        "base_layer.weight.data += delta_weight\n",
+        "base_layer.weight.data += delta_weight * 1.01\n",
+        times=2,
+    )
+
+    assert result.code == 1
+    assert result.verdicts == {LORA: "regressed", LOHA: "identical"}
+    failure = result.failure(LORA)
+    assert "merge.same_logits regressed: ok -> differs (capability lost)" in failure
+    assert "unmerge.restores_base regressed: ok -> differs (capability lost)" in failure
+
+
+def test_a_factor_that_no_longer_trains_is_never_green_though_it_is_cheaper(run_with):
+    result = run_with("tuners/lora/layer.py", "lora_B(lora_A(dropout(x)))", "lora_B(lora_A(dropout(x)).detach())", times=2)
+
+    assert result.code == 1
+    assert result.verdicts[LOHA] == "identical"
+    failure = result.failure(LORA)
+    assert "train_step.flops improved" in failure
+    assert "adapter_sha256 numerics changed" in failure
+
+
+def test_adapter_weights_in_double_precision_are_a_regression_of_bytes_and_types(run_with):
+    result = run_with(
+        "tuners/lora/layer.py",
+        "        # call this before init of the lora variants\n"
+        "        self._move_adapter_to_device_of_base_layer(adapter_name)\n",
+        "        self._move_adapter_to_device_of_base_layer(adapter_name)\n"
+        "        self.lora_A.double(), self.lora_B.double()\n",
+        times=4,
+    )
+
+    assert result.code == 1
+    assert result.verdicts == {LORA: "regressed", LOHA: "identical"}
+    failure = result.failure(LORA)
+    assert "checkpoint.bytes regressed" in failure
+    assert re.search(r"changed  .*lora_A\.weight: 4 x \[4, 128\] F32 -> 4 x \[4, 128\] F64", failure)
+    assert "train_step.peak_bytes regressed" in failure

@@ -1,0 +1,293 @@
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from itertools import islice
+
+import peft
+import pytest
+import torch
+from support import DEFAULTS
+
+from pytest_peftbench.experiment import Experiment, MathTrainConfig
+from pytest_peftbench.jsonfile import InputError
+from pytest_peftbench.methods import hooks_of
+from pytest_peftbench.metrics import is_correct, parse_answer
+from pytest_peftbench.result import CaseId
+from pytest_peftbench.tasks.math_reasoning import IGNORE, TASK, Problem
+
+
+def make_experiment(path="suite", adapter=None, **params):
+    train = MathTrainConfig(**{**DEFAULTS, "batch_size": 4, "batch_size_eval": 3, **params})
+    return Experiment(CaseId("MetaMathQA", "mini", "method", "name"), path, train, adapter)
+
+
+EXPERIMENT = make_experiment()
+EOS = 2
+
+
+@pytest.fixture(scope="module")
+def data():
+    return TASK.load_data(EXPERIMENT)
+
+
+@pytest.fixture(scope="module")
+def few(data):
+    """Texts of many lengths, and few of everything else."""
+    texts = sorted(data.train, key=len)[:: len(data.train) // 100][:100]
+    return replace(data, train=texts, valid=data.valid[:4], test=data.test[:5], documents=data.documents[:4])
+
+
+@pytest.fixture(scope="module")
+def base():
+    return TASK.load_base_model(EXPERIMENT).eval()
+
+
+# Data
+
+
+def test_a_training_text_is_prompt_response_and_the_end_token(data):
+    text = data.tokenizer.decode(data.train[0])
+
+    assert text.startswith("Question: ")
+    assert " Think step by step.\nAnswer: " in text
+    assert parse_answer(text)
+    assert all(ids[-1] == data.tokenizer.eos_token_id for ids in data.train if len(ids) < 128)
+
+
+def test_texts_and_prompts_are_cut_at_the_longest_allowed_length():
+    short = TASK.load_data(make_experiment(max_seq_length=16))
+
+    assert {len(ids) for ids in short.train} == {16}
+    assert max(len(problem.prompt) for problem in short.test) == 16
+
+
+def test_the_digest_tells_data_of_another_prompt_or_length_apart(data):
+    again = TASK.load_data(EXPERIMENT)
+    other = TASK.load_data(make_experiment(query_template="Q: {query}"))
+    shorter = TASK.load_data(make_experiment(max_seq_length=16))
+
+    assert again.digest == data.digest
+    assert len({data.digest, other.digest, shorter.digest}) == 3
+
+
+def test_each_reference_holds_an_answer(data):
+    assert all(is_correct(problem.response, problem.response) for problem in [*data.valid, *data.test])
+
+
+def test_a_quantised_base_model_is_refused_by_name():
+    with pytest.raises(InputError, match=r"my/suite: dtype 'int4' is not supported"):
+        TASK.load_base_model(make_experiment(path="my/suite", dtype="int4"))
+
+
+def test_gradient_checkpointing_and_the_type_of_the_weights_are_as_the_parameters_say():
+    model = TASK.load_base_model(make_experiment(use_gc=True, dtype="bfloat16"))
+
+    assert model.is_gradient_checkpointing
+    assert model.dtype == torch.bfloat16
+
+
+# Batches
+
+
+def batches(data, seed=0, count=None, experiment=EXPERIMENT):
+    per_epoch = -(-len(data.train) // experiment.train.batch_size)
+    return list(islice(TASK.batches(data, experiment, seed), count or per_epoch))
+
+
+def texts_of(batch):
+    return [
+        tuple(ids[mask == 1].tolist()) for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True)
+    ]
+
+
+def test_padding_is_ignored_and_every_other_token_counts_the_query_too(few):
+    for batch in batches(few):
+        padding = batch["attention_mask"] == 0
+        assert (batch["labels"][padding] == IGNORE).all()
+        assert torch.equal(batch["labels"][~padding], batch["input_ids"][~padding])
+
+
+def test_the_end_token_of_each_text_counts_that_of_the_longest_too(few):
+    assert few.tokenizer.pad_token_id == few.tokenizer.eos_token_id == EOS
+    for batch in batches(few):
+        ends = (batch["labels"] == EOS).sum(dim=1)
+        assert ends.tolist() == [1] * len(ends)
+        longest = batch["attention_mask"].sum(dim=1).argmax()
+        assert batch["labels"][longest, -1] == EOS
+
+
+def test_padding_stands_on_the_right_and_is_no_longer_than_needed(few):
+    for batch in batches(few):
+        mask = batch["attention_mask"]
+        assert mask[:, 0].all()
+        assert (mask.diff(dim=1) <= 0).all()
+        assert mask[:, -1].any()
+
+
+def test_an_epoch_holds_each_text_once_and_so_does_the_next_in_another_order(few):
+    both = batches(few, count=50)
+    first, second = ([text for batch in half for text in texts_of(batch)] for half in (both[:25], both[25:]))
+
+    assert sorted(first) == sorted(second) == sorted(map(tuple, few.train))
+    assert first != second
+
+
+def test_a_batch_holds_texts_of_similar_length(few):
+    lengths = [[len(text) for text in texts_of(batch)] for batch in batches(few)]
+    spread = sum(max(batch) - min(batch) for batch in lengths) / len(lengths)
+    overall = max(map(len, few.train)) - min(map(len, few.train))
+
+    assert spread < overall / 4
+
+
+def test_long_and_short_batches_take_turns(few):
+    longest = [max(len(text) for text in texts_of(batch)) for batch in batches(few)[:20]]
+
+    assert longest != sorted(longest)
+    assert longest != sorted(longest, reverse=True)
+
+
+def test_the_order_depends_on_the_seed(few):
+    order = [texts_of(batch) for batch in batches(few, seed=0)]
+
+    assert [texts_of(batch) for batch in batches(few, seed=0)] == order
+    assert [texts_of(batch) for batch in batches(few, seed=1)] != order
+
+
+ORDER_AND_DIGEST = """
+import hashlib, sys
+sys.path.insert(0, {tests!r})
+from itertools import islice
+from test_math_reasoning import EXPERIMENT, TASK
+data = TASK.load_data(EXPERIMENT)
+first = [batch["input_ids"].tolist() for batch in islice(TASK.batches(data, EXPERIMENT, 0), 3)]
+print(data.digest, hashlib.sha256(repr(first).encode()).hexdigest())
+"""
+
+
+def test_data_and_order_do_not_depend_on_python_s_hash_seed():
+    code = ORDER_AND_DIGEST.format(tests=os.path.dirname(__file__))
+    printed = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    }
+
+    assert len(printed) == 1
+    assert printed.pop().strip()
+
+
+def test_no_training_text_is_an_error_and_no_endless_loop(few):
+    with pytest.raises(InputError, match="no training text"):
+        next(TASK.batches(replace(few, train=[]), EXPERIMENT, 0))
+
+
+# Evaluation
+
+
+class Parrot(torch.nn.Module):
+    """Answers the prompt at position i of the test set with the i-th answer."""
+
+    def __init__(self, data, answers):
+        super().__init__()
+        self.data = data
+        self.answers = iter(answers)
+
+    def generate(self, input_ids, attention_mask, generation_config, **extra):
+        replies = self.data.tokenizer([next(self.answers) for _ in input_ids], padding=True, return_tensors="pt")
+        return torch.cat([input_ids, replies["input_ids"]], dim=1)
+
+
+def no_inputs(size):
+    return {}
+
+
+def test_accuracy_is_the_share_of_problems_whose_answer_is_right(few):
+    problems = [Problem(few.test[0].prompt, f"#### {number}") for number in (1, 2, 3, 4)]
+    model = Parrot(few, ["The answer is: 1", "The answer is: 3", "I do not know", "So. The answer is: 4.0"])
+
+    valid = TASK.validate(model, replace(few, valid=problems), EXPERIMENT, no_inputs)
+
+    assert valid == {"valid_accuracy": 0.5}
+
+
+def test_samples_tell_each_problem_and_each_document_in_order(few, base):
+    problems = [Problem(few.test[0].prompt, f"#### {number}") for number in (1, 2, 3)]
+    model = Parrot(few, ["The answer is: 1", "The answer is: 3", "The answer is: 3"])
+    model.forward = base.forward
+    cut = replace(few, test=problems)
+
+    reference = TASK.reference(base, cut, EXPERIMENT)
+    evaluation = TASK.evaluate(model, cut, EXPERIMENT, no_inputs, reference)
+
+    assert evaluation.samples == {"test_correct": "101", "forgetting_per_document": [0.0] * 4}
+    assert evaluation.metrics == {"test_accuracy": pytest.approx(2 / 3), "forgetting": 0.0}
+
+
+def test_a_model_that_lost_its_language_has_forgotten(few, base):
+    broken = TASK.load_base_model(EXPERIMENT).eval()
+    with torch.no_grad():
+        broken.lm_head.weight.mul_(0.1)
+
+    reference = TASK.reference(base, few, EXPERIMENT)
+    evaluation = TASK.evaluate(broken, few, EXPERIMENT, no_inputs, reference)
+
+    assert evaluation.metrics["forgetting"] > 0.5
+    assert all(rise > 0 for rise in evaluation.samples["forgetting_per_document"])
+
+
+def test_losses_on_documents_do_not_depend_on_the_batch_they_stand_in(few, base):
+    together = TASK.reference(base, few, make_experiment(batch_size_eval=4))
+    alone = TASK.reference(base, few, make_experiment(batch_size_eval=1))
+
+    assert [len(losses) for losses in together] == [len(ids) - 1 for ids in few.documents]
+    for first, second in zip(together, alone, strict=True):
+        assert torch.allclose(first, second, atol=1e-4)
+
+
+def test_decoding_takes_exactly_the_steps_asked_for(few, base):
+    calls = []
+    handle = base.lm_head.register_forward_hook(lambda *args: calls.append(1))
+    try:
+        TASK.decode(base, few, EXPERIMENT, 5, no_inputs)
+    finally:
+        handle.remove()
+
+    assert len(calls) == 5
+
+
+def test_both_limits_of_generation_may_be_given_as_peft_s_parameters_do(few, base):
+    experiment = make_experiment(generation_kwargs={"max_length": 800, "max_new_tokens": 2})
+
+    assert set(TASK.validate(base, few, experiment, no_inputs)) == {"valid_accuracy"}
+
+
+def test_virtual_tokens_are_cut_off_the_output(few):
+    adapter = peft.PromptTuningConfig(num_virtual_tokens=3, task_type="CAUSAL_LM")
+    model = peft.get_peft_model(TASK.load_base_model(EXPERIMENT), adapter).eval()
+    batch = TASK.probe_batch(few, EXPERIMENT)
+
+    assert TASK.output(model, batch).shape[:2] == batch["input_ids"].shape
+
+
+def test_what_the_method_needs_in_each_forward_reaches_forward_and_generate(few):
+    adapter = peft.PolyConfig(r=2, n_tasks=1, n_skills=2, target_modules=["q_proj"], task_type="CAUSAL_LM")
+    model = peft.get_peft_model(TASK.load_base_model(EXPERIMENT), adapter).eval()
+    seen = []
+    inputs = hooks_of({"peft_type": "POLY"}).inputs
+
+    def spy(size):
+        seen.append(size)
+        return inputs(size)
+
+    reference = TASK.reference(TASK.load_base_model(EXPERIMENT).eval(), few, EXPERIMENT)
+    evaluation = TASK.evaluate(model, few, EXPERIMENT, spy, reference)
+
+    assert seen == [3, 2, 3, 1]  # two batches of problems, two of documents
+    assert evaluation.metrics["forgetting"] == 0.0

@@ -1,0 +1,789 @@
+"""The gate: recording, comparing, what is red and what is green, and how a run reports it."""
+
+import json
+import os
+import pty
+import re
+import shlex
+import subprocess
+import sys
+
+import pytest
+from support import (
+    CASES,
+    FULL,
+    LOHA,
+    LOHA_CASE,
+    LORA,
+    LORA_CASE,
+    PLUGINS,
+    REPOSITORY,
+    Bench,
+    assert_usage_error,
+    make_suite,
+    output,
+    table,
+    write_json,
+)
+
+from pytest_peftbench.result import METRICS, by_lane
+
+PEFT_RESULTS = REPOSITORY.parent / "shared" / "peft-reference" / "MetaMathQA" / "results"
+FASTER = {"train_step.flops": 1_000_000_000}
+SLOWER = {"train_step.flops": 2_000_000_000}
+OTHER_BITS = {"adapter_sha256": "1" * 64}
+LOHA_ID = f"test_mini.py::test_mini[{LOHA_CASE}]"
+
+
+def ini(bench, **settings):
+    bench.write("pytest.ini", "[pytest]\n" + "".join(f"{name} = {value}\n" for name, value in settings.items()))
+
+
+def commands(result):
+    """The pytest commands that a run offers, as arguments."""
+    found = re.findall(r"^to (?:accept|record|record improvements): pytest (.*)$", output(result), re.MULTILINE)
+    return [shlex.split(command) for command in found]
+
+
+# Recording
+
+
+def test_without_a_baseline_a_case_is_red_and_says_how_to_record_one(bench):
+    result = bench.run("-k", "loha")
+
+    result.assert_outcomes(failed=1, deselected=2)
+    assert "no baseline: nothing to compare with" in output(result)
+    assert "Traceback" not in output(result)
+    assert table(result) == {LOHA_CASE: "no baseline"}
+    assert commands(result) == [[LOHA_ID, "--peft-update-baselines"]]
+
+
+def test_the_command_that_a_red_case_offers_makes_it_green(bench):
+    (command,) = commands(bench.run("-k", "loha"))
+
+    bench.run(*command).assert_outcomes(passed=1)
+    bench.run("-k", "loha").assert_outcomes(passed=1)
+
+
+def test_the_offered_command_repeats_the_options_that_the_case_needs(bench, monkeypatch):
+    make_suite(bench.path / "my suites" / "MetaMathQA" / "mini")
+    bench.write("pytest.ini", "[pytest]")
+    monkeypatch.chdir(bench.path / "my suites")
+    options = ["--peft-suite", ".", "--peft-baselines", "../kept here", "--peft-seeds", "1", "--peft-device", "cpu"]
+
+    result = bench.run("../test_mini.py", "-k", "loha", *options)
+    (command,) = commands(result)
+    bench.run(*command).assert_outcomes(passed=1)
+
+    assert command == [f"../{LOHA_ID}", *options, "--peft-update-baselines"]
+    assert (bench.path / "kept here/MetaMathQA/mini/loha--r4.json").exists()
+    bench.run("../test_mini.py", "-k", "loha", *options).assert_outcomes(passed=1)
+
+
+def test_update_writes_only_what_was_selected(bench):
+    result = bench.run("-k", "loha", "--peft-update-baselines")
+
+    result.assert_outcomes(passed=1, deselected=2)
+    assert [path.name for path in (bench.path / "baselines").rglob("*") if path.is_file()] == ["loha--r4.json"]
+    assert f"{LOHA_CASE}: baseline written" in output(result)
+    assert table(result) == {LOHA_CASE: "recorded"}
+
+
+def test_what_was_recorded_is_identical_in_the_next_run(bench):
+    bench.record()
+
+    result = bench.run()
+
+    result.assert_outcomes(passed=3)
+    assert table(result) == dict.fromkeys(CASES, "identical")
+    assert "3 cases: 3 identical" in output(result)
+
+
+def test_update_prints_old_and_new(bench):
+    bench.record()
+    bench.measures("loha", {**SLOWER, "test_accuracy": 0.25})
+
+    result = bench.record()
+
+    text = output(result)
+    assert "train_step.flops: 1.204e9 -> 2.000e9 (+66.1 %)" in text
+    assert "test_accuracy: 50 % -> 25 % (-25 points)" in text
+    assert f"{LOHA_CASE}: baseline written" in text
+    assert f"{LORA_CASE}: baseline written" not in text
+    assert json.loads(bench.baseline("loha").read_text())["metrics"]["train_step.flops"] == 2_000_000_000
+
+
+def test_update_leaves_a_baseline_that_says_the_same_untouched(bench):
+    bench.record()
+    before = bench.baseline("loha").stat().st_mtime_ns
+    bench.measures("loha", {"step_time_ratio": 1.26})  # noise, within the margin
+
+    result = bench.record()
+
+    assert bench.baseline("loha").stat().st_mtime_ns == before
+    assert "baseline written" not in output(result)
+
+
+@pytest.mark.parametrize(
+    ("measured", "reason"),
+    [
+        ({"metrics": {"test_accuracy": float("nan")}}, "test_accuracy is NaN"),
+        ({"metrics": {"train_loss": float("inf")}}, "train_loss is infinite"),
+        ({"metrics": {"train_step.flops": "many"}}, "train_step.flops holds text, expected a number"),
+        ({"status": "failed", "error_msg": "CUDA out of memory"}, "CUDA out of memory"),
+    ],
+)
+def test_update_refuses_a_result_that_failed_and_keeps_the_old_file(bench, measured, reason):
+    bench.record()
+    before = bench.baseline("loha").read_bytes()
+    bench.measures("loha", **measured)
+
+    result = bench.run("--peft-update-baselines")
+
+    result.assert_outcomes(passed=2, failed=1)
+    assert bench.baseline("loha").read_bytes() == before
+    assert len(list((bench.path / "baselines").rglob("*.*"))) == 3
+    assert table(result) == {FULL: "recorded", LOHA_CASE: "failed", LORA_CASE: "recorded"}
+    assert reason in output(result)
+    assert "Traceback" not in output(result)
+
+
+def test_update_replaces_a_baseline_that_cannot_be_read(bench):
+    bench.record()
+    bench.baseline("loha").write_text("{")
+
+    bench.record()
+
+    bench.run().assert_outcomes(passed=3)
+
+
+# Comparing
+
+
+def test_a_regression_is_red_and_says_what_moved_against_which_baseline(bench):
+    bench.record()
+    bench.measures(
+        "loha",
+        {**SLOWER, "train_step.calls": 3_054},
+        operators={"train_step": {"aten.mm @ LoHaLayer.forward": [96, 797_000_000]}},
+    )
+
+    result = bench.run()
+
+    result.assert_outcomes(passed=2, failed=1)
+    text = output(result)
+    assert "train_step.flops regressed: 1.204e9 -> 2.000e9 (+66.1 %, must be equal)" in text
+    assert "aten.mm  48 -> 96 calls" in text
+    assert "baselines/MetaMathQA/mini/loha--r4.json (torch 2.13.0, same environment)" in text
+    assert commands(result) == [[LOHA_ID, "--peft-update-baselines"]]
+    assert "Traceback" not in text
+    assert table(result) == {FULL: "identical", LOHA_CASE: "regressed", LORA_CASE: "identical"}
+    assert "3 cases: 2 identical, 1 regressed" in text
+
+
+def test_an_improvement_is_green_and_says_how_to_record_it(bench):
+    bench.record()
+    bench.measures("loha", FASTER)
+
+    result = bench.run("-k", "loha")
+    (command,) = commands(result)
+
+    result.assert_outcomes(passed=1, deselected=2)
+    assert table(result) == {LOHA_CASE: "improved"}
+    assert command == [*PLUGINS, "-k", "loha", "--peft-update-baselines"]
+    bench.run(*command).assert_outcomes(passed=1, deselected=2)
+    assert table(bench.run("-k", "loha")) == {LOHA_CASE: "identical"}
+
+
+def test_a_difference_within_the_margin_is_green(bench):
+    bench.record()
+    bench.measures("loha", {"test_accuracy": 0.53})
+    bench.measures("lora", {"step_time_ratio": 1.3})  # times always differ a little
+
+    result = bench.run()
+
+    result.assert_outcomes(passed=3)
+    assert table(result) == {FULL: "identical", LOHA_CASE: "within noise", LORA_CASE: "identical"}
+
+
+def test_other_bits_are_red_unless_numerics_changed_is_declared_green(bench):
+    bench.record()
+    bench.measures("loha", OTHER_BITS)
+
+    red = bench.run("-k", "loha")
+    green = bench.run("-k", "loha", "--peft-green", "identical,within noise,improved,numerics changed")
+
+    red.assert_outcomes(failed=1, deselected=2)
+    green.assert_outcomes(passed=1, deselected=2)
+    assert table(red) == table(green) == {LOHA_CASE: "numerics changed"}
+
+
+def test_an_improvement_can_be_declared_red(bench):
+    bench.record()
+    bench.measures("loha", FASTER)
+
+    bench.run("--peft-green", "identical").assert_outcomes(passed=2, failed=1)
+
+
+@pytest.mark.parametrize(
+    ("measured", "verdict", "words"),
+    [
+        ({"metrics": {"forgetting": None}}, "missing metric", "forgetting"),
+        ({"metrics": {"train_step.flops": None}}, "missing metric", "train_step.flops"),
+        ({"metrics": {"speed": 3}}, "unknown metric", "speed"),
+        ({"case_version": "2"}, "not comparable", "version 1 -> 2"),
+        ({"metrics": {"test_accuracy": float("nan")}}, "failed", "test_accuracy failed: is NaN"),
+        ({"status": "failed", "error_msg": "out of memory"}, "failed", "out of memory"),
+    ],
+)
+def test_what_cannot_be_compared_is_red(bench, measured, verdict, words):
+    bench.record()
+    bench.measures("loha", **measured)
+
+    result = bench.run()
+
+    result.assert_outcomes(passed=2, failed=1)
+    assert table(result) == {FULL: "identical", LOHA_CASE: verdict, LORA_CASE: "identical"}
+    assert words in output(result)
+    assert "Traceback" not in output(result)
+
+
+def test_a_metric_that_is_new_since_the_baseline_is_red(bench):
+    bench.record()
+    bench.measures("loha", {"train_step.peak_bytes": 1_000_000})
+
+    result = bench.run("-k", "loha")
+
+    result.assert_outcomes(failed=1, deselected=2)
+    assert "train_step.peak_bytes" in output(result)
+
+
+def test_measuring_only_compares_with_nothing_and_is_green(bench):
+    result = bench.run("--peft-no-compare")
+
+    result.assert_outcomes(passed=3)
+    assert table(result) == dict.fromkeys(CASES, "not compared")
+    assert "3 cases: 3 not compared" in output(result)
+
+
+# What else may happen in a case
+
+
+def test_an_exception_in_a_case_is_a_failed_row(bench):
+    bench.record()
+    bench.write(
+        "test_mini.py",
+        """
+        from support import make_result
+
+        def test_mini(experiment, peft_baseline):
+            if experiment.case.method == "loha":
+                raise RuntimeError("out of memory\\nin layer 3")
+            peft_baseline.check(make_result(experiment.case))
+        """,
+    )
+
+    result = bench.run()
+
+    result.assert_outcomes(passed=2, failed=1)
+    assert table(result) == {FULL: "identical", LOHA_CASE: "failed", LORA_CASE: "identical"}
+    assert re.search(f"^{LOHA_CASE} .*RuntimeError: out of", output(result), re.MULTILINE)
+
+
+def test_a_fixture_that_fails_is_a_failed_row(bench):
+    bench.write("conftest.py", "import pytest\n@pytest.fixture\ndef peft_baseline():\n    raise OSError('no disk')")
+
+    result = bench.run("-k", "loha")
+
+    result.assert_outcomes(errors=1, deselected=2)
+    assert table(result) == {LOHA_CASE: "failed"}
+
+
+def test_a_case_that_fails_after_its_comparison_is_a_failed_row_and_not_identical(bench):
+    bench.record()
+    bench.write(
+        "test_mini.py",
+        """
+        from support import make_result
+
+        def test_mini(experiment, peft_baseline):
+            peft_baseline.check(make_result(experiment.case))
+            assert experiment.case.method != "loha"
+        """,
+    )
+
+    assert table(bench.run()) == {FULL: "identical", LOHA_CASE: "failed", LORA_CASE: "identical"}
+
+
+def test_a_case_whose_teardown_fails_has_one_row_and_it_is_failed(bench):
+    bench.record()
+    bench.write(
+        "test_mini.py",
+        """
+        import pytest
+        from support import make_result
+
+        @pytest.fixture
+        def resource():
+            yield
+            raise OSError("cannot be closed")
+
+        def test_mini(experiment, peft_baseline, resource):
+            peft_baseline.check(make_result(experiment.case))
+        """,
+    )
+
+    result = bench.run("-k", "loha")
+
+    result.assert_outcomes(passed=1, errors=1, deselected=2)
+    assert table(result) == {LOHA_CASE: "failed"}
+
+
+def test_bad_input_found_while_a_case_runs_shows_its_message_and_no_traceback(bench):
+    bench.write(
+        "test_mini.py",
+        """
+        from pytest_peftbench.jsonfile import InputError
+
+        def test_mini(experiment):
+            raise InputError(f"{experiment.path}: key 'rank' is unknown")
+        """,
+    )
+
+    result = bench.run("-k", "loha")
+
+    result.assert_outcomes(failed=1, deselected=2)
+    assert table(result) == {LOHA_CASE: "failed"}
+    assert "loha/r4: key 'rank' is unknown" in output(result)
+    assert "raise InputError" not in output(result)
+    assert "Traceback" not in output(result)
+
+
+def test_a_skipped_case_has_no_row(bench):
+    bench.record()
+    bench.write(
+        "conftest.py",
+        """
+        import pytest
+
+        @pytest.fixture
+        def peft_baseline(experiment, peft_baseline):
+            if experiment.case.method == "loha":
+                pytest.skip("takes too long")
+            return peft_baseline
+        """,
+    )
+
+    result = bench.run()
+
+    result.assert_outcomes(passed=2, skipped=1)
+    assert list(table(result)) == [FULL, LORA_CASE]
+
+
+# Options and their twins in the ini file
+
+
+@pytest.mark.parametrize("in_ini", [False, True])
+def test_baselines_may_lie_elsewhere(bench, in_ini):
+    if in_ini:
+        ini(bench, peft_baselines="kept/here")
+    arguments = [] if in_ini else ["--peft-baselines", "kept/here"]
+
+    bench.record(*arguments)
+
+    assert sorted(path.name for path in (bench.path / "kept/here/MetaMathQA/mini").iterdir()) == [
+        "full-finetuning--default.json",
+        "loha--r4.json",
+        "lora--r4.json",
+    ]
+    bench.run(*arguments).assert_outcomes(passed=3)
+
+
+def test_update_in_the_ini_file(bench):
+    ini(bench, peft_update_baselines="true")
+
+    bench.run().assert_outcomes(passed=3)
+
+    assert bench.baseline("loha").exists()
+
+
+def test_no_compare_in_the_ini_file(bench):
+    ini(bench, peft_no_compare="true")
+
+    assert table(bench.run()) == dict.fromkeys(CASES, "not compared")
+
+
+@pytest.mark.parametrize("name", ["peft_update_baselines", "peft_no_compare"])
+def test_a_flag_on_the_command_line_wins_over_the_ini_file(bench, name):
+    ini(bench, **{name: "false"})
+    option = "--" + name.replace("_", "-")
+
+    bench.run().assert_outcomes(failed=3)
+    bench.run(option).assert_outcomes(passed=3)
+
+
+def test_green_verdicts_in_the_ini_file_and_the_command_line_wins(bench):
+    bench.record()
+    bench.measures("loha", OTHER_BITS)
+    ini(bench, peft_green="identical, numerics changed")
+
+    bench.run().assert_outcomes(passed=3)
+    bench.run("--peft-green", "identical").assert_outcomes(passed=2, failed=1)
+
+
+SHOWS_SETTINGS = """
+    def test_mini(experiment):
+        print("device", experiment.device, "seeds", *experiment.seeds)
+"""
+
+
+def test_seeds_count_up_from_the_experiments_own(bench):
+    bench.write("test_mini.py", SHOWS_SETTINGS)
+    write_json(bench.suite / "experiments/loha/r4/training_params.json", {"seed": 7})
+
+    assert "seeds 7\n" in output(bench.run("-s", "-k", "loha"))
+    assert "seeds 7 8 9\n" in output(bench.run("-s", "-k", "loha", "--peft-seeds", "3"))
+
+
+@pytest.mark.parametrize("arguments", [(), ("-n", "2")])
+def test_seeds_and_device_in_the_ini_file_and_the_command_line_wins(bench, arguments):
+    bench.write("test_mini.py", SHOWS_SETTINGS + "        assert 0\n")
+    ini(bench, peft_seeds="2", peft_device="meta")
+
+    from_ini = output(bench.run("-k", "loha", *arguments))
+    from_command_line = output(bench.run("-k", "loha", "--peft-seeds", "3", "--peft-device", "cpu", *arguments))
+
+    assert "device meta seeds 0 1\n" in from_ini
+    assert "device cpu seeds 0 1 2\n" in from_command_line
+
+
+def test_a_suite_in_the_ini_file_and_the_command_line_wins(bench):
+    make_suite(bench.path / "a" / "MetaMathQA" / "one")
+    make_suite(bench.path / "b" / "MetaMathQA" / "two")
+    ini(bench, peft_suite="a")
+
+    assert bench.collected("-k", "loha") == ["MetaMathQA-one-loha-r4"]
+    assert bench.collected("-k", "loha", "--peft-suite", "b") == ["MetaMathQA-two-loha-r4"]
+
+
+def test_results_folder_in_the_ini_file_and_the_command_line_wins(bench):
+    ini(bench, peft_json="a")
+
+    bench.run("-k", "loha", "--peft-no-compare")
+    bench.run("-k", "lora", "--peft-no-compare", "--peft-json", "b")
+
+    assert (bench.path / "a/MetaMathQA/mini/loha--r4.json").exists()
+    assert (bench.path / "b/MetaMathQA/mini/lora--r4.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "words"),
+    [
+        ("--peft-seeds", "0", ["'0'", "at least 1"]),
+        ("--peft-seeds", "x", ["'x'", "at least 1"]),
+        ("--peft-seeds", "-1", ["'-1'", "at least 1"]),
+        ("--peft-green", "identical,great", ["'great'", "within noise"]),
+        ("--peft-green", "identical,", ["''", "within noise"]),
+    ],
+)
+def test_a_value_that_cannot_be_used_is_refused_by_option_and_by_ini_name(bench, option, value, words):
+    name = option.removeprefix("--").replace("-", "_")
+
+    assert_usage_error(bench.run(f"{option}={value}"), option, *words)
+    ini(bench, **{name: value})
+    assert_usage_error(bench.run(), name, *words)
+
+
+@pytest.mark.parametrize("name", ["peft_update_baselines", "peft_no_compare"])
+def test_a_flag_that_is_neither_true_nor_false_is_refused(bench, name):
+    ini(bench, **{name: "perhaps"})
+
+    assert_usage_error(bench.run(), name, "'perhaps'")
+
+
+def newer_schema(data):
+    data["schema"] = 99
+
+
+def nan(data):
+    data["metrics"]["step_time_ratio"] = float("nan")
+
+
+def text_for_a_number(data):
+    data["metrics"]["train_step.flops"] = "many"
+
+
+def no_seeds(data):
+    del data["seeds"]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (newer_schema, "schema 99 is newer"),
+        (nan, "metrics.step_time_ratio is NaN"),
+        (text_for_a_number, "metrics.train_step.flops holds text"),
+        (no_seeds, "key seeds is missing"),
+    ],
+)
+def test_a_baseline_that_cannot_be_read_is_refused_before_anything_runs(bench, spoil, words):
+    bench.record()
+    data = json.loads(bench.baseline("loha").read_text())
+    spoil(data)
+    write_json(bench.baseline("loha"), data)
+
+    assert_usage_error(bench.run(), "baselines/MetaMathQA/mini/loha--r4.json", words)
+    bench.run("-k", "lora").assert_outcomes(passed=1, deselected=2)  # another case is not concerned
+
+
+# Several processes
+
+
+@pytest.fixture(scope="module")
+def parallel(tmp_path_factory):
+    """Whether xdist is installed; without it there is nothing to test."""
+    return pytest.importorskip("xdist")
+
+
+@pytest.mark.usefixtures("parallel")
+def test_parallel_workers_give_one_table_with_the_same_rows(bench):
+    bench.run("-n", "2", "--peft-update-baselines").assert_outcomes(passed=3)
+    bench.measures("loha", SLOWER)
+    bench.measures("lora", FASTER)
+
+    alone = bench.run()
+    together = bench.run("-n", "2")
+
+    expected = {FULL: "identical", LOHA_CASE: "regressed", LORA_CASE: "improved"}
+    together.assert_outcomes(passed=2, failed=1)
+    assert table(alone) == table(together) == expected
+    assert output(together).count(" PEFT benchmark ") == 1
+    assert "3 cases: 1 identical, 1 improved, 1 regressed" in output(together)
+
+
+@pytest.mark.usefixtures("parallel")
+def test_options_reach_parallel_workers(bench):
+    bench.record("--peft-baselines", "elsewhere")
+    bench.measures("loha", OTHER_BITS)
+
+    result = bench.run("-n", "2", "--peft-baselines", "elsewhere", "--peft-green", "identical,numerics changed")
+
+    result.assert_outcomes(passed=3)
+
+
+@pytest.mark.usefixtures("parallel")
+def test_a_bad_baseline_ends_parallel_workers_with_the_same_message(bench):
+    bench.record()
+    bench.baseline("loha").write_text('{"schema": 99}')
+
+    assert_usage_error(bench.run("-n", "2"), "loha--r4.json: schema 99 is newer")
+
+
+# What a run shows
+
+
+def test_the_header_says_versions_device_cases_and_what_they_are_compared_with(bench):
+    text = output(bench.run())
+
+    assert re.search(r"^peftbench: peft [\d.]+, torch [\d.]+, transformers [\d.]+; device cpu$", text, re.MULTILINE)
+    assert "peftbench: 3 cases of MetaMathQA/mini; compared with baselines" in text
+
+
+def test_without_the_plugins_for_workers_a_run_is_the_same(bench):
+    bench.record("-p", "no:xdist")
+
+    assert table(bench.run("-p", "no:xdist")) == dict.fromkeys(CASES, "identical")
+
+
+@pytest.mark.parametrize(
+    "name", ["experiment", "base_model", "task_data", "gpu_memory", "peft_progress", "peft_baseline"]
+)
+def test_each_fixture_is_explained(bench, name):
+    text = output(bench.run("--fixtures", "test_mini.py"))
+
+    entry = re.search(rf"^{name}\b.* -- .*plugin.py:\d+\n    (\S.*)", text, re.MULTILINE)
+    assert entry is not None
+    assert len(entry[1]) > 30
+
+
+SHOWS_PROGRESS = """
+    def test_mini(experiment, peft_progress):
+        peft_progress("seed 0, step 1/3")
+"""
+
+
+def test_progress_is_silent_without_a_terminal(bench):
+    bench.write("test_mini.py", SHOWS_PROGRESS)
+
+    text = output(bench.run())
+
+    assert "\r" not in text
+    assert "step 1/3" not in text
+
+
+def on_a_terminal(bench, *arguments):
+    """What pytest writes to a terminal."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pytest", *PLUGINS, "--color=no", *arguments],
+        cwd=bench.path,
+        stdin=subprocess.DEVNULL,
+        stdout=theirs,
+        stderr=theirs,
+    )
+    os.close(theirs)
+    chunks = []
+    while True:
+        try:
+            chunk = os.read(ours, 4096)
+        except OSError:  # the terminal is closed
+            break
+        if not chunk:
+            break
+        chunks.append(chunk)
+    os.close(ours)
+    assert process.wait(60) == 0
+    return b"".join(chunks).decode()
+
+
+def test_progress_is_shown_on_a_terminal_and_removed_at_the_end(bench):
+    bench.write("test_mini.py", SHOWS_PROGRESS)
+
+    shown = on_a_terminal(bench, "-k", "loha")
+    quiet = on_a_terminal(bench, "-k", "loha", "-q")
+
+    line = f"{LOHA_CASE}: seed 0, step 1/3"
+    assert f"\r{line}" in shown
+    assert "\r" + " " * len(line) + "\r" in shown
+    assert "step 1/3" not in quiet
+
+
+# Results in PEFT's schema
+
+
+def test_a_diverged_case_still_writes_its_result_with_null_for_nan(bench):
+    bench.record()
+    bench.measures("loha", {"train_loss": float("nan")})
+
+    result = bench.run("-k", "loha", "--peft-json", "results")
+
+    result.assert_outcomes(failed=1, deselected=2)
+    assert "train_loss failed: is NaN" in output(result)
+    block = json.loads((bench.path / "results/MetaMathQA/mini/loha--r4.json").read_text())["peftbench"]
+    assert block["seeds"][0]["metrics"]["train_loss"] is None
+
+
+# Real training: the same small suite again and again, which must give the same bits
+
+ADAPTERS = ("-k", "loha or lora")
+REVERSED = """
+    def pytest_collection_modifyitems(items):
+        items.reverse()
+"""
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder and three runs in it: one records, one compares in reverse order, one compares in parallel.
+
+    Each has another hash seed and writes its results to a folder of its name.
+    """
+    bench = Bench(tmp_path_factory.mktemp("trained"))
+    bench.trains()
+    bench.write("reversing.py", REVERSED)
+    runs = {
+        "recorded": bench.spawn("--peft-update-baselines", "--peft-json", "recorded", PYTHONHASHSEED="1"),
+        "reversed": bench.spawn("-p", "reversing", *ADAPTERS, "--peft-json", "reversed", PYTHONHASHSEED="2"),
+        "parallel": bench.spawn("-n", "2", *ADAPTERS, "--peft-json", "parallel", PYTHONHASHSEED="3"),
+    }
+    return bench.path, runs
+
+
+def results(folder):
+    """The results that a run wrote, by file name."""
+    files = sorted((folder / "MetaMathQA" / "mini").iterdir())
+    return {file.name: json.loads(file.read_text()) for file in files}
+
+
+def bits(result):
+    """All figures of a result that must be the same in each run."""
+    block = result["peftbench"]
+    lanes = ("exact", "numerics", "quality")
+    kept = {name for lane in lanes for name in by_lane(METRICS, lane)}
+    metrics = {name: value for name, value in block["metrics"].items() if name in kept}
+    return {**block, "metrics": metrics}
+
+
+def test_training_records_and_compares_green(trained):
+    _, runs = trained
+
+    for name, run in runs.items():
+        assert run.returncode == 0, f"{name}: {output(run)}"
+    assert table(runs["recorded"]) == dict.fromkeys(CASES, "recorded")
+    for name in ("reversed", "parallel"):
+        assert set(table(runs[name])) == {LOHA_CASE, LORA_CASE}
+        assert set(table(runs[name]).values()) <= {"identical", "within noise", "improved"}
+
+
+@pytest.mark.parametrize("run", ["reversed", "parallel"])
+def test_training_gives_the_same_bits_whatever_the_order_hash_seed_and_worker(trained, run):
+    folder, _ = trained
+
+    expected = results(folder / "recorded")
+    obtained = results(folder / run)
+
+    assert list(expected) == ["full-finetuning--default.json", "loha--r4.json", "lora--r4.json"]
+    assert list(obtained) == ["loha--r4.json", "lora--r4.json"]
+    for name in obtained:
+        assert bits(obtained[name]) == bits(expected[name])
+    seed = expected["loha--r4.json"]["peftbench"]["seeds"][0]
+    assert len(seed["metrics"]["adapter_sha256"]) == 64
+    assert len(seed["metrics"]["first_losses"]) == 3
+    assert len(seed["samples"]["test_correct"]) == 6
+
+
+def test_results_are_written_in_pefts_schema(trained):
+    folder, _ = trained
+
+    for name, result in results(folder / "recorded").items():
+        assert list(result) == ["run_info", "train_info", "meta_info", "peftbench"]
+        train_info = result["train_info"]
+        for key, value in train_info.items():
+            if key.startswith("accelerator_memory"):
+                assert type(value) is int
+        assert train_info["status"] == "success"
+        assert {"test accuracy", "forgetting", "train loss"} <= set(train_info["metrics"][-1])
+        packages = result["meta_info"]["package_info"]
+        assert {"bitsandbytes-version", "diffusers-version", "peft-version", "torch-version"} <= set(packages)
+        assert result["run_info"]["train_config"]["max_steps"] == 3
+        assert (result["run_info"]["peft_config"] is None) == name.startswith("full-finetuning")
+
+
+@pytest.mark.skipif(not PEFT_RESULTS.exists(), reason="PEFT's method_comparison is not beside the repository")
+def test_results_hold_each_key_that_pefts_own_results_hold(trained):
+    folder, _ = trained
+    ours = results(folder / "recorded")["lora--r4.json"]
+
+    for file in PEFT_RESULTS.glob("lora--*.json"):
+        theirs = json.loads(file.read_text())
+        for block in ("run_info", "train_info", "meta_info"):
+            assert set(theirs[block]) <= set(ours[block])
+        assert set(theirs["meta_info"]["package_info"]) <= set(ours["meta_info"]["package_info"])
+        for key in ("train_config", "peft_config"):
+            assert isinstance(ours["run_info"][key], type(theirs["run_info"][key]))
+        for key, value in theirs["train_info"].items():
+            assert type(ours["train_info"][key]) is type(value), key
+
+
+def test_a_mistake_in_the_adapters_config_is_told_without_a_traceback(bench):
+    make_suite(bench.suite, {"lora/r4": ({**LORA, "rank": 4}, None), "loha/r4": (LOHA, {"optimizer_type": "Adagard"})})
+    bench.trains()
+
+    result = bench.run("-k", "loha or lora")
+
+    result.assert_outcomes(failed=2, deselected=1)
+    text = output(result)
+    assert "lora/r4/adapter_config.json: key 'rank' is unknown to LoraConfig" in text
+    assert "optimizer_type: 'Adagard' is neither a class of torch.optim" in text
+    assert "Traceback" not in text
+    assert table(result) == {LOHA_CASE: "failed", LORA_CASE: "failed"}
