@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 
+from pytest_peftbench.jsonfile import InputError
+
 THREADS = 1
 # Same kernels on every x86-64 processor with AVX2: AVX-512 and AVX2 differ in the seventh digit after 15 steps.
 _PINS = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_CBWR": "AVX2"}
@@ -33,6 +35,17 @@ def installed(package: str) -> str:
         return version(package).split("+")[0]
     except PackageNotFoundError:
         return "not installed"
+
+
+def check_device(device: str) -> None:
+    """Raise InputError unless torch can run on `device`."""
+    import torch
+
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"--peft-device {device}: torch {torch.__version__} cannot run there: {reason}") from error
 
 
 def describe(device: str) -> dict[str, str]:

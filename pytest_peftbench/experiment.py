@@ -66,10 +66,17 @@ class MathTrainConfig:
             yield f"grad_norm_clip: must be at least 0 (0 clips nothing), is {self.grad_norm_clip}"
         if self.seed < 0:
             yield f"seed: must be at least 0, is {self.seed}"
-        if "{query}" not in self.query_template:
-            yield f"query_template: must contain '{{query}}', is {self.query_template!r}"
+        if not _takes_query(self.query_template):
+            yield f"query_template: must contain '{{query}}' and no other placeholder, is {self.query_template!r}"
         if not isinstance(lr := self.optimizer_kwargs.get("lr"), (int, float)) or not lr > 0 or math.isinf(lr):
             yield f"optimizer_kwargs: needs a learning rate 'lr' greater than 0, has {lr!r}"
+
+
+def _takes_query(template: str) -> bool:
+    try:
+        return "{query}" in template and bool(template.format(query=""))
+    except (KeyError, IndexError, ValueError, AttributeError):
+        return False
 
 
 # The task of a suite is the name of its folder, or of the folder above it.

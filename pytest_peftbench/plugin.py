@@ -115,7 +115,7 @@ def pytest_report_header(config: pytest.Config) -> str:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Each experiment is a case of each test that takes one."""
-    if "experiment" not in metafunc.fixturenames:
+    if not _takes_our_experiment(metafunc):
         return
     config = metafunc.config
     session = config.stash[SESSION]
@@ -135,6 +135,16 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         indirect=True,
         scope="function",
     )
+
+
+def _takes_our_experiment(metafunc: pytest.Metafunc) -> bool:
+    """Whether the test takes this plugin's `experiment`, and no parameter or fixture of its own with that name."""
+    for fixture in reversed(metafunc._arg2fixturedefs.get("experiment", ())):
+        if fixture.func.__module__ == __name__:
+            return True
+        if "experiment" not in fixture.argnames:
+            return False
+    return False
 
 
 @pytest.hookimpl(wrapper=True)
@@ -172,7 +182,8 @@ def _unreadable_baselines(settings: Settings, items: list[pytest.Item]) -> list[
 
 def _experiment_of(item: pytest.Item) -> Experiment | None:
     value = item.callspec.params.get("experiment") if hasattr(item, "callspec") else None
-    return value if isinstance(value, Experiment) else None
+    # without our marker it is a parameter of the test's own
+    return value if isinstance(value, Experiment) and item.get_closest_marker(value.marker) else None
 
 
 def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Item]) -> list[str]:
@@ -200,6 +211,7 @@ def experiment(request: pytest.FixtureRequest) -> Experiment:
     """The PEFT config, training parameters, device and seeds of this case, from the suite's files."""
     environment.pin()  # before torch is imported
     case: Experiment = request.param
+    environment.check_device(case.device)
     return case
 
 

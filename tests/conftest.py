@@ -1,7 +1,5 @@
 """Pins the environment and imports torch once: a second import in one process fails, and pytester would do it."""
 
-from pathlib import Path
-
 from pytest_peftbench import environment
 
 environment.pin()
@@ -18,7 +16,6 @@ pytest_plugins = ["pytester"]
 @pytest.fixture
 def bench(pytester, monkeypatch):
     """A folder with a suite of three experiments, MetaMathQA/mini, and a test whose results are not measured."""
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))  # for the workers of xdist
     monkeypatch.setenv("COLUMNS", "200")
     for variable in ("PYTEST_ADDOPTS", "PYTEST_XDIST_WORKER"):
         monkeypatch.delenv(variable, raising=False)

@@ -34,6 +34,8 @@ FULL, LOHA_CASE, LORA_CASE = CASES
 
 # Of no use here, and one of them costs a second a run, where they are installed.
 PLUGINS = [word for name in ("cacheprovider", "hypothesispytest", "anyio") for word in ("-p", f"no:{name}")]
+# A case of these tests imports this module, in workers of xdist too.
+PLUGINS += ["-o", f"pythonpath={Path(__file__).parent}"]
 
 # A case as a user writes it, but with a result that was not measured.
 SYNTHETIC_TEST = """
@@ -172,7 +174,7 @@ class Bench:
         return subprocess.run(
             [sys.executable, "-m", "pytest", *PLUGINS, *map(str, arguments)],
             cwd=self.path,
-            env={**os.environ, "PYTHONPATH": str(Path(__file__).parent), **environment},
+            env={**os.environ, **environment},
             capture_output=True,
             text=True,
             timeout=240,

@@ -177,6 +177,75 @@ def test_a_test_without_an_experiment_is_left_alone(bench):
     assert "PEFT benchmark" not in output(result)
 
 
+OWN_EXPERIMENTS = {
+    "parameter": """
+        import pytest
+
+        @pytest.mark.parametrize("experiment", ["mine"])
+        def test_own(experiment):
+            assert experiment == "mine"
+    """,
+    "fixture": """
+        import pytest
+
+        @pytest.fixture
+        def experiment():
+            return "mine"
+
+        def test_own(experiment):
+            assert experiment == "mine"
+    """,
+    "parametrized_fixture": """
+        import pytest
+
+        @pytest.fixture(params=["mine"])
+        def experiment(request):
+            return request.param
+
+        def test_own(experiment):
+            assert experiment == "mine"
+    """,
+    "direct_parameter_of_our_type": """
+        import pytest
+        from pathlib import Path
+        from pytest_peftbench.experiment import read_suite
+
+        @pytest.mark.parametrize("experiment", read_suite(Path("MetaMathQA/mini"))[:1])
+        def test_own(experiment):
+            assert experiment.case.base_model == "mini"
+    """,
+}
+
+
+@pytest.mark.parametrize("text", OWN_EXPERIMENTS.values(), ids=list(OWN_EXPERIMENTS))
+def test_a_project_may_have_an_experiment_of_its_own(bench, text):
+    bench.write("test_mini.py", text)
+
+    result = bench.run()
+
+    result.assert_outcomes(passed=1)
+    assert "PEFT benchmark" not in output(result)
+    assert "peftbench: 1 case" not in output(result)
+
+
+def test_an_experiment_may_be_overridden_by_one_that_builds_on_it(bench):
+    bench.write(
+        "conftest.py",
+        """
+        from dataclasses import replace
+
+        import pytest
+
+        @pytest.fixture
+        def experiment(experiment):
+            return replace(experiment, device="meta")
+        """,
+    )
+    bench.write("test_mini.py", "def test_mini(experiment): assert experiment.device == 'meta'")
+
+    bench.run().assert_outcomes(passed=3)
+
+
 # What is refused
 
 

@@ -108,7 +108,7 @@ def test_no_answer_is_a_wrong_answer():
 
 
 def test_a_reference_without_an_answer_is_an_error_that_shows_it():
-    with pytest.raises(ValueError, match="holds no answer.*nothing to see here"):
+    with pytest.raises(ValueError, match=r"holds no answer.*nothing to see here"):
         is_correct("The answer is: 16", "nothing to see here")
 
 

@@ -5,3 +5,5 @@ from pathlib import Path
 TINY_DIR = Path(__file__).parent
 MATH_MODEL = TINY_DIR / "math" / "model"
 MATH_DATA = TINY_DIR / "math" / "data"
+IMAGE_MODEL = TINY_DIR / "image" / "model"
+IMAGE_DATA = TINY_DIR / "image" / "data"
