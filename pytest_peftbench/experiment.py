@@ -87,15 +87,17 @@ TRAIN_CONFIGS: dict[str, type[MathTrainConfig]] = {"MetaMathQA": MathTrainConfig
 class Experiment:
     """One PEFT config on one task: a case as the benchmark runs it.
 
-    adapter: the content of `adapter_config.json`; None for full fine-tuning. seeds: training seeds to run.
+    adapter: the content of `adapter_config.json`; None for full fine-tuning. files: further JSON files below the
+    experiment's folder, such as the configs of X-LoRA's experts, by relative path. seeds: training seeds to run.
     """
 
     case: CaseId
     path: Path
     train: MathTrainConfig
     adapter: dict[str, Any] | None
+    files: dict[str, Any] = field(default_factory=dict)
     device: str = "cpu"
-    seeds: tuple[int, ...] = field(default=(0,))
+    seeds: tuple[int, ...] = (0,)
 
     @property
     def suite(self) -> Path:
@@ -109,7 +111,7 @@ class Experiment:
 
     def definition(self) -> dict[str, Any]:
         """What the experiment's files define, without the machine it runs on: part of the case version."""
-        return {"train": asdict(self.train), "adapter": self.adapter}
+        return {"train": asdict(self.train), "adapter": self.adapter, "files": self.files}
 
 
 def find_suites(root: Path) -> list[Path]:
@@ -170,7 +172,10 @@ def _read_experiment(
             f"{params_file if problem.split(':')[0] in params else path.parents[2] / DEFAULTS_FILE}: {problem}"
         )
     adapter = _read_adapter(adapter_file) if adapter_file.exists() else None
-    return Experiment(CaseId(task, base_model, path.parent.name, path.name), path, train, adapter, seeds=(train.seed,))
+    others = [file for file in sorted(path.rglob("*.json")) if file not in (adapter_file, params_file)]
+    files = {file.relative_to(path).as_posix(): read_json(file) for file in others}
+    case = CaseId(task, base_model, path.parent.name, path.name)
+    return Experiment(case, path, train, adapter, files, seeds=(train.seed,))
 
 
 def _read_adapter(file: Path) -> dict[str, Any]:

@@ -81,6 +81,8 @@ def make_optimizer(model: nn.Module, config: MathTrainConfig) -> torch.optim.Opt
         raise InputError("no parameter of the model is trainable; is inference_mode true in adapter_config.json?")
     try:
         return _PEFT_OPTIMIZERS[name](model, kwargs) if name in _PEFT_OPTIMIZERS else cls(trainable, **kwargs)
+    except ImportError as error:
+        raise InputError(f"optimizer_type: the installed PEFT does not have {name!r}: {error}") from error
     except (TypeError, ValueError) as error:
         raise InputError(f"optimizer_kwargs: {kwargs} do not fit optimizer_type {name!r}: {error}") from error
 

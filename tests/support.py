@@ -74,7 +74,6 @@ FEW_ITEMS = """
                 valid=data.valid[:4],
                 test=data.test[:6],
                 documents=data.documents[:4],
-                digest="few items",
             )
 
         return few

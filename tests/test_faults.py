@@ -89,7 +89,7 @@ class Benchmark:
     def run(self, *arguments, peft=None):
         """The benchmark in a process of its own, with the PEFT in folder `peft`."""
         environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
-        environment["PYTHONPATH"] = "" if peft is None else str(peft)
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [peft and str(peft), environment.get("PYTHONPATH")]))
         environment["COLUMNS"] = "200"
         done = subprocess.run(
             [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--benchmark-disable", *arguments],

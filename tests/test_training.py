@@ -2,6 +2,7 @@ import itertools
 import math
 
 import peft
+import peft.optimizers
 import pytest
 import torch
 from support import DEFAULTS
@@ -16,6 +17,9 @@ from pytest_peftbench.training import Trainer, make_optimizer, make_schedule
 
 LORA = peft.LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
 IDS = torch.arange(24).reshape(2, 12) % 64
+has_riemannian = pytest.mark.skipif(
+    not hasattr(peft.optimizers, "create_riemannian_optimizer"), reason="PEFT before 0.21 has no such optimizer"
+)
 BATCH = {"input_ids": IDS, "attention_mask": torch.ones_like(IDS), "labels": IDS}
 
 
@@ -239,6 +243,7 @@ def test_lora_fa_trains_b_and_freezes_a():
         assert torch.equal(weight, after[name]) == ("lora_A" in name)
 
 
+@has_riemannian
 def test_riemannian_steps_differ_from_those_of_adamw():
     after = {}
     for name in ("riemannian", "AdamW"):
@@ -268,7 +273,7 @@ def test_an_unknown_optimizer_is_an_error_that_names_key_and_value(name):
         ("SGD", {"lr": 1e-3, "weight_decay": -1.0}, "-1.0"),
         ("lora+", {"lr": 1e-3}, "loraplus_lr_ratio"),
         ("lora-fa", {"lr": 1e-3}, "lora_alpha"),
-        ("riemannian", {"lr": 1e-3, "rank": 4}, "rank"),
+        pytest.param("riemannian", {"lr": 1e-3, "rank": 4}, "rank", marks=has_riemannian),
     ],
 )
 def test_an_argument_that_the_optimizer_refuses_is_an_error_that_names_key_and_value(name, kwargs, words):
@@ -277,6 +282,13 @@ def test_an_argument_that_the_optimizer_refuses_is_an_error_that_names_key_and_v
 
     assert repr(name) in str(error.value)
     assert words in str(error.value)
+
+
+def test_an_optimizer_that_an_older_peft_does_not_have_is_an_error_that_names_it(monkeypatch):
+    monkeypatch.delattr(peft.optimizers, "create_riemannian_optimizer", raising=False)
+
+    with pytest.raises(InputError, match="optimizer_type: the installed PEFT does not have 'riemannian'"):
+        make_optimizer(llama(), config(optimizer_type="riemannian"))
 
 
 def test_an_adapter_that_trains_nothing_is_an_error_that_says_why():

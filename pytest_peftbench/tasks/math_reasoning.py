@@ -13,6 +13,7 @@ import random
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,12 @@ class MathData:
     valid: list[Problem]
     test: list[Problem]
     documents: list[list[int]]
-    digest: str
+
+    @cached_property
+    def digest(self) -> str:
+        """Hash of texts and tokenizer: both show in the tokens."""
+        problems = [[problem.prompt, problem.response] for problem in [*self.valid, *self.test]]
+        return hashlib.sha256(json.dumps([self.train, problems, self.documents]).encode()).hexdigest()
 
 
 class MathReasoning:
@@ -101,7 +107,7 @@ class MathReasoning:
             ids[:MAX_DOCUMENT_TOKENS] for ids in tokenizer([row["text"] for row in rows["documents"]])["input_ids"]
         ]
         valid, test = problems(rows["valid"]), problems(rows["test"])
-        return MathData(tokenizer, with_eos, valid, test, documents, _digest(with_eos, valid, test, documents))
+        return MathData(tokenizer, with_eos, valid, test, documents)
 
     def batches(self, data: MathData, experiment: Experiment, seed: int) -> Iterator[Batch]:
         """Batches of texts of similar length (bucketed), in an order drawn from `seed`, epoch after epoch."""
@@ -185,12 +191,6 @@ def _load_rows(folder: Path | None) -> dict[str, list[dict[str, str]]]:
         "test": load("openai/gsm8k", "main", "test"),
         "documents": load("HuggingFaceFW/finewiki", "en", "train", DOCUMENTS),
     }
-
-
-def _digest(train: list[list[int]], valid: list[Problem], test: list[Problem], documents: list[list[int]]) -> str:
-    """Hash of texts and tokenizer: both show in the tokens."""
-    problems = [[problem.prompt, problem.response] for problem in [*valid, *test]]
-    return hashlib.sha256(json.dumps([train, problems, documents]).encode()).hexdigest()
 
 
 def _pad(sequences: Sequence[list[int]], tokenizer: Any, device: str, side: str) -> Batch:
