@@ -129,7 +129,7 @@ def _weights(model: nn.Module | None) -> list[Tensor]:
 
 
 def _gradients(model: nn.Module | None) -> list[Tensor]:
-    return [weight.grad for weight in _weights(model) if weight.grad is not None]
+    return [weight.grad for weight in _weights(model) if weight.is_leaf and weight.grad is not None]
 
 
 def _optimizer_state(optimizer: Optimizer | None) -> list[Tensor]:

@@ -127,7 +127,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
                 f"{metafunc.definition.nodeid}: marker peft_task takes the name of a task: {', '.join(TRAIN_CONFIGS)}"
             )
     experiments = session.experiments(metafunc.definition.path.parent, task)
-    for name in {experiment.marker for experiment in experiments}:
+    for name in sorted({experiment.marker for experiment in experiments}):
         config.addinivalue_line("markers", f"{name}: cases of this method")
     metafunc.parametrize(
         "experiment",
@@ -164,7 +164,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _unreadable_baselines(settings: Settings, items: list[pytest.Item]) -> list[str]:
-    if settings.update or not settings.compare:
+    if not settings.compare and not settings.update:
         return []
     problems = []
     for item in items:
@@ -304,10 +304,7 @@ class BaselineCheck:
         return shlex.join(["pytest", f"{file}::{test}", *options, "--peft-update-baselines"])
 
     def _update(self, result: Result, path: Path) -> None:
-        try:
-            old = self._read(path)
-        except InputError:
-            old = None  # what cannot be read cannot be kept
+        old = self._read(path)
         new = refreshed(old, from_result(result))
         changes = diff_lines(old, new)
         if changes:

@@ -99,7 +99,8 @@ class Session:
     def experiments(self, folder: Path, task: str | None) -> list[Experiment]:
         """The cases of a test in `folder`: of the suites in it, or of those that `--peft-suite` names.
 
-        task: only those of this task. What cannot be read becomes a problem, and no case.
+        task: only those of this task. What cannot be read becomes a problem, and no case; so does a test without
+        any case: a gate that compares nothing must not pass. (`--peft-suite` may name suites of other tests' tasks.)
         """
         try:
             suites = self._named_suites() if self.settings.suites else find_suites(folder)
@@ -111,11 +112,13 @@ class Session:
             first = found.setdefault(experiment.case, experiment)
             if first is not experiment:
                 self.add_problem(f"{experiment.path}: {first.path} is case {experiment.case} too; run one at a time")
-        return [self._configured(experiment) for experiment in found.values() if task in (None, experiment.case.task)]
-
-    def suites(self) -> list[Path]:
-        """The suites read so far."""
-        return list(self._suites)
+        cases = [self._configured(experiment) for experiment in found.values() if task in (None, experiment.case.task)]
+        if not cases and not self.settings.suites:
+            self.add_problem(
+                f"{folder}: a test here takes `experiment`, but no suite below holds one{f' of {task}' if task else ''}; "
+                f"add a folder with {DEFAULTS_FILE} and experiments/, or pass --peft-suite DIR"
+            )
+        return cases
 
     def add_problem(self, problem: str) -> None:
         """Remember what makes the session end before anything runs."""

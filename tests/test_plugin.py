@@ -5,6 +5,7 @@ import os
 import pty
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 
@@ -534,6 +535,25 @@ def test_a_baseline_that_cannot_be_read_is_refused_before_anything_runs(bench, s
 
     assert_usage_error(bench.run(), "baselines/MetaMathQA/mini/loha--r4.json", words)
     bench.run("-k", "lora").assert_outcomes(passed=1, deselected=2)  # another case is not concerned
+
+
+def test_an_update_does_not_overwrite_a_baseline_that_it_cannot_read(bench):
+    bench.record()
+    data = json.loads(bench.baseline("loha").read_text())
+    newer_schema(data)
+    write_json(bench.baseline("loha"), data)
+    before = bench.baseline("loha").read_bytes()
+
+    assert_usage_error(bench.run("--peft-update-baselines"), "loha--r4.json", "schema 99 is newer")
+    assert bench.baseline("loha").read_bytes() == before
+
+
+def test_a_benchmark_without_any_suite_is_refused_and_not_skipped(bench):
+    shutil.rmtree(bench.suite)
+
+    assert_usage_error(
+        bench.run(), "takes `experiment`, but no suite below holds one of MetaMathQA", "--peft-suite DIR"
+    )
 
 
 # Several processes

@@ -1,0 +1,62 @@
+"""The embedded math task tells methods apart: by the committed baselines, and by the base model itself."""
+
+import pytest
+from support import REPOSITORY, TINY_SUITE
+
+from pytest_peftbench.baseline import baseline_path, read
+from pytest_peftbench.experiment import read_suite
+from pytest_peftbench.result import mean_of_seeds
+from pytest_peftbench.tasks.math_reasoning import TASK
+
+EXPERIMENTS = {str(experiment.case): experiment for experiment in read_suite(TINY_SUITE)}
+FULL = EXPERIMENTS["MetaMathQA-tiny-full-finetuning-default"]
+
+
+@pytest.fixture(scope="module")
+def quality():
+    """Accuracy and forgetting of each case, as recorded."""
+    baselines = {name: read(baseline_path(REPOSITORY / "baselines", case.case)) for name, case in EXPERIMENTS.items()}
+    return {
+        name: (mean_of_seeds(baseline.seeds, "test_accuracy"), mean_of_seeds(baseline.seeds, "forgetting"))
+        for name, baseline in baselines.items()
+    }
+
+
+def test_the_base_model_solves_next_to_nothing_in_the_benchmark_s_form():
+    base, data = TASK.load_base_model(FULL).eval(), TASK.load_data(FULL)
+
+    evaluation = TASK.evaluate(base, data, FULL, lambda size: {}, TASK.reference(base, data, FULL))
+
+    assert evaluation.metrics == {"test_accuracy": pytest.approx(0, abs=0.05), "forgetting": 0.0}
+
+
+def test_full_finetuning_solves_most_of_it(quality):
+    assert quality[str(FULL.case)][0] >= 0.6
+
+
+def test_methods_differ_in_accuracy_and_few_sit_at_an_end(quality):
+    accuracies = [accuracy for accuracy, _ in quality.values()]
+
+    assert max(accuracies) - min(accuracies) >= 0.4
+    assert sum(accuracy in (0.0, 1.0) for accuracy in accuracies) <= len(accuracies) / 3
+
+
+def test_methods_differ_in_forgetting_by_more_than_a_factor_of_ten(quality):
+    risen = [forgetting for _, forgetting in quality.values() if forgetting > 0]
+
+    assert max(risen) / min(risen) >= 10
+
+
+@pytest.mark.parametrize(
+    ("case", "key", "text"),
+    [
+        ("cpt-one-shot", "cpt_token_ids", "Think step by step.\nAnswer: 15+9=24. #### 24</s>"),
+        ("trainabletokens-template", "token_indices", "Question"),
+        ("lora-rank8-trainable-tokens", "trainable_token_indices", "Question"),
+        ("lora-rank8-alora", "alora_invocation_tokens", "\n"),
+    ],
+)
+def test_token_ids_in_an_experiment_mean_what_they_should(case, key, text):
+    experiment = EXPERIMENTS[f"MetaMathQA-tiny-{case}"]
+
+    assert text in TASK.load_data(experiment).tokenizer.decode(experiment.adapter[key])
