@@ -199,8 +199,9 @@ def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Ite
 
 
 def _short_path(path: Path, config: pytest.Config) -> str:
+    """`path` as seen from the root directory, if it lies there."""
     path = path.resolve()
-    return str(path.relative_to(config.rootpath) if path.is_relative_to(config.rootpath) else path)
+    return path.relative_to(config.rootpath).as_posix() if path.is_relative_to(config.rootpath) else str(path)
 
 
 # Fixtures -------------------------------------------------------------------------------------------------------------
@@ -285,7 +286,7 @@ class BaselineCheck:
             )
 
     def _compare(self, result: Result, path: Path) -> None:
-        verdict = compare(result, self._read(path))
+        verdict = replace(compare(result, self._read(path)), baseline=_short_path(path, self._item.config))
         self._item.stash[_VERDICT] = verdict
         if not is_green(verdict, self._settings.green):
             self._item.stash[_RED] = True
