@@ -114,8 +114,9 @@ class Session:
                 self.add_problem(f"{experiment.path}: {first.path} is case {experiment.case} too; run one at a time")
         cases = [self._configured(experiment) for experiment in found.values() if task in (None, experiment.case.task)]
         if not cases and not self.settings.suites:
+            of_task = f" of {task}" if task else ""
             self.add_problem(
-                f"{folder}: a test here takes `experiment`, but no suite below holds one{f' of {task}' if task else ''}; "
+                f"{folder}: a test here takes `experiment`, but no suite below holds one{of_task}; "
                 f"add a folder with {DEFAULTS_FILE} and experiments/, or pass --peft-suite DIR"
             )
         return cases

@@ -8,6 +8,10 @@ import sys
 import textwrap
 from pathlib import Path
 
+import pytest
+from packaging.version import Version
+
+from pytest_peftbench.environment import installed
 from pytest_peftbench.result import CaseId, Result, SeedRun
 
 REPOSITORY = Path(__file__).parent.parent
@@ -23,6 +27,15 @@ DEFAULTS = {
 }
 LORA = {"peft_type": "LORA", "r": 4, "target_modules": ["q_proj", "v_proj"], "task_type": "CAUSAL_LM"}
 LOHA = {"peft_type": "LOHA", "r": 4, "target_modules": ["q_proj", "v_proj"], "task_type": "CAUSAL_LM"}
+
+
+def skip_under_an_older_peft():
+    """Skip a module that reads the embedded suite, which holds methods that an older PEFT does not know."""
+    (pinned,) = re.findall(r"^peft==(.+)$", (REPOSITORY / "constraints.txt").read_text(), re.MULTILINE)
+    if Version(installed("peft")) < Version(pinned):
+        pytest.skip(f"the embedded suite is written for PEFT {pinned}", allow_module_level=True)
+
+
 # adapter config and training parameters; None: no such file
 EXPERIMENTS = {
     "lora/r4": (LORA, None),

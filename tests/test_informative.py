@@ -1,12 +1,14 @@
 """The embedded math task tells methods apart: by the committed baselines, and by the base model itself."""
 
 import pytest
-from support import REPOSITORY, TINY_SUITE
+from support import REPOSITORY, TINY_SUITE, skip_under_an_older_peft
 
 from pytest_peftbench.baseline import baseline_path, read
 from pytest_peftbench.experiment import read_suite
 from pytest_peftbench.result import mean_of_seeds
 from pytest_peftbench.tasks.math_reasoning import TASK
+
+skip_under_an_older_peft()
 
 EXPERIMENTS = {str(experiment.case): experiment for experiment in read_suite(TINY_SUITE)}
 FULL = EXPERIMENTS["MetaMathQA-tiny-full-finetuning-default"]

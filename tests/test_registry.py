@@ -4,11 +4,13 @@ import json
 
 import pytest
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
-from support import REPOSITORY, TINY_SUITE
+from support import REPOSITORY, TINY_SUITE, skip_under_an_older_peft
 
 from pytest_peftbench.baseline import baseline_path, read
 from pytest_peftbench.experiment import ADAPTER_FILE, peft_types, read_suite
 from pytest_peftbench.methods import make_config
+
+skip_under_an_older_peft()
 
 BASELINES = REPOSITORY / "baselines"
 # PEFT types without an experiment in benchmarks/MetaMathQA/tiny, each with the reason.
