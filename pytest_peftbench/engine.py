@@ -20,6 +20,7 @@ from pytest_peftbench import checks, footprint, timing
 from pytest_peftbench.environment import describe, deterministic, seed_everything
 from pytest_peftbench.experiment import ADAPTER_FILE, Experiment
 from pytest_peftbench.footprint import Footprint
+from pytest_peftbench.jsonfile import InputError
 from pytest_peftbench.memory import MemoryTracker
 from pytest_peftbench.methods import Hooks, hooks_of, make_config
 from pytest_peftbench.peft_schema import peft_fields
@@ -173,7 +174,19 @@ class _Case:
         model: nn.Module = get_peft_model(
             base, self.peft_config(), autocast_adapter_dtype=self.config.autocast_adapter_dtype
         )
-        return model.to(self.experiment.device)
+        model.to(self.experiment.device)
+        if self.config.init_kv_cache_prefix is not None:
+            self.init_prefix(model, self.config.init_kv_cache_prefix)
+        return model
+
+    def init_prefix(self, model: nn.Module, text: str) -> None:
+        """Start a learned prefix from the base model's cache for `text`."""
+        from peft import initialize_kv_prefix_from_text
+
+        try:
+            initialize_kv_prefix_from_text(model, self.data.tokenizer, text=text, use_chat_template=False)
+        except ValueError as error:
+            raise InputError(f"{self.experiment.path}: init_kv_cache_prefix: {error}") from error
 
     @torch.inference_mode()
     def output(self, model: nn.Module) -> Tensor:

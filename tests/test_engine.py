@@ -165,6 +165,22 @@ def test_extra_inputs_of_a_method_reach_every_phase():
     assert {"forward_inference.flops", "decode_step.flops", "train_step.flops"} <= result.metrics.keys()
 
 
+PREFIX = {"peft_type": "PREFIX_TUNING", "num_virtual_tokens": 4, "task_type": "CAUSAL_LM"}
+
+
+def test_a_prefix_starts_from_the_cache_of_the_text_that_the_parameters_give():
+    plain = run(make_experiment(PREFIX))
+    started = run(make_experiment(PREFIX, init_kv_cache_prefix="Question: How many pens does Ned have?"))
+
+    assert of_seed(started, "first_losses") != of_seed(plain, "first_losses")
+    assert started.metrics["params.trainable"] == plain.metrics["params.trainable"]
+
+
+def test_a_text_too_short_for_the_prefix_is_an_error_that_names_the_key():
+    with pytest.raises(InputError, match="init_kv_cache_prefix: "):
+        run(make_experiment(PREFIX, init_kv_cache_prefix="Q"))
+
+
 def test_progress_tells_seed_and_step():
     said = []
 
