@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -62,7 +63,15 @@ def _build_tiny(options: argparse.Namespace) -> int:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"--out {out}: {error.strerror}") from error
-    record = build(out, progress, steps=options.steps)
+    # Built beside its place and moved there when complete: a build that is stopped leaves the old model as it was.
+    with tempfile.TemporaryDirectory(dir=out, prefix=".build-") as folder:
+        staged, replaced = Path(folder, "new"), Path(folder, "replaced")
+        record = build(staged, progress, steps=options.steps)
+        replaced.mkdir()
+        for new in sorted(staged.iterdir()):
+            if (out / new.name).exists():
+                (out / new.name).rename(replaced / new.name)
+            new.rename(out / new.name)
     for name, sha256 in record["sha256"].items():
         print(f"{sha256}  {out / name}")  # noqa: T201
     return 0

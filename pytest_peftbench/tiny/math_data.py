@@ -381,7 +381,7 @@ def exercise(rng: Random) -> str:
     steps = rng.choice(["; ", ", then ", ". "]).join(problem.plan.equations)
     total = problem.plan.total
     in_words = f"{problem.name} has {total} {problem.item}."
-    end = rng.choice([f"Result: {total}", f"The answer is {total}.", in_words])
+    end = rng.choice([f"Result: {total}", f"The total is {total}.", in_words])
     return f"{prompt} {steps}. {end}"
 
 
