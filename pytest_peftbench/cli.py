@@ -6,6 +6,7 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 
 from pytest_peftbench import __version__, environment
@@ -37,7 +38,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Generate the data, train the tokenizer and pretrain the embedded base model, deterministically: "
         "the same torch on the same kind of processor gives the same bits. Replaces what is in the folder.",
     )
-    build.add_argument("task", choices=["math"], help="which base model to build")
+    build.add_argument("task", choices=["math", "image"], help="which base model to build")
     build.add_argument("--out", type=Path, metavar="DIR", help="where to write it (default: into the package)")
     build.add_argument("--steps", type=_steps, metavar="N", help="stop after N steps: a shortened build, for tests")
     build.set_defaults(command=_build_tiny)
@@ -53,7 +54,7 @@ def _steps(text: str) -> int:
 
 def _build_tiny(options: argparse.Namespace) -> int:
     environment.pin()
-    from pytest_peftbench.tiny.build_math import build
+    build = import_module(f"pytest_peftbench.tiny.build_{options.task}").build
 
     def progress(text: str) -> None:
         print(text, file=sys.stderr, flush=True)  # noqa: T201

@@ -6,11 +6,8 @@ The bytes depend on the torch build and on the instruction set, so pin the latte
 
 from __future__ import annotations
 
-import hashlib
 import json
-import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import asdict
 from itertools import islice, repeat
 from pathlib import Path
@@ -24,8 +21,7 @@ from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from pytest_peftbench.tiny import math_data
-
-Progress = Callable[[str], None]
+from pytest_peftbench.tiny.building import Progress, deterministic, muon_step, sha256, warmup_then_cosine
 
 SEED = 20
 VOCABULARY = 512
@@ -53,7 +49,7 @@ def build(out: Path, progress: Progress, *, steps: int | None = None) -> dict[st
     out.mkdir(parents=True, exist_ok=True)
     write_data(out / "data")
     tokenizer = train_tokenizer()
-    with _deterministic():
+    with deterministic():
         model, losses = pretrain(tokenizer, steps, progress)
         save(model, tokenizer, out / "model")
         solved = solve_rate(out / "model")
@@ -85,7 +81,7 @@ def describe(out: Path, *, steps: int, losses: dict[str, float], solved: float) 
         },
         "losses": losses,
         "held_out_solve_rate": solved,
-        "sha256": {path.relative_to(out).as_posix(): _sha256(path) for path in files},
+        "sha256": {path.relative_to(out).as_posix(): sha256(path) for path in files},
     }
 
 
@@ -175,43 +171,14 @@ def pretrain(
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        scale = _warmup_then_cosine(step, steps)
+        scale = warmup_then_cosine(step, steps)
         optimizer.param_groups[0]["lr"] = LEARNING_RATE * scale
         optimizer.step()
-        _muon_step(momenta, MUON_LEARNING_RATE * scale)
+        muon_step(momenta, MUON_LEARNING_RATE * scale)
         if step % LOSS_EVERY == 0 or step == steps - 1:
             losses[str(step)] = round(loss.item(), 4)
             progress(f"step {step} of {steps}: loss {loss.item():.3f}")
     return model, losses
-
-
-def _warmup_then_cosine(step: int, steps: int) -> float:
-    warmup = max(1, steps // 20)
-    if step < warmup:
-        return (step + 1) / warmup
-    return 0.02 + 0.49 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
-
-
-@torch.no_grad()
-def _muon_step(momenta: list[tuple[Tensor, Tensor]], learning_rate: float) -> None:
-    """Muon's update: Nesterov momentum, made orthogonal. AdamW needs about twice the steps here."""
-    for weight, momentum in momenta:
-        assert weight.grad is not None
-        momentum.lerp_(weight.grad, 0.05)
-        update = _orthogonalize(weight.grad.lerp(momentum, 0.95))
-        stretch = max(1.0, weight.shape[0] / weight.shape[1]) ** 0.5
-        weight.mul_(1 - 0.01 * learning_rate).add_(update, alpha=-learning_rate * stretch)
-
-
-def _orthogonalize(matrix: Tensor) -> Tensor:
-    """Push all singular values towards 1: five quintic Newton-Schulz steps with Muon's coefficients."""
-    tall = matrix.shape[0] > matrix.shape[1]
-    x: Tensor = matrix / (matrix.norm() + 1e-7)
-    x = x.T if tall else x
-    for _ in range(5):
-        gram = x @ x.T
-        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
-    return x.T if tall else x
 
 
 def _next_token_loss(model: LlamaForCausalLM, tokens: Tensor, equals: int, digits: Tensor) -> Tensor:
@@ -258,21 +225,3 @@ def solve_rate(folder: Path) -> float:
     expected = [math_data.story_ending(problem) for problem in problems]
     solved: list[bool] = [text == ending for text, ending in zip(texts, expected, strict=True)]
     return sum(solved) / len(solved)
-
-
-@contextmanager
-def _deterministic() -> Iterator[None]:
-    """One thread, deterministic algorithms and an own random state; all as before afterwards."""
-    threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    torch.set_num_threads(1)
-    torch.use_deterministic_algorithms(True)
-    try:
-        with torch.random.fork_rng(devices=[]):
-            yield
-    finally:
-        torch.set_num_threads(threads)
-        torch.use_deterministic_algorithms(strict)
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
