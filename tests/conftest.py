@@ -17,6 +17,7 @@ pytest_plugins = ["pytester"]
 def bench(pytester, monkeypatch):
     """A folder with a suite of three experiments, MetaMathQA/mini, and a test whose results are not measured."""
     monkeypatch.setenv("COLUMNS", "200")
-    for variable in ("PYTEST_ADDOPTS", "PYTEST_XDIST_WORKER"):
+    # with CI set, pytest words its summary otherwise
+    for variable in ("CI", "BUILD_NUMBER", "PYTEST_ADDOPTS", "PYTEST_XDIST_WORKER"):
         monkeypatch.delenv(variable, raising=False)
     return Bench(pytester.path, pytester)

@@ -149,7 +149,8 @@ def test_a_test_of_another_task_gets_none_of_the_cases(bench, monkeypatch):
         """,
     )
 
-    assert bench.collected("test_images.py", "-k", "MetaMathQA") == CASES  # of test_any alone
+    assert bench.collected("test_images.py", "-k", "MetaMathQA", "--peft-suite", "MetaMathQA") == CASES  # test_any's
+    assert_usage_error(bench.run("test_images.py"), "no suite below holds one of image-gen")
 
 
 @pytest.mark.parametrize("arguments", ["'MetaMatQA'", "", "'MetaMathQA', 'image-gen'", "['MetaMathQA']"])

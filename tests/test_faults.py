@@ -46,9 +46,7 @@ def task_data(task_data):
         data = task_data(experiment)
         short = sorted(data.train, key=len)[:32]
         documents = [ids[:32] for ids in data.documents[:4]]
-        return replace(
-            data, train=short, valid=data.valid[:1], test=data.test[:4], documents=documents, digest="few items"
-        )
+        return replace(data, train=short, valid=data.valid[:1], test=data.test[:4], documents=documents)
 
     return few_items
 

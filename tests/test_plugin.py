@@ -149,15 +149,6 @@ def test_update_refuses_a_result_that_failed_and_keeps_the_old_file(bench, measu
     assert "Traceback" not in output(result)
 
 
-def test_update_replaces_a_baseline_that_cannot_be_read(bench):
-    bench.record()
-    bench.baseline("loha").write_text("{")
-
-    bench.record()
-
-    bench.run().assert_outcomes(passed=3)
-
-
 # Comparing
 
 
