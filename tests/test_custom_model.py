@@ -8,6 +8,7 @@ import transformers  # noqa: F401
 from support import DEFAULTS, PLUGINS, REAL_TEST, make_suite, output, table
 
 import pytest_peftbench.engine  # noqa: F401
+from pytest_peftbench import timing
 
 CASE = "MetaMathQA-my-gpt2-lora-r2"
 MY_MODEL = """
@@ -26,8 +27,9 @@ ADAPTER = {"peft_type": "LORA", "r": 2, "target_modules": ["c_attn"], "fan_in_fa
 
 
 @pytest.fixture
-def folder(pytester):
-    """What the user has written, and nothing else."""
+def folder(pytester, monkeypatch):
+    """What the user has written, and nothing else. No clock: a busy machine must not turn a case red."""
+    monkeypatch.setattr(timing, "compare", lambda function, reference, device: timing.Timing(1.0, 0.01))
     pytester.makeconftest(MY_MODEL)
     pytester.makepyfile(test_mine=REAL_TEST)
     make_suite(
@@ -51,4 +53,4 @@ def test_a_models_own_baseline_is_recorded_and_holds_in_the_next_run(folder):
     assert table(recorded) == {CASE: "recorded"}
     assert (folder.path / "baselines/MetaMathQA/my-gpt2/lora--r2.json").exists()
     compared.assert_outcomes(passed=1)
-    assert table(compared)[CASE] in ("identical", "within noise", "improved")
+    assert table(compared) == {CASE: "identical"}
