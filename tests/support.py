@@ -81,9 +81,6 @@ FEW_ITEMS = """
     def task_data(task_data):
         from pytest_peftbench import timing
 
-        # no clock: another process on the machine must not turn a case red
-        timing.compare = lambda function, reference, device: timing.Timing(1.0, 0.01)
-
         def few(experiment):
             data = task_data(experiment)
             return replace(
@@ -94,7 +91,10 @@ FEW_ITEMS = """
                 documents=data.documents[:4],
             )
 
-        return few
+        # no clock: another process on the machine must not turn a case red
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(timing, "compare", lambda function, reference, device: timing.Timing(1.0, 0.01))
+            yield few
 """
 
 
