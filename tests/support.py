@@ -98,6 +98,18 @@ FEW_ITEMS = """
 """
 
 
+def small_llama(seed=0, **config):
+    """A randomly initialised Llama of two layers, the same one for the same seed."""
+    # here, not above: pytest collects the modules that import this one without importing torch
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(seed)
+    shape = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
+    return LlamaForCausalLM(LlamaConfig(**{**shape, **heads, **config}))
+
+
 def write_json(path, value):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(value))

@@ -4,7 +4,7 @@ import peft
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import LlamaConfig, LlamaForCausalLM
+from support import small_llama
 
 from pytest_peftbench import checks
 
@@ -15,16 +15,7 @@ PREFIX = "base_model.model.model.layers.*.self_attn.q_proj"
 
 
 def base():
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=64,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-    )
-    return LlamaForCausalLM(config).eval()
+    return small_llama().eval()
 
 
 def trained(adapter=LORA):

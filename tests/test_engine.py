@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from support import DEFAULTS, LOHA, LORA
+from support import DEFAULTS, LOHA, LORA, small_llama
 from torch import nn
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from pytest_peftbench import engine, timing
 from pytest_peftbench.baseline import from_result, read, write
@@ -37,21 +36,12 @@ def few_items(experiment):
     return replace(data, train=short, valid=data.valid[:2], test=data.test[:4], documents=documents)
 
 
-def small_llama(experiment):
-    torch.manual_seed(20)
-    config = LlamaConfig(
-        vocab_size=512,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        attn_implementation=experiment.train.attn_implementation,
-    )
-    return LlamaForCausalLM(config).to(getattr(torch, experiment.train.dtype))
+def random_llama(experiment):
+    model = small_llama(20, vocab_size=512, attn_implementation=experiment.train.attn_implementation)
+    return model.to(getattr(torch, experiment.train.dtype))
 
 
-def run(experiment=None, base_model=small_llama, task_data=few_items, **kwargs):
+def run(experiment=None, base_model=random_llama, task_data=few_items, **kwargs):
     return engine.run_experiment(experiment or make_experiment(), base_model, task_data, **kwargs)
 
 
@@ -102,7 +92,7 @@ def test_a_lora_behaves_as_an_adapter_should(lora):
 def test_parameters_and_checkpoint_are_those_of_the_adapter(lora):
     rank, hidden, kv = 4, 32, 16
     trainable = 2 * (rank * hidden + hidden * rank + rank * hidden + kv * rank)
-    base = sum(p.numel() for p in small_llama(make_experiment()).parameters())
+    base = sum(p.numel() for p in random_llama(make_experiment()).parameters())
 
     assert lora.metrics["params.trainable"] == trainable
     assert lora.metrics["params.total"] == base + trainable
@@ -286,7 +276,7 @@ def test_an_adapter_in_half_precision_is_reloaded_in_half_precision():
 # The case version
 
 
-def version_of(experiment, base_model=small_llama, task_data=few_items):
+def version_of(experiment, base_model=random_llama, task_data=few_items):
     """The case version, without the seconds of measuring."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(engine._Case, "measure", lambda self, run: ({"params.trainable": 0, "params.total": 0}, {}))
@@ -312,7 +302,7 @@ def test_another_training_parameter_or_adapter_key_is_another_case(lora, other):
 
 def test_other_data_or_base_weights_are_another_case(lora):
     def other_weights(experiment):
-        model = small_llama(experiment)
+        model = random_llama(experiment)
         with torch.no_grad():
             model.lm_head.weight[0, 0] += 1e-3
         return model

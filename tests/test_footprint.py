@@ -7,11 +7,11 @@ import sys
 import peft
 import pytest
 import torch
+from support import small_llama
 from torch import nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from pytest_peftbench import footprint
 from pytest_peftbench.footprint import Footprint, count_host_calls, difference, measure
@@ -20,16 +20,7 @@ FLOAT = 4  # bytes
 
 
 def llama(adapter=None):
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=64,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-    )
-    model = LlamaForCausalLM(config)
+    model = small_llama()
     return model if adapter is None else peft.get_peft_model(model, adapter)
 
 

@@ -3,7 +3,7 @@ import json
 import peft
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from support import small_llama
 
 from pytest_peftbench.jsonfile import InputError
 from pytest_peftbench.methods import hooks_of, make_config
@@ -12,16 +12,7 @@ LORA = {"peft_type": "LORA", "r": 4, "target_modules": ["q_proj"], "task_type": 
 
 
 def llama():
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=64,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-    )
-    return LlamaForCausalLM(config).eval()
+    return small_llama().eval()
 
 
 def test_the_keys_of_the_file_become_the_config(tmp_path):

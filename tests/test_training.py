@@ -5,9 +5,8 @@ import peft
 import peft.optimizers
 import pytest
 import torch
-from support import DEFAULTS
+from support import DEFAULTS, small_llama
 from torch import nn
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from pytest_peftbench.experiment import MathTrainConfig
 from pytest_peftbench.jsonfile import InputError
@@ -24,16 +23,7 @@ BATCH = {"input_ids": IDS, "attention_mask": torch.ones_like(IDS), "labels": IDS
 
 
 def llama(adapter=LORA):
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=64,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-    )
-    model = LlamaForCausalLM(config)
+    model = small_llama()
     return model if adapter is None else peft.get_peft_model(model, adapter)
 
 
