@@ -53,7 +53,7 @@ def _steps(text: str) -> int:
 
 
 def _build_tiny(options: argparse.Namespace) -> int:
-    environment.pin()
+    environment.pin(fast=True)
     build = import_module(f"pytest_peftbench.tiny.build_{options.task}").build
 
     def progress(text: str) -> None:

@@ -2,31 +2,41 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import random
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 from pytest_peftbench.jsonfile import InputError
 
 THREADS = 1
-# Same kernels on every x86-64 processor with AVX2: AVX-512 and AVX2 differ in the seventh digit after 15 steps.
-_PINS = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_CBWR": "AVX2"}
+# Same kernels on every x86-64 processor with AVX2: AVX-512 and AVX2 differ in the seventh digit after 15 steps. Of MKL
+# only this branch is the same on Intel and AMD: asked for AVX2, it takes kernels of its own on AMD's Zen, and sizes of
+# the processor's caches, and training parts at the second step. It costs 10 to 50 % of a step's time.
+_PINS = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_CBWR": "COMPATIBLE"}
+# Enough where the same bits on the same kind of processor will do.
+_FAST_PINS = {**_PINS, "MKL_CBWR": "AVX2"}
 _THREADS = {"OMP_NUM_THREADS": str(THREADS), "MKL_NUM_THREADS": str(THREADS), "TOKENIZERS_PARALLELISM": "false"}
 # A bar per file of a few kilobytes tells nothing; the plugin shows its own progress.
 _QUIET = {"HF_DATASETS_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
 
 
-def pin() -> None:
-    """Fix instruction sets and threads of this process and its children. Works only before torch is imported."""
+def pin(*, fast: bool = False) -> None:
+    """Fix instruction sets and threads of this process and its children. Works only before torch is imported.
+
+    fast: the same bits on processors of one kind only, for work that takes minutes and is compared with nothing.
+    """
     if "torch" in sys.modules:
         return  # too late: `describe` then says which instruction set is in use, and bits are not compared
     os.environ.update(_THREADS | _QUIET)
     if platform.machine().lower() in ("x86_64", "amd64"):
-        os.environ.update(_PINS)
+        os.environ.update(_FAST_PINS if fast else _PINS)
 
 
 def installed(package: str) -> str:
@@ -59,7 +69,39 @@ def describe(device: str) -> dict[str, str]:
     environment["threads"] = str(torch.get_num_threads())
     environment["device"] = torch.device(device).type
     environment["accelerator"] = accelerator_name(device)
+    environment["arithmetic"] = arithmetic(device)
     return environment
+
+
+@cache
+def arithmetic(device: str) -> str:
+    """Short hash of what this process computes from fixed numbers: equal where the same bits may be expected.
+
+    It tells apart what no version does: the processor's vendor, where a library has kernels of its own for it, and
+    instruction sets that were not pinned because torch was imported first.
+    """
+    import torch
+    from torch.nn import functional
+
+    with deterministic(device), torch.random.fork_rng(devices=[]), torch.no_grad():
+        generator = torch.Generator().manual_seed(0)
+        wide, square, image, kernel = (
+            torch.randn(shape, generator=generator).to(device)
+            for shape in ((67, 515), (67, 67), (1, 6, 19, 19), (9, 6, 3, 3))
+        )
+        found = [
+            wide @ wide.T,
+            wide.T @ wide,
+            square @ wide,
+            functional.conv2d(image, kernel),
+            functional.layer_norm(wide.softmax(-1), (515,)),
+            torch.cat([function(square) for function in (torch.exp, torch.cos, torch.tanh, torch.erf)]),
+            torch.linalg.svdvals(square),
+        ]
+    sha = hashlib.sha256()
+    for tensor in found:
+        sha.update(tensor.cpu().contiguous().numpy().tobytes())
+    return sha.hexdigest()[:12]
 
 
 def accelerator_name(device: str) -> str:
@@ -87,7 +129,8 @@ def seed_everything(seed: int) -> None:
 def deterministic(device: str) -> Iterator[None]:
     """One thread and deterministic kernels while the body runs; the caller's settings are restored after it.
 
-    On an accelerator an operator without a deterministic kernel warns instead of failing.
+    oneDNN and NNPACK are off: how they cut a convolution into blocks, and so its last bits, depends on the processor's
+    caches. On an accelerator an operator without a deterministic kernel warns instead of failing.
     """
     import torch
 
@@ -96,10 +139,14 @@ def deterministic(device: str) -> Iterator[None]:
         torch.are_deterministic_algorithms_enabled(),
         torch.is_deterministic_algorithms_warn_only_enabled(),
     )
+    onednn: Any = torch.backends.mkldnn.enabled
     torch.set_num_threads(THREADS)
+    torch.backends.mkldnn.enabled = False
     torch.use_deterministic_algorithms(True, warn_only=torch.device(device).type != "cpu")
     try:
-        yield
+        with torch.backends.nnpack.flags(enabled=False):
+            yield
     finally:
+        torch.backends.mkldnn.enabled = onednn
         torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
         torch.set_num_threads(threads)

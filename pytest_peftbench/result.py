@@ -47,7 +47,7 @@ class Metric:
 # Operators depend on how torch and transformers compose a model, not on the processor.
 _COUNTERS = ("torch", "transformers", "device")
 # The same bits need the same kernels as well.
-_BITS = ("torch", "transformers", "device", "machine", "cpu_capability", "threads")
+_BITS = ("torch", "transformers", "device", "arithmetic")
 _DEVICE = ("device", "accelerator")
 
 

@@ -156,6 +156,7 @@ def make_result(case: CaseId) -> Result:
                 "machine": "x86_64",
                 "cpu_capability": "AVX2",
                 "threads": "1",
+                "arithmetic": "0" * 12,
             },
             "metrics": {name: value for name, value in values.items() if name not in per_seed},
             "seeds": [

@@ -68,6 +68,16 @@ def test_other_processors_have_no_instruction_set_to_pin():
     assert "AVX2" not in environment.describe("cpu").values()
 
 
+@pytest.mark.skipif(not has_avx2(), reason="no x86-64 processor with AVX2")
+def test_the_arithmetic_of_pinned_processes_is_the_same_and_that_of_others_differs():
+    probe = "import torch; print(environment.arithmetic('cpu'))"
+    start = "from pytest_peftbench import environment; "
+    pinned = python(start + "environment.pin(); " + probe)
+
+    assert python(start + "environment.pin(); " + probe) == pinned
+    assert python(start + "environment.pin(fast=True); " + probe) != pinned
+
+
 def test_the_description_names_what_figures_depend_on():
     described = environment.describe("cpu")
 
