@@ -37,7 +37,7 @@ def initial(output: Tensor, base_output: Tensor) -> dict[str, Value]:
     """Whether an untrained adapter leaves the base model's output alone, and by how much it does not."""
     return {
         "init.identity": OK if same_bits(output, base_output) else DIFFERS,
-        "init.max_logit_difference": max_difference(output, base_output),
+        "init.max_output_difference": max_difference(output, base_output),
     }
 
 
@@ -82,7 +82,7 @@ def saving(
     return {
         "checkpoint.bytes": sum(file.stat().st_size for file in files),
         "checkpoint.tensors": tensor_table(files),
-        "reload.same_logits": outcome(reloads),
+        "reload.same_output": outcome(reloads),
     }
 
 
@@ -124,7 +124,7 @@ def merging(model: nn.Module, output: Output, base_names: Collection[str]) -> di
         return all(_close(after[name], weight, UNMERGE_TOLERANCE) for name, weight in before.items())
 
     with torch.no_grad():
-        return {"merge.same_logits": outcome(merged), "unmerge.restores_base": outcome(unmerged)}
+        return {"merge.same_output": outcome(merged), "unmerge.restores_base": outcome(unmerged)}
 
 
 def _base_parameters(model: nn.Module, base_names: Collection[str]) -> dict[str, Tensor]:

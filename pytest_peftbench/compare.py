@@ -377,7 +377,7 @@ def _judge_exact(metric: Metric, obtained: Value, expected: Value) -> Finding:
     if metric.unit == "outcome":
         return _judge_outcome(metric.name, str(obtained), str(expected))
     if isinstance(obtained, dict) and isinstance(expected, dict):
-        return _judge_table(metric.name, obtained, expected)
+        return _judge_table(metric.name, "regressed", obtained, expected)
     if not isinstance(obtained, (int, float)) or not isinstance(expected, (int, float)):
         return Finding(metric.name, "regressed", *figures, reason="must be equal")
     side = _side(metric, obtained, expected)
@@ -392,7 +392,7 @@ def _judge_outcome(name: str, obtained: str, expected: str) -> Finding:
     return Finding(name, "regressed", obtained, expected, reason=reason)
 
 
-def _judge_table(name: str, obtained: Mapping[str, str], expected: Mapping[str, str]) -> Finding:
+def _judge_table(name: str, verdict: Verdict, obtained: Mapping[str, str], expected: Mapping[str, str]) -> Finding:
     added = [f"added    {key}: {obtained[key]}" for key in sorted(obtained.keys() - expected.keys())]
     removed = [f"removed  {key}: {expected[key]}" for key in sorted(expected.keys() - obtained.keys())]
     changed = [
@@ -403,7 +403,8 @@ def _judge_table(name: str, obtained: Mapping[str, str], expected: Mapping[str, 
     counts = ((len(removed), "removed"), (len(changed), "changed"), (len(added), "added"))
     summary = ", ".join(f"{count} {what}" for count, what in counts if count)
     details = words.first([*removed, *changed, *added], MAX_TENSORS)
-    return Finding(name, "regressed", change=summary, reason="must be equal", details=details)
+    reason = "must be equal" if verdict == "regressed" else ""
+    return Finding(name, verdict, change=summary, reason=reason, details=details)
 
 
 def _judge_numerics(metric: Metric, obtained: Value, expected: Value) -> Finding:
@@ -411,6 +412,8 @@ def _judge_numerics(metric: Metric, obtained: Value, expected: Value) -> Finding
         return Finding(metric.name, "identical", *words.figures(metric, obtained, expected))
     if isinstance(obtained, list) and isinstance(expected, list):
         return _judge_steps(metric, obtained, expected)
+    if isinstance(obtained, dict) and isinstance(expected, dict):
+        return _judge_table(metric.name, "numerics changed", obtained, expected)
     change = ""
     if isinstance(obtained, (int, float)) and isinstance(expected, (int, float)):
         change = f"{obtained - expected:+.2g}"

@@ -20,11 +20,11 @@ from pytest_peftbench import checks, footprint, timing
 from pytest_peftbench.environment import describe, deterministic, seed_everything
 from pytest_peftbench.experiment import ADAPTER_FILE, Experiment
 from pytest_peftbench.footprint import Footprint
-from pytest_peftbench.jsonfile import InputError
 from pytest_peftbench.memory import MemoryTracker
 from pytest_peftbench.methods import Hooks, hooks_of, make_config
+from pytest_peftbench.metrics import digest
 from pytest_peftbench.peft_schema import peft_fields
-from pytest_peftbench.result import METRICS, Operators, Result, SeedRun, Value, mean
+from pytest_peftbench.result import METRICS, Operators, Picture, Result, SeedRun, Value, mean
 from pytest_peftbench.tasks import Extra, Task, task_of
 from pytest_peftbench.training import Trainer
 
@@ -32,8 +32,6 @@ from pytest_peftbench.training import Trainer
 RECIPE_VERSION = 1
 FIRST_LOSSES = 5
 TIMED_DECODE_STEPS = 4
-# Above this size hashing the weights costs seconds; names and shapes then stand for them.
-HASHED_PARAMETERS = 2**26
 
 BaseModel = Callable[[Experiment], nn.Module]
 TaskData = Callable[[Experiment], Any]
@@ -82,6 +80,7 @@ class _Run:
     trainer: Trainer
     reference: _Reference
     seed_run: SeedRun
+    pictures: list[Picture]
     initial_output: Tensor
     memory: dict[str, Value]
     reserved_bytes: list[int]
@@ -136,6 +135,7 @@ class _Case:
             metrics=metrics,
             seeds=[first.seed_run, *(other.seed_run for other in others)],
             operators=operators,
+            pictures=first.pictures,
             peft=peft_fields(
                 self.experiment,
                 config=None if self.adapter is None else self.peft_config().to_dict(),
@@ -175,18 +175,8 @@ class _Case:
             base, self.peft_config(), autocast_adapter_dtype=self.config.autocast_adapter_dtype
         )
         model.to(self.experiment.device)
-        if self.config.init_kv_cache_prefix is not None:
-            self.init_prefix(model, self.config.init_kv_cache_prefix)
+        self.task.prepare(model, self.data, self.experiment)
         return model
-
-    def init_prefix(self, model: nn.Module, text: str) -> None:
-        """Start a learned prefix from the base model's cache for `text`."""
-        from peft import initialize_kv_prefix_from_text
-
-        try:
-            initialize_kv_prefix_from_text(model, self.data.tokenizer, text=text, use_chat_template=False)
-        except ValueError as error:
-            raise InputError(f"{self.experiment.path}: init_kv_cache_prefix: {error}") from error
 
     @torch.inference_mode()
     def output(self, model: nn.Module) -> Tensor:
@@ -204,10 +194,7 @@ class _Case:
             base_digest,
             self.data.digest,
             self.experiment.device,
-            self.config.model_id,
-            self.config.attn_implementation,
-            self.config.batch_size,
-            self.config.batch_size_eval,
+            self.config.values(self.config.REFERENCE),
         )
         if key not in _references:
             evaluation = self.task.reference(base, self.data, self.experiment)
@@ -270,6 +257,7 @@ class _Case:
             trainer=trainer,
             reference=reference,
             seed_run=SeedRun(seed, seed_metrics, evaluation.samples),
+            pictures=evaluation.pictures,
             initial_output=initial_output,
             memory=memory.metrics(),
             reserved_bytes=reserved_bytes,
@@ -370,42 +358,22 @@ class _Case:
         }
 
 
-def digest(model: nn.Module, trainable_only: bool = False) -> str:
-    """sha256 of a model's parameters and buffers, or of its trainable parameters: names, shapes, types and bits.
-
-    Of a model with more than HASHED_PARAMETERS parameters only names, shapes and types are hashed.
-    """
-    tensors: dict[str, Tensor] = dict(model.named_parameters())
-    hash_bits = sum(tensor.numel() for tensor in tensors.values()) <= HASHED_PARAMETERS
-    if trainable_only:
-        tensors = {name: tensor for name, tensor in tensors.items() if tensor.requires_grad}
-    else:
-        tensors.update(model.named_buffers())
-    sha = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name].detach()
-        sha.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        if hash_bits or trainable_only:
-            sha.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return sha.hexdigest()
-
-
 def _on_device(inputs: Extra, device: str) -> Extra:
     return lambda size: {key: value.to(device) for key, value in inputs(size).items()}
 
 
 def _peft_names(metrics: dict[str, Value]) -> dict[str, Value]:
-    """Metric names as PEFT's results have them: `test accuracy`."""
-    return {name.replace("_", " "): value for name, value in metrics.items()}
+    """Metric names as PEFT's results have them: `test accuracy`, `test dino_similarity`."""
+    numbers = {name: value for name, value in metrics.items() if METRICS[name].kind == "number"}
+    return {name.replace("_", " ", 1): value for name, value in numbers.items()}
 
 
 def cached_base_models() -> BaseModel:
     """Loads each base model once and gives a copy with fresh weights at each call."""
-    loaded: dict[tuple[object, ...], nn.Module] = {}
+    loaded: dict[tuple[str, str], nn.Module] = {}
 
     def base_model(experiment: Experiment) -> nn.Module:
-        train = experiment.train
-        key = (experiment.case.task, train.model_id, train.dtype, train.attn_implementation, train.use_gc)
+        key = (experiment.case.task, experiment.train.values(experiment.train.BASE_MODEL))
         if key not in loaded:
             loaded[key] = task_of(experiment).load_base_model(experiment)
         return copy.deepcopy(loaded[key])
@@ -414,12 +382,11 @@ def cached_base_models() -> BaseModel:
 
 
 def cached_task_data() -> TaskData:
-    """Loads and tokenises each task's data once per base model and prompt."""
-    loaded: dict[tuple[object, ...], Any] = {}
+    """Loads each task's data once for all experiments that agree on what it depends on."""
+    loaded: dict[tuple[str, str, str], Any] = {}
 
     def task_data(experiment: Experiment) -> Any:
-        train = experiment.train
-        key = (experiment.case.task, train.model_id, train.query_template, train.max_seq_length)
+        key = (experiment.case.task, experiment.device, experiment.train.values(experiment.train.DATA))
         if key not in loaded:
             loaded[key] = task_of(experiment).load_data(experiment)
         return loaded[key]

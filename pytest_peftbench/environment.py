@@ -139,14 +139,15 @@ def deterministic(device: str) -> Iterator[None]:
         torch.are_deterministic_algorithms_enabled(),
         torch.is_deterministic_algorithms_warn_only_enabled(),
     )
-    onednn: Any = torch.backends.mkldnn.enabled
+    onednn: Any = torch.backends.mkldnn  # its annotations lie: `enabled` is a bool
+    onednn_enabled = onednn.enabled
     torch.set_num_threads(THREADS)
-    torch.backends.mkldnn.enabled = False
+    onednn.enabled = False
     torch.use_deterministic_algorithms(True, warn_only=torch.device(device).type != "cpu")
     try:
         with torch.backends.nnpack.flags(enabled=False):
             yield
     finally:
-        torch.backends.mkldnn.enabled = onednn
+        onednn.enabled = onednn_enabled
         torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
         torch.set_num_threads(threads)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from fractions import Fraction
 
 import torch
 from torch import Tensor, nn
+
+# Above this size hashing the weights costs seconds; names and shapes then stand for them.
+HASHED_PARAMETERS = 2**26
 
 # MetaMath's and GSM8K's ways to announce the final answer (PEFT, method_comparison/MetaMathQA/utils.py)
 DELIMITERS = ("The answer is: ", "The answer is ", "The final answer is: ", "The final answer is ", "#### ")
@@ -75,6 +79,24 @@ def forgetting(before: Tensor, after: Tensor) -> float:
     return float((after.double() - before.double()).mean())
 
 
+def drift(cosines: Tensor) -> float:
+    """How far pictures of unrelated prompts moved away from the base model's: mean of (1 - cosine) / 2.
+
+    cosines: of shape (pictures,), between the image encoder's embeddings of the adapted and of the base model's
+    picture of the same prompt and noise. From 0, nothing forgotten, to 1; lower is better. PEFT's
+    `method_comparison/image-gen` has the same without the half.
+    """
+    return float((1 - cosines.double()).mean() / 2)
+
+
+def similarity(cosines: Tensor) -> float:
+    """Mean cosine between embeddings of generated and held-out pictures of the concept; at most 1, higher is better.
+
+    cosines: of shape (pictures,). As `dino_similarity` in PEFT's `method_comparison/image-gen`.
+    """
+    return float(cosines.double().mean())
+
+
 def same_bits(a: Tensor, b: Tensor) -> bool:
     """Whether two tensors agree to the last bit (NaN agrees with nothing)."""
     return a.shape == b.shape and a.dtype == b.dtype and bool(torch.equal(a, b))
@@ -85,3 +107,23 @@ def max_difference(a: Tensor, b: Tensor) -> float:
     if a.shape != b.shape:
         return float("inf")
     return float((a.double() - b.double()).abs().max()) if a.numel() else 0.0
+
+
+def digest(model: nn.Module, trainable_only: bool = False) -> str:
+    """sha256 of a model's parameters and buffers, or of its trainable parameters: names, shapes, types and bits.
+
+    Of a model with more than HASHED_PARAMETERS parameters only names, shapes and types are hashed.
+    """
+    tensors: dict[str, Tensor] = dict(model.named_parameters())
+    hash_bits = sum(tensor.numel() for tensor in tensors.values()) <= HASHED_PARAMETERS
+    if trainable_only:
+        tensors = {name: tensor for name, tensor in tensors.items() if tensor.requires_grad}
+    else:
+        tensors.update(model.named_buffers())
+    sha = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach()
+        sha.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        if hash_bits or trainable_only:
+            sha.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return sha.hexdigest()

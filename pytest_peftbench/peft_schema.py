@@ -17,6 +17,8 @@ from pytest_peftbench.environment import accelerator_name, installed
 from pytest_peftbench.experiment import Experiment
 from pytest_peftbench.result import Value
 
+# Where a model or a data set comes from, which we do not ask the hub.
+_UNKNOWN = {"sha": None, "created_at": None}
 _PACKAGES = ("transformers", "peft", "datasets", "diffusers", "bitsandbytes", "torch")
 
 
@@ -58,8 +60,8 @@ def peft_fields(
             "metrics": history,
         },
         "meta_info": {
-            "model_info": {"sha": None, "created_at": None},
-            "dataset_info": {name: {"sha": None, "created_at": None} for name in ("metamath", "gsm8k")},
+            "model_info": _UNKNOWN,
+            "dataset_info": dict.fromkeys(experiment.train.DATA_SETS, _UNKNOWN) or _UNKNOWN,
             "package_info": _packages(),
             "system_info": {
                 **{key: getattr(platform, key)() for key in ("system", "release", "version", "machine", "processor")},

@@ -17,7 +17,7 @@ from pytest_peftbench import environment
 from pytest_peftbench.baseline import Baseline, baseline_path, from_result, read, refreshed, write
 from pytest_peftbench.compare import CaseVerdict, Finding, compare, diff_lines, is_green
 from pytest_peftbench.experiment import TRAIN_CONFIGS, Experiment
-from pytest_peftbench.jsonfile import InputError, write_json
+from pytest_peftbench.jsonfile import InputError, write_file, write_json
 from pytest_peftbench.report.terminal import QUALITY, row, summary
 from pytest_peftbench.session import SESSION, Progress, Session, Settings, positive, verdicts
 
@@ -274,6 +274,8 @@ class BaselineCheck:
         settings = self._settings
         if settings.results is not None:
             folder = settings.results / result.case.task / result.case.base_model
+            for picture in result.pictures:
+                write_file(folder / picture.name, picture.png)
             write_json(folder / _file_name(result), _finite(result.to_json()))
         path = baseline_path(settings.baselines, result.case)
         if settings.update:

@@ -102,16 +102,20 @@ METRICS: dict[str, Metric] = {
         *_counters("forward_inference", "a forward pass in inference mode", "flops calls peak_bytes"),
         *_counters("forward_train", "a forward pass in training mode", "flops calls peak_bytes"),
         *_counters("train_step", "one training step", "flops calls peak_bytes saved_bytes"),
-        *_counters("decode_step", "one decoding step with the cache", "flops calls"),
+        *_counters(
+            "decode_step",
+            "one step of generation: a token with the cache, or noise removed with guidance",
+            "flops calls",
+        ),
         _outcome("init.identity", "the adapted model's output before training is the base model's, to the bit"),
         _outcome("disable.restores_base", "with the adapter disabled the output is the base model's, to the bit"),
         _outcome("enable.restores_adapter", "enabled again, the output is the adapted model's, to the bit"),
-        _outcome("reload.same_logits", "saved and reloaded, the adapter gives the same output, to the bit"),
-        _outcome("merge.same_logits", "merged into the base weights, the output agrees within the tolerance"),
+        _outcome("reload.same_output", "saved and reloaded, the adapter gives the same output, to the bit"),
+        _outcome("merge.same_output", "merged into the base weights, the output agrees within the tolerance"),
         _outcome("unmerge.restores_base", "unmerging restores the base weights within the tolerance"),
         Metric(
             "first_losses",
-            "nats",
+            "loss",
             "equal",
             "numerics",
             "training losses of the first steps",
@@ -122,8 +126,8 @@ METRICS: dict[str, Metric] = {
             "adapter_sha256", "sha256", "equal", "numerics", "hash of the trained weights", needs=_BITS, kind="text"
         ),
         Metric(
-            "init.max_logit_difference",
-            "logits",
+            "init.max_output_difference",
+            "units",
             "equal",
             "numerics",
             "largest difference of the output before training from the base model's",
@@ -141,8 +145,36 @@ METRICS: dict[str, Metric] = {
             relative_margin=0.05,
         ),
         Metric(
+            "test_dino_similarity",
+            "cosine",
+            "higher",
+            "quality",
+            "likeness of generated to held-out pictures of the concept, to the image encoder",
+            absolute_margin=0.02,
+        ),
+        _outcome("images.changed", "some picture of an unrelated prompt is not the base model's own, to the bit"),
+        Metric("valid_dino_similarity", "cosine", "higher", "info", "the same for the validation pictures"),
+        Metric(
+            "drift",
+            "drift",
+            "lower",
+            "quality",
+            "distance of pictures of unrelated prompts from the base model's",
+            absolute_margin=0.005,
+            relative_margin=0.05,
+        ),
+        Metric(
+            "images_sha256",
+            "sha256",
+            "equal",
+            "numerics",
+            "hashes of the generated pictures",
+            needs=_BITS,
+            kind="table",
+        ),
+        Metric(
             "train_loss",
-            "nats",
+            "loss",
             "lower",
             "quality",
             "mean training loss over the last evaluation interval",
@@ -162,7 +194,7 @@ METRICS: dict[str, Metric] = {
             "ratio",
             "lower",
             "noisy",
-            "time of generating a fixed number of tokens over the base model's, interleaved in one process",
+            "time of generating with a fixed number of steps over the base model's, interleaved in one process",
             relative_margin=0.30,
         ),
         Metric("host.rss_bytes", "bytes", "lower", "info", "resident memory of the process at the end of training"),
@@ -186,7 +218,7 @@ METRICS: dict[str, Metric] = {
         ),
         Metric("gpu.device_bytes", "bytes", "lower", "info", "memory of the whole device in use, from NVML"),
         Metric("step_time_s", "s", "lower", "info", "median time of one training step"),
-        Metric("decode_time_s", "s", "lower", "info", "median time of generating a fixed number of tokens"),
+        Metric("decode_time_s", "s", "lower", "info", "median time of generating with a fixed number of steps"),
     ]
 }
 
@@ -209,12 +241,26 @@ class SeedRun:
     """What one training seed gave: `metrics` by name, and the `samples` that the metrics are means of.
 
     samples: `test_correct`, a string of 0 and 1 in the order of the test set; `forgetting_per_document`, a list of
-    rises in nats, in the order of the documents; later tasks add their own.
+    rises in nats, in the order of the documents; `similarity_per_image` and `drift_per_image`, lists of cosines and
+    of (1 - cosine) / 2, in the order of the prompts.
     """
 
     seed: int
     metrics: dict[str, Value]
     samples: dict[str, str | list[float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A sample to look at: the base model's picture on the left, the adapted model's on the right, from the same noise.
+
+    name: of the file, without folder. seed: of the noise. png: the file's content, prompt and seed in its metadata.
+    """
+
+    name: str
+    prompt: str
+    seed: int
+    png: bytes
 
 
 # phase -> "operator @ owner" -> [calls, FLOPs]; says who spends what, and is compared only to explain a difference
@@ -227,8 +273,8 @@ class Result:
 
     metrics: the metrics that do not depend on the training seed (counters, checks, times). seeds: the others, by
     seed, ascending. case_version: a hash of all that defines the case; figures of different versions are not
-    comparable. environment: see `environment.describe`. peft: the fields that PEFT's own schema wants and we do
-    not compare (`run_info`, `train_info`, `meta_info`).
+    comparable. environment: see `environment.describe`. pictures: samples of the first seed's model. peft: the fields
+    that PEFT's own schema wants and we do not compare (`run_info`, `train_info`, `meta_info`).
     """
 
     case: CaseId
@@ -239,6 +285,7 @@ class Result:
     operators: Operators = field(default_factory=dict)
     status: str = "success"
     error_msg: str = ""
+    pictures: list[Picture] = field(default_factory=list)
     peft: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
@@ -253,6 +300,7 @@ class Result:
             "metrics": self.metrics,
             "seeds": [asdict(seed) for seed in self.seeds],
             "operators": self.operators,
+            "pictures": [{"file": item.name, "prompt": item.prompt, "seed": item.seed} for item in self.pictures],
         }
         return {**self.peft, "peftbench": block}
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pytest_peftbench.experiment import MathTrainConfig
+from pytest_peftbench.experiment import TrainConfig
 from pytest_peftbench.jsonfile import InputError
 from pytest_peftbench.methods import Hooks
 from pytest_peftbench.tasks import Batch
@@ -25,7 +25,7 @@ class Trainer:
     """
 
     def __init__(
-        self, model: nn.Module, config: MathTrainConfig, hooks: Hooks, loss: Callable[[nn.Module, Batch], Tensor]
+        self, model: nn.Module, config: TrainConfig, hooks: Hooks, loss: Callable[[nn.Module, Batch], Tensor]
     ) -> None:
         self.model = model
         self.hooks = hooks
@@ -68,7 +68,7 @@ class Trainer:
         return [float(loss) for loss in losses]
 
 
-def make_optimizer(model: nn.Module, config: MathTrainConfig) -> torch.optim.Optimizer:
+def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
     """A class of `torch.optim` by name, or one of PEFT's: "lora+", "lora-fa", "riemannian"."""
     name, kwargs = config.optimizer_type, config.optimizer_kwargs
     cls: Any = getattr(torch.optim, name, None)
@@ -87,7 +87,7 @@ def make_optimizer(model: nn.Module, config: MathTrainConfig) -> torch.optim.Opt
         raise InputError(f"optimizer_kwargs: {kwargs} do not fit optimizer_type {name!r}: {error}") from error
 
 
-def make_schedule(optimizer: torch.optim.Optimizer, config: MathTrainConfig) -> torch.optim.lr_scheduler.LRScheduler:
+def make_schedule(optimizer: torch.optim.Optimizer, config: TrainConfig) -> torch.optim.lr_scheduler.LRScheduler:
     """Linear warm-up over 10 % of the steps, then half a cosine to 0; constant without `lr_scheduler`.
 
     Steps after the last keep the last learning rate, 0: the cosine would rise again.

@@ -43,7 +43,7 @@ def base_names():
 def test_an_adapter_that_starts_as_the_identity_is_ok():
     fresh = peft.get_peft_model(base(), LORA).eval()
 
-    assert checks.initial(output(fresh), output(base())) == {"init.identity": "ok", "init.max_logit_difference": 0.0}
+    assert checks.initial(output(fresh), output(base())) == {"init.identity": "ok", "init.max_output_difference": 0.0}
 
 
 def test_an_adapter_that_starts_with_an_effect_differs_by_the_largest_difference():
@@ -52,7 +52,7 @@ def test_an_adapter_that_starts_with_an_effect_differs_by_the_largest_difference
     found = checks.initial(output(trained()), base_output)
 
     assert found["init.identity"] == "differs"
-    assert found["init.max_logit_difference"] == pytest.approx(float((output(trained()) - base_output).abs().max()))
+    assert found["init.max_output_difference"] == pytest.approx(float((output(trained()) - base_output).abs().max()))
 
 
 # Disabling
@@ -109,7 +109,7 @@ def saving(model, folder, out=output, fresh=base):
 def test_a_saved_adapter_gives_the_same_output_after_loading(tmp_path):
     found = saving(trained(), tmp_path)
 
-    assert found["reload.same_logits"] == "ok"
+    assert found["reload.same_output"] == "ok"
     assert found["checkpoint.bytes"] == (tmp_path / "adapter_model.safetensors").stat().st_size
     assert found["checkpoint.tensors"] == {
         f"{PREFIX}.lora_A.weight": "2 x [4, 32] F32",
@@ -138,7 +138,7 @@ def test_a_checkpoint_with_other_values_differs(monkeypatch, tmp_path):
 
     change_checkpoint(monkeypatch, scale)
 
-    assert saving(trained(), tmp_path)["reload.same_logits"] == "differs"
+    assert saving(trained(), tmp_path)["reload.same_output"] == "differs"
 
 
 @pytest.mark.filterwarnings("ignore:Found missing adapter keys")
@@ -147,7 +147,7 @@ def test_a_checkpoint_that_lost_a_tensor_differs_and_the_table_counts_the_rest(m
 
     found = saving(trained(), tmp_path)
 
-    assert found["reload.same_logits"] == "differs"
+    assert found["reload.same_output"] == "differs"
     assert found["checkpoint.tensors"][f"{PREFIX}.lora_B.weight"] == "1 x [32, 4] F32"
 
 
@@ -157,7 +157,7 @@ def test_a_checkpoint_that_does_not_load_has_the_class_of_its_error(monkeypatch,
 
     monkeypatch.setattr(peft.PeftModel, "from_pretrained", refuse)
 
-    assert saving(trained(), tmp_path)["reload.same_logits"] == "KeyError"
+    assert saving(trained(), tmp_path)["reload.same_output"] == "KeyError"
 
 
 def test_the_tensor_table_lists_types_and_shapes_apart_and_keeps_digits_inside_names(tmp_path):
@@ -188,7 +188,7 @@ def merging(model):
 
 
 def test_merging_keeps_the_output_and_unmerging_restores_the_weights():
-    assert merging(trained()) == {"merge.same_logits": "ok", "unmerge.restores_base": "ok"}
+    assert merging(trained()) == {"merge.same_output": "ok", "unmerge.restores_base": "ok"}
 
 
 def scaled_delta(monkeypatch, scales):
@@ -203,13 +203,13 @@ def scaled_delta(monkeypatch, scales):
 def test_a_merge_that_is_one_per_cent_off_differs(monkeypatch):
     scaled_delta(monkeypatch, [1.01, 1.01])
 
-    assert merging(trained()) == {"merge.same_logits": "differs", "unmerge.restores_base": "ok"}
+    assert merging(trained()) == {"merge.same_output": "differs", "unmerge.restores_base": "ok"}
 
 
 def test_unmerging_that_leaves_one_per_cent_behind_differs(monkeypatch):
     scaled_delta(monkeypatch, [1.0, 0.99])
 
-    assert merging(trained()) == {"merge.same_logits": "ok", "unmerge.restores_base": "differs"}
+    assert merging(trained()) == {"merge.same_output": "ok", "unmerge.restores_base": "differs"}
 
 
 def test_a_merge_that_is_not_implemented_has_the_class_of_its_error(monkeypatch):
@@ -218,7 +218,7 @@ def test_a_merge_that_is_not_implemented_has_the_class_of_its_error(monkeypatch)
 
     monkeypatch.setattr(peft.tuners.lora.Linear, "merge", refuse)
 
-    assert merging(trained())["merge.same_logits"] == "NotImplementedError"
+    assert merging(trained())["merge.same_output"] == "NotImplementedError"
 
 
 def test_prompt_learning_cannot_merge_which_is_its_outcome():
@@ -226,7 +226,7 @@ def test_prompt_learning_cannot_merge_which_is_its_outcome():
 
     found = checks.merging(trained(adapter), lambda model: output(model)[:, -IDS.shape[1] :], base_names())
 
-    assert found == {"merge.same_logits": "AttributeError", "unmerge.restores_base": "AttributeError"}
+    assert found == {"merge.same_output": "AttributeError", "unmerge.restores_base": "AttributeError"}
 
 
 def test_an_outcome_is_ok_differs_or_the_class_of_the_error():
@@ -255,5 +255,5 @@ def test_an_output_that_is_nan_is_never_ok():
 
     assert found["disable.restores_base"] == "differs"
     assert found["enable.restores_adapter"] == "differs"
-    assert found["merge.same_logits"] == "differs"
+    assert found["merge.same_output"] == "differs"
     assert found["init.identity"] == "differs"

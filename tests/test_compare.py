@@ -51,7 +51,7 @@ def a_result(**changes):
             "checkpoint.tensors": {"*.hada_w1_a": "4 x [8, 128] F32", "*.hada_w1_b": "4 x [128, 8] F32"},
             "train_step.flops": 1_204_000_000,
             "train_step.peak_bytes": 11_219_763,
-            "merge.same_logits": "ok",
+            "merge.same_output": "ok",
             "step_time_ratio": 1.2,
         },
         seeds=[a_run(0), a_run(1)],
@@ -460,7 +460,7 @@ def test_a_capability_is_lost_gained_or_fails_otherwise(expected, obtained, verd
 
     assert case.verdict == verdict
     if words:
-        assert case.text() == f"merge.same_logits {verdict}: {words}"
+        assert case.text() == f"merge.same_output {verdict}: {words}"
 
 
 def test_an_exact_metric_by_seed_names_the_seed():
@@ -576,7 +576,7 @@ def test_another_hash_of_the_weights_is_numerics_changed():
 def test_another_number_of_the_numerics_lane_is_numerics_changed():
     verdict = against(measuring(init__max_logit_difference=1e-7), measuring(init__max_logit_difference=0.0))
 
-    assert verdict.text() == "init.max_logit_difference numerics changed: 0 -> 1e-07 (+1e-07)"
+    assert verdict.text() == "init.max_output_difference numerics changed: 0 -> 1e-07 (+1e-07)"
 
 
 # Quality lane
@@ -736,7 +736,7 @@ def test_a_verdict_carries_the_numbers_that_a_table_shows():
     assert values["test_accuracy"] == 0.75
     assert values["train_step.flops"] == 1_204_000_000
     assert values["step_time_s"] == 0.5
-    assert "merge.same_logits" not in values
+    assert "merge.same_output" not in values
     assert "first_losses" not in values
 
 
@@ -771,7 +771,7 @@ def test_an_update_tells_old_and_new_of_each_changed_metric():
         "checkpoint.tensors: 1 removed",
         "  removed  *.hada_w1_b: 4 x [128, 8] F32",
         "train_step.flops: 1.204e9 -> 1.806e9 (+50.0 %)",
-        "merge.same_logits: ok -> ValueError",
+        "merge.same_output: ok -> ValueError",
         "adapter_sha256: 000000000000 -> 111111111111",
         "test_accuracy: 50 % -> 62.5 % (+12.5 points)",
     ]

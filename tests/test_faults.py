@@ -147,7 +147,7 @@ def test_a_delta_weight_computed_twice_is_a_regression_that_names_operator_and_f
     assert re.search(rf"^train_step\.flops regressed: .*%, must be equal\)\n{twice}", failure, re.MULTILINE)
     assert re.search(rf"^train_step\.calls regressed: .*%, must be equal\)\n{twice}", failure, re.MULTILINE)
     assert "8 -> 16 calls in LoHaLayer.get_delta_weight" in failure
-    assert "reload.same_logits" not in failure
+    assert "reload.same_output" not in failure
     assert "first_losses" not in failure
 
 
@@ -206,7 +206,7 @@ def test_a_checkpoint_that_lost_a_tensor_is_a_regression_though_it_is_smaller(ru
     assert result.code == 1
     for case in (LORA, LOHA):
         failure = result.failure(case)
-        assert "reload.same_logits regressed: ok -> differs" in failure
+        assert "reload.same_output regressed: ok -> differs" in failure
         assert "checkpoint.tensors regressed: 1 changed" in failure
         assert "checkpoint.bytes improved" in failure
 
@@ -222,7 +222,7 @@ def test_a_merge_that_is_one_per_cent_off_is_a_regression(run_with):
     assert result.code == 1
     assert result.verdicts == {LORA: "regressed", LOHA: "identical"}
     failure = result.failure(LORA)
-    assert "merge.same_logits regressed: ok -> differs (capability lost)" in failure
+    assert "merge.same_output regressed: ok -> differs (capability lost)" in failure
     assert "unmerge.restores_base regressed: ok -> differs (capability lost)" in failure
 
 

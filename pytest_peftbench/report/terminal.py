@@ -43,6 +43,7 @@ class Column:
 # The quality columns of each task.
 QUALITY: dict[str, tuple[Column, ...]] = {
     "MetaMathQA": (Column("accuracy", "test_accuracy", ".1%"), Column("forgetting", "forgetting", "+.3f")),
+    "image-gen": (Column("similarity", "test_dino_similarity", ".3f"), Column("drift", "drift", ".3f")),
 }
 
 

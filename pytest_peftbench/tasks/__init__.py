@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from pytest_peftbench.experiment import Experiment
-from pytest_peftbench.result import Value
+from pytest_peftbench.result import Picture, Value
 
 Batch = dict[str, Tensor]
 # Keyword arguments that a method needs in each forward call, for a batch of that many items (see `methods`).
@@ -19,10 +19,11 @@ Extra = Callable[[int], dict[str, Tensor]]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Quality of a trained model: metrics by name, and the samples that they are means of."""
+    """Quality of a trained model: metrics by name, the samples that they are means of, and pictures to look at."""
 
     metrics: dict[str, Value]
     samples: dict[str, str | list[float]] = field(default_factory=dict)
+    pictures: list[Picture] = field(default_factory=list)
 
 
 class Data(Protocol):
@@ -41,6 +42,9 @@ class Task(Protocol):
     def load_data(self, experiment: Experiment) -> Any:
         """The task's `Data`."""
 
+    def prepare(self, model: nn.Module, data: Any, experiment: Experiment) -> None:
+        """What the task does to a model whose adapter is fresh."""
+
     def batches(self, data: Any, experiment: Experiment, seed: int) -> Iterator[Batch]:
         """Endless training batches, in an order drawn from `seed`."""
 
@@ -54,7 +58,8 @@ class Task(Protocol):
         """The model's prediction for one batch, by which two models are told apart."""
 
     def decode(self, model: nn.Module, data: Any, experiment: Experiment, steps: int, extra: Extra) -> None:
-        """Exactly `steps` decoding steps of one batch, the first of which reads the prompt."""
+        """Generate with exactly `steps` steps for one batch: tokens, the first of which reads the prompt, or noise
+        removed with guidance."""
 
     def reference(self, base: nn.Module, data: Any, experiment: Experiment) -> Any:
         """What `evaluate` compares with, measured once on the base model without adapter."""
@@ -66,7 +71,10 @@ class Task(Protocol):
         """Quality of a trained model on the test set, and what it forgot since `reference`."""
 
 
-_MODULES = {"MetaMathQA": "pytest_peftbench.tasks.math_reasoning"}
+_MODULES = {
+    "MetaMathQA": "pytest_peftbench.tasks.math_reasoning",
+    "image-gen": "pytest_peftbench.tasks.image_generation",
+}
 
 
 def task_of(experiment: Experiment) -> Task:

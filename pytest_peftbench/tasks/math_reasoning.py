@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pytest_peftbench.experiment import Experiment
+from pytest_peftbench.experiment import Experiment, MathTrainConfig
 from pytest_peftbench.jsonfile import InputError
 from pytest_peftbench.metrics import forgetting, is_correct, token_losses
 from pytest_peftbench.result import Value
@@ -67,7 +67,7 @@ class MathReasoning:
     def load_base_model(self, experiment: Experiment) -> nn.Module:
         from transformers import AutoModelForCausalLM
 
-        train = experiment.train
+        train = _config(experiment)
         if train.dtype in ("int8", "int4"):
             raise InputError(f"{experiment.path}: dtype {train.dtype!r} is not supported yet; choose a float type")
         model: nn.Module = AutoModelForCausalLM.from_pretrained(
@@ -83,7 +83,7 @@ class MathReasoning:
     def load_data(self, experiment: Experiment) -> MathData:
         from transformers import AutoTokenizer
 
-        train = experiment.train
+        train = _config(experiment)
         tokenizer = AutoTokenizer.from_pretrained(_model_path(train.model_id))
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
@@ -108,6 +108,18 @@ class MathReasoning:
         ]
         valid, test = problems(rows["valid"]), problems(rows["test"])
         return MathData(tokenizer, with_eos, valid, test, documents)
+
+    def prepare(self, model: nn.Module, data: MathData, experiment: Experiment) -> None:
+        """Start a learned prefix from the base model's cache for `init_kv_cache_prefix`, if that is given."""
+        text = _config(experiment).init_kv_cache_prefix
+        if text is None:
+            return
+        from peft import initialize_kv_prefix_from_text
+
+        try:
+            initialize_kv_prefix_from_text(model, data.tokenizer, text=text, use_chat_template=False)
+        except ValueError as error:
+            raise InputError(f"{experiment.path}: init_kv_cache_prefix: {error}") from error
 
     def batches(self, data: MathData, experiment: Experiment, seed: int) -> Iterator[Batch]:
         """Batches of texts of similar length (bucketed), in an order drawn from `seed`, epoch after epoch."""
@@ -165,6 +177,11 @@ class MathReasoning:
 
 
 TASK = MathReasoning()
+
+
+def _config(experiment: Experiment) -> MathTrainConfig:
+    assert isinstance(experiment.train, MathTrainConfig)
+    return experiment.train
 
 
 def _model_path(model_id: str) -> str:
@@ -231,7 +248,7 @@ def _solve(
     for start in range(0, len(problems), size):
         chunk = problems[start : start + size]
         batch = _pad([problem.prompt for problem in chunk], data.tokenizer, experiment.device, side="left")
-        tokens = _generate(model, data, batch, experiment.train.generation_kwargs, extra)
+        tokens = _generate(model, data, batch, _config(experiment).generation_kwargs, extra)
         answers = data.tokenizer.batch_decode(tokens, skip_special_tokens=True)
         correct += [is_correct(answer, problem.response) for answer, problem in zip(answers, chunk, strict=True)]
     return correct

@@ -1,0 +1,13 @@
+"""Image generation: teach a diffusion model a new concept, drift on unrelated prompts."""
+
+import pytest
+
+from pytest_peftbench import run_experiment
+
+
+@pytest.mark.peft_task("image-gen")
+def test_image_generation(experiment, base_model, task_data, gpu_memory, benchmark, peft_progress, peft_baseline):
+    result = run_experiment(
+        experiment, base_model, task_data, memory=gpu_memory, benchmark=benchmark, progress=peft_progress
+    )
+    peft_baseline.check(result)
