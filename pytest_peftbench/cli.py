@@ -10,6 +10,7 @@ from importlib import import_module
 from pathlib import Path
 
 from pytest_peftbench import __version__, environment
+from pytest_peftbench.experiment import find_suites
 from pytest_peftbench.jsonfile import InputError
 from pytest_peftbench.session import positive
 from pytest_peftbench.tiny import TINY_DIR
@@ -42,7 +43,27 @@ def _parser() -> argparse.ArgumentParser:
     build.add_argument("--out", type=Path, metavar="DIR", help="where to write it (default: into the package)")
     build.add_argument("--steps", type=_steps, metavar="N", help="stop after N steps: a shortened build, for tests")
     build.set_defaults(command=_build_tiny)
+    sweep = commands.add_parser(
+        "sweep",
+        help="choose the learning rates of a suite's experiments",
+        description="Train each experiment with the same learning rates, keep the best by the validation set, and "
+        "record all trials beside the experiments, in learning_rates/.",
+    )
+    sweep.add_argument("suite", type=Path, help="folder with default_training_params.json and experiments/")
+    sweep.add_argument("--only", default="", metavar="TEXT", help="experiments whose <method>/<name> contains TEXT")
+    sweep.add_argument("--rates", type=_rates, metavar="LR,LR", help="learning rates (default: 1e-3 to 1e-1, five)")
+    sweep.set_defaults(command=_sweep)
     return parser
+
+
+def _rates(text: str) -> tuple[float, ...]:
+    try:
+        rates = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        rates = ()
+    if not rates or not all(0 < rate < float("inf") for rate in rates):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected learning rates greater than 0, separated by commas")
+    return rates
 
 
 def _steps(text: str) -> int:
@@ -52,13 +73,23 @@ def _steps(text: str) -> int:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
+def _progress(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)  # noqa: T201
+
+
+def _sweep(options: argparse.Namespace) -> int:
+    environment.pin()
+    from pytest_peftbench.sweep import RATES, sweep
+
+    find_suites(options.suite)  # a folder, or a usage error
+    for name, rate in sweep(options.suite, options.rates or RATES, options.only, _progress).items():
+        print(f"{name}  {rate:g}")  # noqa: T201
+    return 0
+
+
 def _build_tiny(options: argparse.Namespace) -> int:
     environment.pin(fast=True)
     build = import_module(f"pytest_peftbench.tiny.build_{options.task}").build
-
-    def progress(text: str) -> None:
-        print(text, file=sys.stderr, flush=True)  # noqa: T201
-
     out = options.out or TINY_DIR / options.task
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -67,7 +98,7 @@ def _build_tiny(options: argparse.Namespace) -> int:
     # Built beside its place and moved there when complete: a build that is stopped leaves the old model as it was.
     with tempfile.TemporaryDirectory(dir=out, prefix=".build-") as folder:
         staged, replaced = Path(folder, "new"), Path(folder, "replaced")
-        record = build(staged, progress, steps=options.steps)
+        record = build(staged, _progress, steps=options.steps)
         replaced.mkdir()
         for new in sorted(staged.iterdir()):
             if (out / new.name).exists():

@@ -31,7 +31,6 @@ from pytest_peftbench.training import Trainer
 # Counts up when the recipe changes so that its figures are no longer comparable with earlier ones.
 RECIPE_VERSION = 1
 FIRST_LOSSES = 5
-TIMED_DECODE_STEPS = 4
 
 BaseModel = Callable[[Experiment], nn.Module]
 TaskData = Callable[[Experiment], Any]
@@ -58,6 +57,13 @@ def run_experiment(
     with deterministic(experiment.device), tempfile.TemporaryDirectory() as folder:
         case = _Case(experiment, base_model, task_data, Path(folder), memory, progress)
         return case.run(benchmark)
+
+
+def try_out(experiment: Experiment, base_model: BaseModel, task_data: TaskData) -> dict[str, Value]:
+    """Train once and validate: the task's validation metric and `train_loss`, nothing measured or tested."""
+    with deterministic(experiment.device), tempfile.TemporaryDirectory() as folder:
+        memory = MemoryTracker(experiment.device)
+        return _Case(experiment, base_model, task_data, Path(folder), memory, lambda text: None).try_out()
 
 
 @dataclass(frozen=True)
@@ -266,6 +272,17 @@ class _Case:
             case_version=self.case_version(base_digest),
         )
 
+    def try_out(self) -> dict[str, Value]:
+        """Train with the first seed and validate."""
+        seed = self.experiment.seeds[0]
+        model = self.inject(self.injectable_base(seed), seed)
+        trainer = Trainer(model, self.config, self.hooks, self.task.loss)
+        seed_everything(seed)
+        batches = self.task.batches(self.data, self.experiment, seed)
+        losses = trainer.train(batches, self.config.max_steps, lambda step, losses: None)
+        validation = self.task.validate(model.eval(), self.data, self.experiment, self.hooks.inputs)
+        return {**validation, "train_loss": mean(losses[-self.config.eval_steps :])}
+
     def train_figures(self, step: int, losses: list[Any]) -> dict[str, Value]:
         """PEFT's training figures after `step` steps."""
         recent = [float(loss) for loss in losses[-self.config.eval_steps :]]
@@ -329,7 +346,9 @@ class _Case:
         run.model.eval()
         base.eval()
         decodes = timing.compare(
-            self.decoding(run.model, TIMED_DECODE_STEPS), self.decoding(base, TIMED_DECODE_STEPS, no_hooks), device
+            self.decoding(run.model, self.task.timed_steps),
+            self.decoding(base, self.task.timed_steps, no_hooks),
+            device,
         )
         return {
             "step_time_ratio": steps.ratio,

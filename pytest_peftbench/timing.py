@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
-BLOCKS = 7
+BLOCKS = 5
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from pytest_peftbench.result import CaseId, Result, SeedRun
 
 REPOSITORY = Path(__file__).parent.parent
 TINY_SUITE = REPOSITORY / "benchmarks" / "MetaMathQA" / "tiny"
+IMAGE_SUITE = REPOSITORY / "benchmarks" / "image-gen" / "tiny"
 
 DEFAULTS = {
     **json.loads((TINY_SUITE / "default_training_params.json").read_text()),

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support import IMAGE_SUITE, write_json
 
 import pytest_peftbench
 from pytest_peftbench import cli
@@ -86,3 +87,43 @@ def test_the_embedded_model_and_data_are_those_that_the_build_recorded():
     assert "model/model.safetensors" in recorded
     assert {name: sha256(folder / name) for name in recorded} == recorded
     assert {path.relative_to(folder).as_posix() for path in folder.rglob("*.jsonl")} <= set(recorded)
+
+
+def test_a_sweep_tries_each_rate_keeps_the_best_and_records_all(tmp_path):
+    suite = tmp_path / "image-gen" / "mini"
+    defaults = json.loads((IMAGE_SUITE / "default_training_params.json").read_text())
+    few = {"max_steps": 2, "eval_steps": 2, "num_inference_steps": 1, "seed": 3}
+    write_json(suite / "default_training_params.json", {**defaults, **few})
+    adapter = {"peft_type": "LORA", "r": 2, "target_modules": ["to_q"]}
+    write_json(suite / "experiments/lora/r2/adapter_config.json", adapter)
+    write_json(suite / "experiments/lora/r2/training_params.json", {"grad_norm_clip": 2.0})
+    write_json(suite / "experiments/lora/other/adapter_config.json", adapter)
+
+    result = peftbench("sweep", suite, "--only", "lora/r2", "--rates", "0.001,0.1")
+
+    assert result.returncode == 0, result.stderr
+    (outcome,) = (suite / "learning_rates").iterdir()
+    recorded = json.loads(outcome.read_text())
+    scores = {float(rate): trial["valid_dino_similarity"] for rate, trial in recorded["trials"].items()}
+    assert (outcome.name, recorded["seed"], set(scores)) == ("lora--r2.json", 3, {0.001, 0.1})
+    assert recorded["chosen"] == max(scores, key=scores.get)
+    assert result.stdout == f"lora/r2  {recorded['chosen']:g}\n"
+    written = json.loads((suite / "experiments/lora/r2/training_params.json").read_text())
+    assert written == {"grad_norm_clip": 2.0, "optimizer_kwargs": {"weight_decay": 0.0, "lr": recorded["chosen"]}}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere"], "nowhere: no such folder"),
+        ([IMAGE_SUITE, "--only", "nothing"], "contains 'nothing'"),
+        ([IMAGE_SUITE, "--rates", "0.1,fast"], "expected learning rates greater than 0"),
+        ([IMAGE_SUITE, "--rates", "-1"], "expected learning rates greater than 0"),
+    ],
+)
+def test_a_sweep_of_nothing_is_a_usage_error(arguments, message):
+    result = peftbench("sweep", *arguments)
+
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr

@@ -11,14 +11,16 @@ import torch
 from support import DEFAULTS, LOHA, LORA, small_llama
 from torch import nn
 
-from pytest_peftbench import engine, timing
+from pytest_peftbench import engine, metrics, timing
 from pytest_peftbench.baseline import from_result, read, write
 from pytest_peftbench.compare import compare
 from pytest_peftbench.experiment import Experiment, MathTrainConfig
 from pytest_peftbench.jsonfile import InputError
+from pytest_peftbench.metrics import digest
 from pytest_peftbench.result import METRICS, CaseId
 from pytest_peftbench.timing import Timing
 
+OF_IMAGES = {"test_dino_similarity", "valid_dino_similarity", "drift", "images.changed", "images_sha256"}
 _data = engine.cached_task_data()
 
 
@@ -78,7 +80,7 @@ def of_seed(result, name, seed=0):
 def test_every_metric_of_a_trained_adapter_is_there_and_declared(lora):
     found = {*lora.metrics, *lora.seeds[0].metrics}
 
-    assert found == {name for name in METRICS if not name.startswith("gpu.")}
+    assert found == {name for name in METRICS if not name.startswith("gpu.") and name not in OF_IMAGES}
 
 
 def test_a_lora_behaves_as_an_adapter_should(lora):
@@ -363,14 +365,14 @@ def test_each_case_gets_fresh_weights_of_a_base_model_that_is_loaded_once(monkey
     experiment = make_experiment()
 
     first = base_model(experiment)
-    before = engine.digest(first)
+    before = digest(first)
     with torch.no_grad():
         for parameter in first.parameters():
             parameter.zero_()
     first.config.use_cache = False
     second = base_model(experiment)
 
-    assert engine.digest(second) == before
+    assert digest(second) == before
     assert second.config.use_cache is True
     assert len(loads) == 1
 
@@ -410,15 +412,15 @@ def linear():
 
 def test_the_digest_sees_the_last_bit_of_weights_and_buffers():
     model = linear()
-    before = engine.digest(model)
-    assert engine.digest(linear()) == before
+    before = digest(model)
+    assert digest(linear()) == before
 
     with torch.no_grad():
         model[0].weight[0, 0] = torch.nextafter(model[0].weight[0, 0], torch.tensor(9.0))
-    after_weight = engine.digest(model)
+    after_weight = digest(model)
     model[1].running_mean += 1
 
-    assert len({before, after_weight, engine.digest(model)}) == 3
+    assert len({before, after_weight, digest(model)}) == 3
 
 
 def test_the_digest_sees_names_shapes_and_types():
@@ -427,7 +429,7 @@ def test_the_digest_sees_names_shapes_and_types():
     def holding(name, tensor):
         module = nn.Module()
         module.register_buffer(name, tensor)
-        return engine.digest(module)
+        return digest(module)
 
     digests = {
         holding("a", values),
@@ -442,13 +444,13 @@ def test_the_digest_sees_names_shapes_and_types():
 def test_the_digest_of_what_is_trained_leaves_the_rest_out():
     model = linear()
     model[0].weight.requires_grad_(False)
-    before = engine.digest(model), engine.digest(model, trainable_only=True)
+    before = digest(model), digest(model, trainable_only=True)
 
     with torch.no_grad():
         model[0].weight += 1
 
-    assert engine.digest(model) != before[0]
-    assert engine.digest(model, trainable_only=True) == before[1]
+    assert digest(model) != before[0]
+    assert digest(model, trainable_only=True) == before[1]
 
 
 def test_any_type_and_shape_has_a_digest():
@@ -458,19 +460,19 @@ def test_any_type_and_shape_has_a_digest():
     module.register_buffer("strided", torch.arange(6).reshape(2, 3).T)
     module.register_buffer("flag", torch.tensor([True]))
 
-    assert len(engine.digest(module)) == 64
+    assert len(digest(module)) == 64
 
 
 def test_weights_too_many_to_hash_are_told_by_names_and_shapes_but_what_is_trained_by_its_bits(monkeypatch):
-    monkeypatch.setattr(engine, "HASHED_PARAMETERS", 3)
+    monkeypatch.setattr(metrics, "HASHED_PARAMETERS", 3)
     model = linear()
-    before = engine.digest(model), engine.digest(model, trainable_only=True)
+    before = digest(model), digest(model, trainable_only=True)
 
     with torch.no_grad():
         model[0].weight += 1
 
-    assert engine.digest(model) == before[0]
-    assert engine.digest(model, trainable_only=True) != before[1]
+    assert digest(model) == before[0]
+    assert digest(model, trainable_only=True) != before[1]
 
 
 # The result file

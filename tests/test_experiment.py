@@ -8,6 +8,7 @@ from support import (
     CASES,
     DEFAULTS,
     FULL,
+    IMAGE_SUITE,
     LOHA,
     LOHA_CASE,
     LORA,
@@ -21,8 +22,10 @@ from support import (
 )
 
 from pytest_peftbench.experiment import read_suite
+from pytest_peftbench.jsonfile import InputError
 
 PEFT_TREE = REPOSITORY.parent / "shared" / "peft-reference" / "MetaMathQA"
+PEFT_IMAGE_TREE = REPOSITORY.parent / "shared" / "peft-reference" / "image-gen"
 
 
 def test_each_experiment_is_a_case_named_after_its_folders(bench):
@@ -133,10 +136,43 @@ def test_pefts_own_training_parameters_hold_but_for_what_an_experiment_overrides
     assert full.adapter is None
 
 
-def test_a_test_of_another_task_gets_none_of_the_cases(bench, monkeypatch):
-    from pytest_peftbench import experiment
+@pytest.mark.skipif(not PEFT_IMAGE_TREE.exists(), reason="no PEFT tree")
+def test_pefts_own_image_tree_is_read_as_it_is():
+    experiments = {experiment.case.method: experiment for experiment in read_suite(PEFT_IMAGE_TREE)}
+    lokr, full = experiments["lokr"], experiments["full-finetuning"]
 
-    monkeypatch.setitem(experiment.TRAIN_CONFIGS, "image-gen", experiment.MathTrainConfig)
+    assert str(lokr.case) == "image-gen-FLUX.2-klein-base-4B-lokr-flux2-klein-lr1e-3"
+    assert lokr.train.optimizer_kwargs == {"lr": 1e-3, "weight_decay": 1e-4}
+    assert (lokr.train.resolution, lokr.train.text_encoder_out_layers) == (512, [10, 20, 30])
+    assert len(lokr.train.instance_prompts) == 20
+    assert (full.adapter, full.train.max_steps) == (None, 300)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"text_encoder_out_layers": [1, "2"]}, "text_encoder_out_layers: expected a list of integers"),
+        ({"drift_image_prompts": "a cat"}, "drift_image_prompts: expected a list of strings"),
+        ({"drift_image_prompts": []}, "drift_image_prompts: must not be empty"),
+        ({"test_size": 18}, "instance_prompts: 20 prompts leave no picture to train on"),
+        ({"dtype": "int4"}, "dtype: expected"),
+        ({"weighting_scheme": "uniform"}, "weighting_scheme: expected"),
+        ({"num_inference_steps": 0}, "num_inference_steps: must be at least 1, is 0"),
+        ({"repeats": 1}, "max_steps: 60 steps of batch_size 4 need more than the 14 pictures"),
+    ],
+)
+def test_image_parameters_that_make_no_sense_are_refused(tmp_path, changes, message):
+    defaults = json.loads((IMAGE_SUITE / "default_training_params.json").read_text())
+    write_json(tmp_path / "image-gen" / "mini" / "default_training_params.json", {**defaults, **changes})
+    write_json(tmp_path / "image-gen" / "mini" / "experiments/lora/r4/adapter_config.json", LORA)
+
+    with pytest.raises(InputError) as raised:
+        read_suite(tmp_path / "image-gen" / "mini")
+
+    assert message in str(raised.value)
+
+
+def test_a_test_of_another_task_gets_none_of_the_cases(bench):
     bench.write(
         "test_images.py",
         """

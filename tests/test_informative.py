@@ -1,11 +1,12 @@
-"""The embedded math task tells methods apart: by the committed baselines, and by the base model itself."""
+"""The embedded tasks tell methods apart: by the committed baselines, and by the base models themselves."""
 
 import pytest
-from support import REPOSITORY, TINY_SUITE, skip_under_an_older_peft
+from support import IMAGE_SUITE, REPOSITORY, TINY_SUITE, skip_under_an_older_peft
 
 from pytest_peftbench.baseline import baseline_path, read
 from pytest_peftbench.experiment import read_suite
 from pytest_peftbench.result import mean_of_seeds
+from pytest_peftbench.tasks import image_generation
 from pytest_peftbench.tasks.math_reasoning import TASK
 
 skip_under_an_older_peft()
@@ -62,3 +63,44 @@ def test_token_ids_in_an_experiment_mean_what_they_should(case, key, text):
     experiment = EXPERIMENTS[f"MetaMathQA-tiny-{case}"]
 
     assert text in TASK.load_data(experiment).tokenizer.decode(experiment.adapter[key])
+
+
+# Images
+
+IMAGE_EXPERIMENTS = {str(experiment.case): experiment for experiment in read_suite(IMAGE_SUITE)}
+
+
+@pytest.fixture(scope="module")
+def image_quality():
+    """Similarity and drift of each case, as recorded."""
+    baselines = [read(baseline_path(REPOSITORY / "baselines", case.case)) for case in IMAGE_EXPERIMENTS.values()]
+    return [
+        (mean_of_seeds(baseline.seeds, "test_dino_similarity"), mean_of_seeds(baseline.seeds, "drift"))
+        for baseline in baselines
+    ]
+
+
+@pytest.fixture(scope="module")
+def base_similarity():
+    """What the base model draws for the concept's prompts, which it never saw."""
+    task, case = image_generation.TASK, IMAGE_EXPERIMENTS["image-gen-tiny-lora-rank8"]
+    base, data = task.load_base_model(case).eval(), task.load_data(case)
+    evaluation = task.evaluate(base, data, case, lambda size: {}, task.reference(base, data, case))
+    return evaluation.metrics["test_dino_similarity"]
+
+
+def test_the_base_model_does_not_know_the_concept_and_some_method_learns_it(base_similarity, image_quality):
+    assert base_similarity <= 0.4
+    assert max(similarity for similarity, _ in image_quality) >= base_similarity + 0.25
+
+
+def test_few_methods_learn_nothing_of_the_concept(base_similarity, image_quality):
+    near = [similarity for similarity, _ in image_quality if abs(similarity - base_similarity) <= 0.02]
+
+    assert len(near) <= len(image_quality) / 5
+
+
+def test_methods_differ_in_drift_by_more_than_a_factor_of_ten(image_quality):
+    drifts = [drift for _, drift in image_quality if drift > 0]
+
+    assert max(drifts) / min(drifts) >= 10

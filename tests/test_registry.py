@@ -4,37 +4,57 @@ import json
 
 import pytest
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
-from support import REPOSITORY, TINY_SUITE, skip_under_an_older_peft
+from support import IMAGE_SUITE, REPOSITORY, TINY_SUITE, skip_under_an_older_peft
 
 from pytest_peftbench.baseline import baseline_path, read
 from pytest_peftbench.experiment import ADAPTER_FILE, peft_types, read_suite
 from pytest_peftbench.methods import make_config
+from pytest_peftbench.sweep import RATES
 
 skip_under_an_older_peft()
 
 BASELINES = REPOSITORY / "baselines"
-# PEFT types without an experiment in benchmarks/MetaMathQA/tiny, each with the reason.
-EXEMPT: dict[str, str] = {}
+NO_TOKENS = "puts learned tokens before those of a language model; a diffusion transformer has none"
+# PEFT types without an experiment in a suite, each with the reason.
+EXEMPT: dict[str, dict[str, str]] = {
+    "MetaMathQA": {},
+    "image-gen": {
+        "ADAPTION_PROMPT": "knows the attention of a few language models by name",
+        "CARTRIDGE": NO_TOKENS,
+        "CPT": NO_TOKENS,
+        "MULTITASK_PROMPT_TUNING": NO_TOKENS,
+        "POLY": "needs task_ids, which PEFT hands on to a base model without a task type, and that refuses them",
+        "PREFIX_TUNING": NO_TOKENS,
+        "PROMPT_TUNING": NO_TOKENS,
+        "P_TUNING": NO_TOKENS,
+        "TRAINABLE_TOKENS": "trains rows of a token embedding; a diffusion transformer has none",
+        "XLORA": "cannot load its experts into a model without a task type",
+    },
+}
 
-EXPERIMENTS = read_suite(TINY_SUITE)
+EXPERIMENTS = [*read_suite(TINY_SUITE), *read_suite(IMAGE_SUITE)]
 ADAPTERS = [experiment for experiment in EXPERIMENTS if experiment.adapter is not None]
 
 
 def case(experiment):
-    return f"{experiment.case.method}-{experiment.case.name}"
+    return str(experiment.case)
 
 
+def types_with_experiment(task):
+    return {experiment.adapter["peft_type"] for experiment in ADAPTERS if experiment.case.task == task}
+
+
+@pytest.mark.parametrize("task", EXEMPT)
 @pytest.mark.parametrize("peft_type", sorted(str(key.value) for key in PEFT_TYPE_TO_CONFIG_MAPPING))
-def test_each_method_of_peft_has_an_experiment(peft_type):
-    with_experiment = {experiment.adapter["peft_type"] for experiment in ADAPTERS}
-
-    assert peft_type in with_experiment | set(EXEMPT), (
-        f"add benchmarks/MetaMathQA/tiny/experiments/{peft_type.lower()}/"
+def test_each_method_of_peft_has_an_experiment(task, peft_type):
+    assert peft_type in types_with_experiment(task) | set(EXEMPT[task]), (
+        f"add benchmarks/{task}/tiny/experiments/{peft_type.lower()}/"
     )
 
 
-def test_no_method_is_exempt_that_has_an_experiment():
-    assert not {experiment.adapter["peft_type"] for experiment in ADAPTERS} & set(EXEMPT)
+@pytest.mark.parametrize("task", EXEMPT)
+def test_no_method_is_exempt_that_has_an_experiment(task):
+    assert not types_with_experiment(task) & set(EXEMPT[task])
 
 
 def test_the_methods_read_from_pefts_source_are_those_that_peft_registers():
@@ -42,7 +62,9 @@ def test_the_methods_read_from_pefts_source_are_those_that_peft_registers():
 
 
 def test_full_finetuning_is_benchmarked_too():
-    assert [experiment.case.method for experiment in EXPERIMENTS if experiment.adapter is None] == ["full-finetuning"]
+    full = [(item.case.task, item.case.method) for item in EXPERIMENTS if item.adapter is None]
+
+    assert full == [("MetaMathQA", "full-finetuning"), ("image-gen", "full-finetuning")]
 
 
 @pytest.mark.parametrize("experiment", ADAPTERS, ids=case)
@@ -77,6 +99,17 @@ def test_no_baseline_is_left_of_an_experiment_that_is_gone():
     }
 
     assert set(BASELINES.rglob("*.json")) <= known
+
+
+@pytest.mark.parametrize("experiment", read_suite(IMAGE_SUITE), ids=case)
+def test_each_image_experiment_has_the_best_of_the_same_trials_as_learning_rate(experiment):
+    file = IMAGE_SUITE / "learning_rates" / f"{experiment.case.method}--{experiment.case.name}.json"
+    outcome = json.loads(file.read_text())
+    scores = {float(rate): trial.get("valid_dino_similarity", -1.0) for rate, trial in outcome["trials"].items()}
+
+    assert sorted(scores) == sorted(RATES)
+    assert scores[outcome["chosen"]] == max(scores.values())
+    assert experiment.train.optimizer_kwargs["lr"] == outcome["chosen"]
 
 
 def test_all_baselines_were_recorded_in_one_environment():

@@ -34,7 +34,12 @@ class Data(Protocol):
 
 
 class Task(Protocol):
-    """What the engine needs of a task. Models are on their device already; batches are put there by the task."""
+    """What the engine needs of a task. Models are on their device already; batches are put there by the task.
+
+    timed_steps: how many steps of generation are timed in one go.
+    """
+
+    timed_steps: int
 
     def load_base_model(self, experiment: Experiment) -> nn.Module:
         """The base model of the experiment, without adapter."""

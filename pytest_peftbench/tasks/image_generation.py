@@ -3,7 +3,8 @@
 The recipe of PEFT's `method_comparison/image-gen`, the same code for the embedded and the real base model. Apart from
 PEFT's, each picture has a seed of its own, none of them the training's, so that results depend neither on the batch
 size of the evaluation nor on the training seed more than the adapter does; and drift is measured against pictures that
-the base model drew before it was trained, so that full fine-tuning has one too.
+the base model drew before it was trained, so that full fine-tuning has one too. Methods that need inputs of their own
+(`extra`) cannot take part: without a task type PEFT hands them on to the base model, which refuses them.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import hashlib
 import io
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -113,6 +113,8 @@ class _Base:
 class ImageGeneration:
     """See `tasks.Task`."""
 
+    timed_steps = 1
+
     def load_base_model(self, experiment: Experiment) -> nn.Module:
         from diffusers import Flux2Transformer2DModel
 
@@ -126,18 +128,20 @@ class ImageGeneration:
 
     def load_data(self, experiment: Experiment) -> ImageData:
         from diffusers import Flux2KleinPipeline
+        from diffusers.utils import logging
         from transformers import AutoModel, BitImageProcessorPil
 
         config, dtype = _config(experiment), getattr(torch, _config(experiment).dtype)
+        logging.disable_progress_bar()  # of its own components; the plugin shows its own progress
         pipeline = Flux2KleinPipeline.from_pretrained(_path(config, "model_id"), transformer=None, torch_dtype=dtype)
         pipeline.set_progress_bar_config(disable=True)
         _check_resolution(config, pipeline)
         encoder: nn.Module = AutoModel.from_pretrained(_path(config, "dino_model_id"), dtype=torch.float32).eval()
         models = [digest(model) for model in (pipeline.text_encoder, pipeline.vae, encoder)]
-        models += [
-            json.dumps(dict(pipeline.scheduler.config), sort_keys=True, default=str),
-            pipeline.tokenizer.__repr__(),
-        ]
+        models += [pipeline.tokenizer.backend_tokenizer.to_str(), pipeline.tokenizer.chat_template]
+        # names that start with an underscore tell of the library and the folder that the file came from
+        schedule = {name: value for name, value in pipeline.scheduler.config.items() if name[0] != "_"}
+        models.append(json.dumps(schedule, sort_keys=True))
         train, valid, test = _load_splits(config)
         prompts = [example.prompt for example in [*train, *valid, *test]]
         prompts += [*config.sample_image_prompts, *config.drift_image_prompts, NO_PROMPT]
@@ -199,20 +203,20 @@ class ImageGeneration:
     def decode(self, model: nn.Module, data: ImageData, experiment: Experiment, steps: int, extra: Extra) -> None:
         prompts = [data.train[row % len(data.train)].prompt for row in range(experiment.train.batch_size)]
         seeds = list(range(len(prompts)))
-        _generate(model, data, prompts, seeds, experiment, extra, steps=steps, output_type="latent")
+        _generate(model, data, prompts, seeds, experiment, steps=steps, output_type="latent")
 
     def reference(self, base: nn.Module, data: ImageData, experiment: Experiment) -> _Base:
-        return _Base(*_draw_samples(base, data, experiment, extra=lambda _: {}))
+        return _Base(*_draw_samples(base, data, experiment))
 
     def validate(self, model: nn.Module, data: ImageData, experiment: Experiment, extra: Extra) -> dict[str, Value]:
-        drawn = _draw(model, data, _prompts(data.valid) * REPEATS, VALID_SEED, experiment, extra)
+        drawn = _draw(model, data, _prompts(data.valid) * REPEATS, VALID_SEED, experiment)
         return {"valid_dino_similarity": similarity(_likeness(data, drawn, data.valid))}
 
     def evaluate(
         self, model: nn.Module, data: ImageData, experiment: Experiment, extra: Extra, reference: _Base
     ) -> Evaluation:
-        concept = _draw(model, data, _prompts(data.test) * REPEATS, TEST_SEED, experiment, extra)
-        samples, unrelated = _draw_samples(model, data, experiment, extra)
+        concept = _draw(model, data, _prompts(data.test) * REPEATS, TEST_SEED, experiment)
+        samples, unrelated = _draw_samples(model, data, experiment)
         likeness = _likeness(data, concept, data.test)
         cosines = (_embed_images(data, unrelated.images) * _embed_images(data, reference.unrelated.images)).sum(-1)
         changed = unrelated.hashes() != reference.unrelated.hashes()
@@ -362,19 +366,17 @@ def _prompts(examples: Sequence[Example]) -> list[str]:
     return [example.prompt for example in examples]
 
 
-def _draw_samples(model: nn.Module, data: ImageData, experiment: Experiment, extra: Extra) -> tuple[_Drawn, _Drawn]:
+def _draw_samples(model: nn.Module, data: ImageData, experiment: Experiment) -> tuple[_Drawn, _Drawn]:
     """Samples of the concept, and pictures of the unrelated prompts that drift is measured on."""
     config = _config(experiment)
-    draw = partial(_draw, model, data, experiment=experiment, extra=extra)
+    draw = partial(_draw, model, data, experiment=experiment)
     return draw(config.sample_image_prompts, SAMPLE_SEED), draw(config.drift_image_prompts, DRIFT_SEED)
 
 
-def _draw(
-    model: nn.Module, data: ImageData, prompts: list[str], first_seed: int, experiment: Experiment, extra: Extra
-) -> _Drawn:
+def _draw(model: nn.Module, data: ImageData, prompts: list[str], first_seed: int, experiment: Experiment) -> _Drawn:
     """A picture of each prompt, seeds counted up from `first_seed`."""
     seeds = [first_seed + number for number in range(len(prompts))]
-    return _Drawn(prompts, seeds, _generate(model, data, prompts, seeds, experiment, extra))
+    return _Drawn(prompts, seeds, _generate(model, data, prompts, seeds, experiment))
 
 
 def _generate(
@@ -383,7 +385,6 @@ def _generate(
     prompts: list[str],
     seeds: list[int],
     experiment: Experiment,
-    extra: Extra,
     *,
     steps: int | None = None,
     output_type: str = "pil",
@@ -397,7 +398,7 @@ def _generate(
     nothing = data.embeddings[NO_PROMPT].to(device)
     images: list[Any] = []
     try:
-        with offload_models(pipeline.vae, device=device), _given(model, extra):
+        with offload_models(pipeline.vae, device=device):
             for start in range(0, len(prompts), config.batch_size_eval):
                 chunk = slice(start, start + config.batch_size_eval)
                 embeddings = torch.stack([data.embeddings[prompt] for prompt in prompts[chunk]]).to(device)
@@ -415,20 +416,6 @@ def _generate(
     finally:
         pipeline.transformer = None
     return images
-
-
-@contextmanager
-def _given(model: nn.Module, extra: Extra) -> Iterator[None]:
-    """Give the model, which the pipeline calls, the inputs that its method needs."""
-
-    def add(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        return args, {**kwargs, **extra(len(kwargs["hidden_states"]))}
-
-    handle = model.register_forward_pre_hook(add, with_kwargs=True)
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 # Looking

@@ -64,6 +64,8 @@ class MathData:
 class MathReasoning:
     """See `tasks.Task`."""
 
+    timed_steps = 4
+
     def load_base_model(self, experiment: Experiment) -> nn.Module:
         from transformers import AutoModelForCausalLM
 
