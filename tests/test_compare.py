@@ -228,7 +228,7 @@ def test_nan_among_the_first_losses_or_samples_fails():
     )
 
 
-@pytest.mark.parametrize(("metric", "value"), [("params__trainable", "8192"), ("merge__same_logits", 1)])
+@pytest.mark.parametrize(("metric", "value"), [("params__trainable", "8192"), ("merge__same_output", 1)])
 def test_a_value_of_a_wrong_type_fails(metric, value):
     assert against(measuring(**{metric: value})).verdict == "failed"
 
@@ -456,7 +456,7 @@ def test_a_checkpoint_that_lost_a_tensor_did_not_improve():
     ],
 )
 def test_a_capability_is_lost_gained_or_fails_otherwise(expected, obtained, verdict, words):
-    case = against(measuring(merge__same_logits=obtained), measuring(merge__same_logits=expected))
+    case = against(measuring(merge__same_output=obtained), measuring(merge__same_output=expected))
 
     assert case.verdict == verdict
     if words:
@@ -574,7 +574,7 @@ def test_another_hash_of_the_weights_is_numerics_changed():
 
 
 def test_another_number_of_the_numerics_lane_is_numerics_changed():
-    verdict = against(measuring(init__max_logit_difference=1e-7), measuring(init__max_logit_difference=0.0))
+    verdict = against(measuring(init__max_output_difference=1e-7), measuring(init__max_output_difference=0.0))
 
     assert verdict.text() == "init.max_output_difference numerics changed: 0 -> 1e-07 (+1e-07)"
 
@@ -759,7 +759,7 @@ def test_an_update_tells_old_and_new_of_each_changed_metric():
     new = measuring(
         training(test_accuracy=0.625, adapter_sha256="1" * 64),
         train_step__flops=1_806_000_000,
-        merge__same_logits="ValueError",
+        merge__same_output="ValueError",
         checkpoint__tensors={"*.hada_w1_a": "4 x [8, 128] F32"},
         params__trainable=None,
         params__total=5,
@@ -807,3 +807,13 @@ def test_an_update_to_other_seeds_or_undeclared_metrics_tells_that_they_changed(
 
 
 QUALITY = [("test_accuracy", "50 %"), ("forgetting", "0.1"), ("train_loss", "1")]
+
+
+def test_a_picture_that_is_not_the_same_bits_is_numerics_changed_and_named():
+    recorded = training(images_sha256={"a cat, seed 1": "aa", "a dog, seed 2": "bb"})
+    drawn = training(images_sha256={"a cat, seed 1": "aa", "a dog, seed 2": "cc"})
+
+    finding = found(against(drawn, recorded), "images_sha256")
+
+    assert finding.verdict == "numerics changed"
+    assert finding.details == ("changed  a dog, seed 2: bb -> cc",)
