@@ -128,7 +128,7 @@ class ImageTrainConfig(TrainConfig):
         *("max_sequence_length", "text_encoder_out_layers", "dino_model_id"),
         *("instance_prompts", "sample_image_prompts", "drift_image_prompts"),
     )
-    REFERENCE: ClassVar[tuple[str, ...]] = (*TrainConfig.REFERENCE, "num_inference_steps", "guidance_scale")
+    REFERENCE: ClassVar[tuple[str, ...]] = (*TrainConfig.REFERENCE, *DATA, "num_inference_steps", "guidance_scale")
 
     dtype: FloatDtype
     dataset_id: str

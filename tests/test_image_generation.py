@@ -294,6 +294,20 @@ def test_the_digest_does_not_depend_on_where_the_model_lies(tmp_path):
     assert TASK.load_data(moved).digest == TASK.load_data(EXPERIMENT).digest
 
 
+def test_cases_with_other_unrelated_prompts_have_a_reference_of_their_own():
+    base_model, task_data = engine.cached_base_models(), engine.cached_task_data()
+    prompts = ["a yellow dog at the beach"]
+
+    first, second = (
+        engine.run_experiment(experiment, base_model, task_data)
+        for experiment in (EXPERIMENT, make_experiment(drift_image_prompts=prompts))
+    )
+
+    assert len(first.seeds[0].samples["drift_per_image"]) == 2
+    assert len(second.seeds[0].samples["drift_per_image"]) == 1
+    assert f"base model: {prompts[0]}, seed {DRIFT_SEED}" in second.seeds[0].metrics["images_sha256"]
+
+
 # Faults
 
 
