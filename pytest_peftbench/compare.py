@@ -22,6 +22,7 @@ Verdict = Literal[
     "improved",
     "numerics changed",
     "not comparable",
+    "cannot tell",
     "no baseline",
     "missing metric",
     "unknown metric",
@@ -39,6 +40,8 @@ _TOLD_TOGETHER: frozenset[Verdict] = frozenset({"not comparable", "missing metri
 
 # Values of one metric by training seed; None for a metric that does not depend on the seed.
 _BySeed = dict[int | None, Value]
+# Intervals of the obtained values, by the name of their metric.
+_Intervals = Mapping[str, Value]
 
 
 @dataclass(frozen=True)
@@ -150,7 +153,7 @@ def is_green(verdict: CaseVerdict, allowed: Collection[Verdict] = GREEN_BY_DEFAU
 def compare(result: Result, baseline: Baseline | None, metrics: Mapping[str, Metric] = METRICS) -> CaseVerdict:
     """Hold what a case measured against its baseline."""
     if result.status == "success":
-        findings = _findings(from_result(result, metrics), baseline, metrics)
+        findings = _findings(from_result(result, metrics), baseline, metrics, _intervals(result, metrics))
     else:
         findings = [_did_not_succeed(result)]
     return CaseVerdict(
@@ -186,7 +189,9 @@ def _did_not_succeed(result: Result) -> Finding:
     return Finding("status", "failed", reason=f"{result.status}: {first}", details=tuple(rest))
 
 
-def _findings(obtained: Baseline, expected: Baseline | None, metrics: Mapping[str, Metric]) -> list[Finding]:
+def _findings(
+    obtained: Baseline, expected: Baseline | None, metrics: Mapping[str, Metric], intervals: _Intervals
+) -> list[Finding]:
     unusable = _unusable(obtained, metrics)
     if expected is None:
         return [*unusable.values(), Finding("case", "no baseline", reason="nothing to compare with")]
@@ -195,7 +200,10 @@ def _findings(obtained: Baseline, expected: Baseline | None, metrics: Mapping[st
     names = _ordered({*_names(obtained, metrics), *_names(expected, metrics), *unusable}, metrics)
     if not names:
         return [Finding("case", "missing metric", reason="nothing was measured")]
-    return [unusable.get(name) or _compare_metric(name, metrics.get(name), obtained, expected) for name in names]
+    return [
+        unusable.get(name) or _compare_metric(name, metrics.get(name), obtained, expected, intervals.get(name))
+        for name in names
+    ]
 
 
 def _another_case(obtained: Baseline, expected: Baseline) -> str:
@@ -238,6 +246,12 @@ def _differences(obtained: Mapping[str, str], expected: Mapping[str, str]) -> li
     ]
 
 
+def _intervals(result: Result, metrics: Mapping[str, Metric]) -> _Intervals:
+    return {
+        metric.name: result.metrics[metric.interval] for metric in metrics.values() if metric.interval in result.metrics
+    }
+
+
 def _numbers(result: Result, metrics: Mapping[str, Metric]) -> dict[str, float]:
     """The finite numbers of a result, means over the seeds; those never compared are among them."""
     found: dict[str, list[float]] = {}
@@ -271,7 +285,9 @@ def _seeds(side: Baseline) -> list[int]:
     return [run.seed for run in side.seeds]
 
 
-def _compare_metric(name: str, metric: Metric | None, obtained: Baseline, expected: Baseline) -> Finding:
+def _compare_metric(
+    name: str, metric: Metric | None, obtained: Baseline, expected: Baseline, interval: Value | None
+) -> Finding:
     ours, theirs = _by_seed(obtained, name), _by_seed(expected, name)
     if metric is None:
         return Finding(name, "unknown metric", reason=_why_unknown(ours))
@@ -286,7 +302,10 @@ def _compare_metric(name: str, metric: Metric | None, obtained: Baseline, expect
         return _missing_for_a_seed(name, ours, theirs)
     if reason := next((reason for value in theirs.values() if (reason := problem(value, metric.kind))), ""):
         return Finding(name, "not comparable", reason=f"the baseline's value {reason}")
-    finding = _judge(metric, ours, theirs)
+    if interval is None:
+        finding = _judge(metric, ours, theirs)
+    else:
+        finding = _judge_interval(metric, _mean(ours.values()), _mean(theirs.values()), interval)
     if finding.verdict == "identical":
         return finding
     return replace(finding, details=finding.details or _changed_operators(name, obtained.operators, expected.operators))
@@ -361,6 +380,28 @@ def _judge_mean(metric: Metric, ours: _BySeed, theirs: _BySeed) -> Finding:
     )
     reason = f"margin {words.margin(metric, expected)}{_averaged(ours)}"
     return Finding(metric.name, verdict, *figures, words.change(metric, obtained, expected), reason)
+
+
+def _judge_interval(metric: Metric, obtained: float, expected: float, interval: Value) -> Finding:
+    """Noisy lane with an interval: a difference counts when the whole interval lies beyond the margin.
+
+    An interval that reaches beyond it, and is wider than the margin itself, leaves open whether the metric regressed.
+    """
+    figures, change = words.figures(metric, obtained, expected), words.change(metric, obtained, expected)
+    if interval == []:
+        return Finding(metric.name, "cannot tell", *figures, change, "too few blocks without throttling")
+    ends = interval if isinstance(interval, list) and not problem(interval, "list") else []
+    if len(ends) != 2 or not ends[0] <= ends[1]:
+        return Finding(metric.name, "failed", *figures, change, f"its interval is {interval}, expected [low, high]")
+    best, worst = ends if metric.direction == "lower" else reversed(ends)
+    beyond = {end: "" if within_margin(metric, end, expected) else _side(metric, end, expected) for end in ends}
+    verdict: Verdict = "identical" if obtained == expected else "within noise"
+    if beyond[best] == beyond[worst] != "":
+        verdict = "regressed" if beyond[best] == "regressed" else "improved"
+    elif beyond[worst] == "regressed" and ends[1] - ends[0] > metric.margin(expected):
+        verdict = "cannot tell"
+    reason = f"interval {ends[0]:.4g} to {ends[1]:.4g}, margin {words.margin(metric, expected)}"
+    return Finding(metric.name, verdict, *figures, change, reason)
 
 
 def _averaged(values: _BySeed) -> str:

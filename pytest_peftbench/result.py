@@ -26,7 +26,7 @@ class Metric:
     lane: how it is compared (see `compare`). direction: which way is better; "equal" knows no better.
     margin: difference below which nobody cares, `absolute` in the metric's unit, or `relative` to the expected
     value. needs: environment keys that must be equal for the metric to be comparable at all. kind: what a value
-    is; "list" holds numbers, "table" texts by name.
+    is; "list" holds numbers, "table" texts by name. interval: the metric with its `[low, high]`, if it has one.
     """
 
     name: str
@@ -38,6 +38,7 @@ class Metric:
     relative_margin: float = 0.0
     needs: tuple[str, ...] = ()
     kind: Kind = "number"
+    interval: str = ""
 
     def margin(self, expected: float) -> float:
         """Largest difference from `expected` that nobody cares about, in the metric's unit."""
@@ -188,6 +189,7 @@ METRICS: dict[str, Metric] = {
             "noisy",
             "time of a training step over the base model's (full fine-tuning), interleaved in one process",
             relative_margin=0.30,
+            interval="step_time_interval",
         ),
         Metric(
             "decode_time_ratio",
@@ -196,6 +198,23 @@ METRICS: dict[str, Metric] = {
             "noisy",
             "time of generating with a fixed number of steps over the base model's, interleaved in one process",
             relative_margin=0.30,
+            interval="decode_time_interval",
+        ),
+        Metric(
+            "step_time_interval",
+            "ratio",
+            "lower",
+            "info",
+            "bootstrap interval of step_time_ratio, low and high; empty where it was throttled",
+            kind="list",
+        ),
+        Metric(
+            "decode_time_interval",
+            "ratio",
+            "lower",
+            "info",
+            "bootstrap interval of decode_time_ratio, low and high; empty where it was throttled",
+            kind="list",
         ),
         Metric("host.rss_bytes", "bytes", "lower", "info", "resident memory of the process at the end of training"),
         Metric(
@@ -217,6 +236,14 @@ METRICS: dict[str, Metric] = {
             needs=_DEVICE,
         ),
         Metric("gpu.device_bytes", "bytes", "lower", "info", "memory of the whole device in use, from NVML"),
+        Metric("gpu.sm_clock_mhz", "MHz", "higher", "info", "clock of the accelerator while a step was timed"),
+        Metric(
+            "gpu.throttled_blocks",
+            "blocks",
+            "lower",
+            "info",
+            "timed blocks that do not count because the accelerator's clock was held back",
+        ),
         Metric("step_time_s", "s", "lower", "info", "median time of one training step"),
         Metric("decode_time_s", "s", "lower", "info", "median time of generating with a fixed number of steps"),
     ]

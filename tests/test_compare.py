@@ -668,6 +668,73 @@ def test_a_slow_step_gives_ratio_and_margin_on_any_machine():
     assert against(slow).text() == "step_time_ratio regressed: 1.2 -> 1.8 (+50.0 %, margin 30 %)"
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"),
+    [
+        (1.19, 1.22, "within noise"),
+        (1.5, 1.6, "within noise"),  # reaches beyond the margin, but is narrower
+        (1.56, 1.57, "within noise"),  # 1.2 + 30 % is where the margin ends
+        (1.57, 1.58, "regressed"),
+        (1.57, 5.0, "regressed"),
+        (1.0, 1.6, "cannot tell"),
+        (0.1, 1.57, "cannot tell"),
+        (0.82, 0.83, "improved"),
+        (0.1, 0.83, "improved"),
+        (0.1, 1.5, "within noise"),  # may have improved, has not regressed
+    ],
+)
+def test_a_time_regressed_when_its_whole_interval_lies_beyond_the_margin(low, high, verdict):
+    obtained = measuring(step_time_ratio=(low + high) / 2, step_time_interval=[low, high])
+
+    assert found(against(obtained), "step_time_ratio").verdict == verdict
+
+
+def test_a_time_is_told_with_its_interval():
+    slow = measuring(step_time_ratio=1.8, step_time_interval=[1.75, 1.861234])
+
+    words = "step_time_ratio regressed: 1.2 -> 1.8 (+50.0 %, interval 1.75 to 1.861, margin 30 %)"
+    assert against(slow).text() == words
+
+
+def test_an_interval_too_wide_to_rule_a_regression_out_is_not_green():
+    verdict = against(measuring(step_time_ratio=1.25, step_time_interval=[0.9, 1.7]))
+
+    assert verdict.verdict == "cannot tell"
+    assert not is_green(verdict)
+    assert verdict.text() == "step_time_ratio cannot tell: 1.2 -> 1.25 (+4.2 %, interval 0.9 to 1.7, margin 30 %)"
+
+
+def test_a_time_without_an_interval_because_the_clock_was_throttled_cannot_be_told():
+    verdict = against(measuring(step_time_ratio=1.2, step_time_interval=[]))
+
+    assert verdict.verdict == "cannot tell"
+    assert found(verdict, "step_time_ratio").reason == "too few blocks without throttling"
+
+
+@pytest.mark.parametrize("interval", [[math.nan, 1.2], [1.2], [1.3, 1.2], [1.2, math.inf], "1.2", {}])
+def test_an_interval_that_is_none_is_never_green(interval):
+    assert against(measuring(step_time_ratio=1.2, step_time_interval=interval)).verdict == "failed"
+
+
+def test_the_same_time_within_its_interval_is_identical():
+    assert found(against(measuring(step_time_interval=[1.15, 1.25])), "step_time_ratio").verdict == "identical"
+
+
+def test_of_a_figure_of_which_more_is_better_the_interval_counts_the_other_way():
+    speed = Metric("speed", "ratio", "higher", "noisy", "", relative_margin=0.3, interval="speed_interval")
+    metrics = {"speed": speed, "speed_interval": replace(METRICS["step_time_interval"], name="speed_interval")}
+    baseline = from_result(measuring(a_result(metrics={}, seeds=[]), speed=1.0), metrics)
+
+    for interval, verdict in (
+        ([0.5, 0.6], "regressed"),
+        ([1.4, 1.5], "improved"),
+        ([0.5, 1.0], "cannot tell"),
+        ([0.8, 1.5], "within noise"),
+    ):
+        result = measuring(a_result(metrics={}, seeds=[]), speed=sum(interval) / 2, speed_interval=interval)
+        assert compare(result, baseline, metrics).verdict == verdict
+
+
 def test_memory_of_the_same_accelerator_is_compared():
     verdict = against(measuring(gpu__allocated_peak_bytes=2**31), measuring(gpu__allocated_peak_bytes=2**30))
 

@@ -23,6 +23,7 @@ _MARKUP: dict[Verdict, Markup] = {
     "improved": {"green": True},
     "numerics changed": {"yellow": True},
     "not comparable": {"yellow": True},
+    "cannot tell": {"yellow": True},
     "no baseline": {"yellow": True},
     "missing metric": {"red": True},
     "unknown metric": {"red": True},
