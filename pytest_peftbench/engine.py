@@ -30,7 +30,7 @@ from pytest_peftbench.training import Trainer
 
 # Counts up when the recipe changes so that its figures are no longer comparable with earlier ones.
 RECIPE_VERSION = 1
-FIRST_LOSSES = 5
+FIRST_LOSSES = 20
 
 BaseModel = Callable[[Experiment], nn.Module]
 TaskData = Callable[[Experiment], Any]
@@ -332,7 +332,7 @@ class _Case:
         inputs = (hooks or self.hooks).inputs
         return partial(self.task.decode, model, self.data, self.experiment, steps, inputs)
 
-    def time(self, run: _Run, benchmark: Any) -> dict[str, Value]:
+    def time(self, run: _Run, benchmark: Any = None, blocks: int = timing.BLOCKS) -> dict[str, Value]:
         """Step and decode time over those of the base model, fully fine-tuned, in interleaved blocks."""
         device, base, no_hooks = self.experiment.device, self.base(), hooks_of(None)
         base_config = replace(self.config, optimizer_type="AdamW", optimizer_kwargs={"lr": 1e-4})
@@ -340,7 +340,7 @@ class _Case:
         run.model.train()
         base.train()
         step = partial(run.trainer.step, self.probe)
-        steps = timing.compare(step, partial(base_trainer.step, self.probe), device)
+        steps = timing.compare(step, partial(base_trainer.step, self.probe), device, blocks, _margin("step_time_ratio"))
         if benchmark is not None:
             benchmark.pedantic(step, rounds=timing.BLOCKS, warmup_rounds=1)
         run.model.eval()
@@ -349,13 +349,21 @@ class _Case:
             self.decoding(run.model, self.task.timed_steps),
             self.decoding(base, self.task.timed_steps, no_hooks),
             device,
+            blocks,
+            _margin("decode_time_ratio"),
         )
-        return {
+        metrics: dict[str, Value] = {
             "step_time_ratio": steps.ratio,
             "decode_time_ratio": decodes.ratio,
+            "step_time_interval": steps.interval,
+            "decode_time_interval": decodes.interval,
             "step_time_s": steps.time_s,
             "decode_time_s": decodes.time_s,
         }
+        if steps.sm_mhz is not None:
+            metrics["gpu.sm_clock_mhz"] = steps.sm_mhz
+            metrics["gpu.throttled_blocks"] = steps.throttled_blocks + decodes.throttled_blocks
+        return metrics
 
     def check(self, run: _Run) -> dict[str, Value]:
         """What an adapter must be able to do; nothing for full fine-tuning, whose checkpoint is the whole model."""
@@ -379,6 +387,10 @@ class _Case:
 
 def _on_device(inputs: Extra, device: str) -> Extra:
     return lambda size: {key: value.to(device) for key, value in inputs(size).items()}
+
+
+def _margin(metric: str) -> float:
+    return METRICS[metric].relative_margin
 
 
 def _peft_names(metrics: dict[str, Value]) -> dict[str, Value]:

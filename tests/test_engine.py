@@ -1,5 +1,6 @@
 import gc
 import json
+import math
 import os
 import subprocess
 import sys
@@ -53,13 +54,13 @@ real_compare = timing.compare
 @pytest.fixture(autouse=True)
 def no_clock(monkeypatch):
     """Times take a second and are tested elsewhere."""
-    monkeypatch.setattr(timing, "compare", lambda function, reference, device: Timing(1.0, 0.01))
+    monkeypatch.setattr(timing, "compare", lambda *_, **__: Timing(1.0, 1.0, 1.0, 0.01, ()))
 
 
 @pytest.fixture(scope="module")
 def lora():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(timing, "compare", lambda function, reference, device: Timing(1.0, 0.01))
+        patch.setattr(timing, "compare", lambda *_, **__: Timing(1.0, 1.0, 1.0, 0.01, ()))
         return run()
 
 
@@ -132,8 +133,27 @@ def test_times_are_ratios_to_the_base_model_and_seconds(monkeypatch):
 
     result = run()
 
-    for name in ("step_time_ratio", "decode_time_ratio", "step_time_s", "decode_time_s"):
-        assert result.metrics[name] > 0
+    for name in ("step_time", "decode_time"):
+        low, high = result.metrics[f"{name}_interval"]
+        assert 0 < low <= result.metrics[f"{name}_ratio"] <= high
+        assert result.metrics[f"{name}_s"] > 0
+    assert not from_result(result).metrics.keys() & {"step_time_interval", "decode_time_interval"}
+
+
+def test_times_are_asked_for_with_their_metrics_margin_and_clocks_are_kept(monkeypatch):
+    asked = []
+
+    def compare(function, reference, device, blocks, relative_margin):
+        asked.append((device, blocks, relative_margin))
+        return Timing(1.5, 0.0, math.inf, 0.01, (1.5,) * 21, throttled_blocks=21, sm_mhz=1980)
+
+    monkeypatch.setattr(timing, "compare", compare)
+
+    metrics = run().metrics
+
+    assert asked == [("cpu", 7, 0.3)] * 2
+    assert metrics["step_time_interval"] == metrics["decode_time_interval"] == []
+    assert (metrics["gpu.sm_clock_mhz"], metrics["gpu.throttled_blocks"]) == (1980, 42)
 
 
 def test_full_fine_tuning_has_no_adapter_metrics():
@@ -202,7 +222,7 @@ sys.path.insert(0, {tests!r})
 import test_engine
 from pytest_peftbench import timing
 from pytest_peftbench.timing import Timing
-timing.compare = lambda function, reference, device: Timing(1.0, 0.01)
+timing.compare = lambda *_, **__: Timing(1.0, 1.0, 1.0, 0.01, ())
 result = test_engine.run()
 print(json.dumps([test_engine.exact(result), [seed.__dict__ for seed in result.seeds], result.operators,
                   result.case_version]))
@@ -233,7 +253,7 @@ def test_compared_with_itself_a_case_is_identical(lora, tmp_path):
 @pytest.fixture(scope="module")
 def two_seeds():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(timing, "compare", lambda function, reference, device: Timing(1.0, 0.01))
+        patch.setattr(timing, "compare", lambda *_, **__: Timing(1.0, 1.0, 1.0, 0.01, ()))
         return run(make_experiment(seeds=(0, 1)))
 
 
