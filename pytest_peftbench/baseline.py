@@ -12,7 +12,18 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pytest_peftbench.jsonfile import InputError, read_json, write_json
-from pytest_peftbench.result import METRICS, SCHEMA_VERSION, CaseId, Kind, Metric, Operators, Result, SeedRun, Value
+from pytest_peftbench.result import (
+    METRICS,
+    SCHEMA_VERSION,
+    CaseId,
+    Kind,
+    Metric,
+    Operators,
+    PeakTensors,
+    Result,
+    SeedRun,
+    Value,
+)
 
 _T = TypeVar("_T")
 
@@ -36,7 +47,7 @@ _TYPES = {
 }
 
 
-# Between operator and owner in a row of `Operators`.
+# Between operator and owner in a row of `Operators`, tensor and owner in one of `PeakTensors`.
 _AT = " @ "
 
 
@@ -53,6 +64,7 @@ class Baseline:
     metrics: dict[str, Value]
     seeds: list[SeedRun]
     operators: Operators = field(default_factory=dict)
+    peak_tensors: PeakTensors = field(default_factory=dict)
     path: Path | None = field(default=None, compare=False)
 
 
@@ -85,10 +97,8 @@ def from_result(result: Result, metrics: Mapping[str, Metric] = METRICS) -> Base
         environment=dict(sorted(result.environment.items())),
         metrics=_compared(result.metrics, metrics),
         seeds=[_compared_seed(run, metrics) for run in sorted(result.seeds, key=lambda run: run.seed)],
-        operators={
-            phase: {row: list(counts) for row, counts in sorted(rows.items())}
-            for phase, rows in sorted(result.operators.items())
-        },
+        operators=_sorted(result.operators),
+        peak_tensors=_sorted(result.peak_tensors),
     )
 
 
@@ -148,7 +158,9 @@ def read(path: Path, metrics: Mapping[str, Metric] = METRICS) -> Baseline:
         environment=_checked_environment(path, _get(path, data, "environment", dict)),
         metrics=_checked_metrics(path, "metrics", _get(path, data, "metrics", dict), metrics),
         seeds=_checked_seeds(path, _get(path, data, "seeds", list), metrics),
-        operators=_checked_operators(path, _get(path, data, "operators", dict)),
+        operators=_checked_rows(path, data, "operators", "calls and FLOPs"),
+        # older files do not hold them
+        peak_tensors=_checked_rows(path, {"peak_tensors": {}, **data}, "peak_tensors", "count and bytes"),
         path=path,
     )
 
@@ -176,6 +188,7 @@ def _to_json(baseline: Baseline) -> dict[str, Any]:
         "metrics": baseline.metrics,
         "seeds": [asdict(run) for run in baseline.seeds],
         "operators": {phase: _by_owner(rows) for phase, rows in sorted(baseline.operators.items())},
+        "peak_tensors": {phase: _by_owner(rows) for phase, rows in sorted(baseline.peak_tensors.items())},
     }
 
 
@@ -186,6 +199,12 @@ def _by_owner(rows: Mapping[str, list[int]]) -> dict[str, dict[str, list[int]]]:
         operator, _, owner = row.partition(_AT)
         owners.setdefault(owner, {})[operator] = rows[row]
     return dict(sorted(owners.items()))
+
+
+def _sorted(phases: Mapping[str, Mapping[str, list[int]]]) -> dict[str, dict[str, list[int]]]:
+    return {
+        phase: {row: list(counts) for row, counts in sorted(rows.items())} for phase, rows in sorted(phases.items())
+    }
 
 
 def _compared(values: Mapping[str, Value], metrics: Mapping[str, Metric]) -> dict[str, Value]:
@@ -320,17 +339,17 @@ def _checked_seed(path: Path, place: str, entry: Any, metrics: Mapping[str, Metr
     )
 
 
-def _checked_operators(path: Path, operators: dict[str, Any]) -> Operators:
-    """The operators by row, `aten.mm @ Linear.forward`, of a file that holds them by owner."""
-    checked: Operators = {}
-    for phase in operators:
-        owners = _get(path, operators, phase, dict, "operators.")
+def _checked_rows(path: Path, data: dict[str, Any], key: str, meaning: str) -> dict[str, dict[str, list[int]]]:
+    """The counts by row, `aten.mm @ Linear.forward`, of a file that holds them by owner. meaning: of the two counts."""
+    phases = _get(path, data, key, dict)
+    checked: dict[str, dict[str, list[int]]] = {}
+    for phase in phases:
+        owners = _get(path, phases, phase, dict, f"{key}.")
         rows = checked[phase] = {}
         for owner in owners:
-            for operator, counts in _get(path, owners, owner, dict, f"operators.{phase}.").items():
+            for what, counts in _get(path, owners, owner, dict, f"{key}.{phase}.").items():
                 if not (isinstance(counts, list) and len(counts) == 2 and all(type(count) is int for count in counts)):
-                    place = f"operators.{phase}.{owner}.{operator}"
-                    raise InputError(f"{path}: {place} must be two integers, calls and FLOPs")
-                rows[f"{operator}{_AT}{owner}"] = counts
+                    raise InputError(f"{path}: {key}.{phase}.{owner}.{what} must be two integers, {meaning}")
+                rows[f"{what}{_AT}{owner}"] = counts
         checked[phase] = dict(sorted(rows.items()))
     return checked

@@ -6,13 +6,13 @@ Each metric of either side gives one `Finding`, by the rule of its lane; the wor
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, get_args
 
 from pytest_peftbench import words
 from pytest_peftbench.baseline import Baseline, from_result, problem, within_margin
-from pytest_peftbench.result import METRICS, CaseId, Metric, Operators, Result, Value, mean
+from pytest_peftbench.result import METRICS, CaseId, Metric, Result, Value, mean
 
 Verdict = Literal[
     "identical",
@@ -308,7 +308,7 @@ def _compare_metric(
         finding = _judge_interval(metric, _mean(ours.values()), _mean(theirs.values()), interval)
     if finding.verdict == "identical":
         return finding
-    return replace(finding, details=finding.details or _changed_operators(name, obtained.operators, expected.operators))
+    return replace(finding, details=finding.details or _causes(name, obtained, expected))
 
 
 def _why_unknown(ours: _BySeed) -> str:
@@ -481,25 +481,47 @@ def _mean(values: Iterable[Value]) -> float:
     return mean([float(value) for value in values if isinstance(value, (int, float))])
 
 
-def _changed_operators(name: str, obtained: Operators, expected: Operators) -> tuple[str, ...]:
-    """The operators behind a changed counter, largest change first: `aten.mm  48 -> 96 calls in LoHaLayer.forward`."""
+def _causes(name: str, obtained: Baseline, expected: Baseline) -> tuple[str, ...]:
+    """The operators, or tensors alive at the peak, behind a changed counter, largest change first."""
     phase, _, counter = name.partition(".")
-    if counter not in ("calls", "flops") or not obtained.get(phase) or not expected.get(phase):
+    if counter in ("calls", "flops"):
+        ours, theirs, word = obtained.operators.get(phase), expected.operators.get(phase), _operator_line
+    elif counter == "peak_bytes":
+        ours, theirs, word = obtained.peak_tensors.get(phase), expected.peak_tensors.get(phase), _tensor_line
+    else:
         return ()
-    column = ("calls", "flops").index(counter)
+    if not ours or not theirs:
+        return ()
+    return words.first(_changed_rows(ours, theirs, 0 if counter == "calls" else 1, word), MAX_OPERATORS)
+
+
+def _changed_rows(
+    ours: Mapping[str, list[int]],
+    theirs: Mapping[str, list[int]],
+    column: int,
+    word: Callable[[str, list[int], list[int]], str],
+) -> list[str]:
     changes = []
-    for row in obtained[phase].keys() | expected[phase].keys():
-        ours, theirs = obtained[phase].get(row, [0, 0]), expected[phase].get(row, [0, 0])
-        if ours[column] != theirs[column]:
-            changes.append((-abs(ours[column] - theirs[column]), row, _operator_line(row, ours, theirs)))
-    return words.first([line for _, _, line in sorted(changes)], MAX_OPERATORS)
+    for row in ours.keys() | theirs.keys():
+        after, before = ours.get(row, [0, 0]), theirs.get(row, [0, 0])
+        if after[column] != before[column]:
+            changes.append((-abs(after[column] - before[column]), row, word(row, after, before)))
+    return [line for _, _, line in sorted(changes)]
 
 
 def _operator_line(row: str, ours: list[int], theirs: list[int]) -> str:
+    """`aten.mm  48 -> 96 calls (+602 MFLOP) in LoHaLayer.forward`."""
     operator, _, owner = row.partition(" @ ")
     calls = f"{ours[0]:,} calls" if ours[0] == theirs[0] else f"{theirs[0]:,} -> {ours[0]:,} calls"
     flops = f" ({words.flops_change(ours[1] - theirs[1])})" if ours[1] != theirs[1] else ""
     return f"{operator}  {calls}{flops}{f' in {owner}' if owner else ''}"
+
+
+def _tensor_line(row: str, ours: list[int], theirs: list[int]) -> str:
+    """`[128, 128] float32  4 -> 8 tensors (+256.00 KiB) of LoHaLayer.get_delta_weight`."""
+    tensor, _, owner = row.partition(" @ ")
+    count = words.plural(ours[0], "tensor") if ours[0] == theirs[0] else f"{theirs[0]:,} -> {ours[0]:,} tensors"
+    return f"{tensor}  {count} ({words.bytes_change(ours[1] - theirs[1])}){f' of {owner}' if owner else ''}"
 
 
 def _diff_of_metric(metric: Metric | None, old: _BySeed, new: _BySeed, name: str) -> list[str]:
@@ -523,7 +545,7 @@ def _diff_of_metric(metric: Metric | None, old: _BySeed, new: _BySeed, name: str
 
 
 def _diff_of_rest(old: Baseline, new: Baseline) -> list[str]:
-    """What has no figure of its own: samples and operators."""
+    """What has no figure of its own: samples, operators and tensors."""
     lines = []
     before, after = ({run.seed: run.samples for run in side.seeds} for side in (old, new))
     if changed := [seed for seed in sorted(before.keys() & after.keys()) if before[seed] != after[seed]]:
@@ -531,6 +553,9 @@ def _diff_of_rest(old: Baseline, new: Baseline) -> list[str]:
     phases = sorted({*old.operators, *new.operators})
     if differing := [phase for phase in phases if old.operators.get(phase) != new.operators.get(phase)]:
         lines.append(f"operators of {', '.join(differing)}: changed")
+    phases = sorted({*old.peak_tensors, *new.peak_tensors})
+    if differing := [phase for phase in phases if old.peak_tensors.get(phase) != new.peak_tensors.get(phase)]:
+        lines.append(f"tensors at the peak of {', '.join(differing)}: changed")
     return lines
 
 

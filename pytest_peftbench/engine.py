@@ -24,7 +24,7 @@ from pytest_peftbench.memory import MemoryTracker
 from pytest_peftbench.methods import Hooks, hooks_of, make_config
 from pytest_peftbench.metrics import digest
 from pytest_peftbench.peft_schema import peft_fields
-from pytest_peftbench.result import METRICS, Operators, Picture, Result, SeedRun, Value, mean
+from pytest_peftbench.result import METRICS, Operators, PeakTensors, Picture, Result, SeedRun, Value, mean
 from pytest_peftbench.tasks import Extra, Task, task_of
 from pytest_peftbench.training import Trainer
 
@@ -128,7 +128,7 @@ class _Case:
         started = time.time()
         first, *others = [self.train(seed) for seed in self.experiment.seeds]
         self.progress("measuring")
-        metrics, operators = self.measure(first)
+        metrics, operators, peak_tensors = self.measure(first)
         metrics.update(self.time(first, benchmark))
         metrics.update(self.check(first))
         metrics = {name: metrics[name] for name in METRICS if name in metrics}
@@ -141,6 +141,7 @@ class _Case:
             metrics=metrics,
             seeds=[first.seed_run, *(other.seed_run for other in others)],
             operators=operators,
+            peak_tensors=peak_tensors,
             pictures=first.pictures,
             peft=peft_fields(
                 self.experiment,
@@ -290,8 +291,11 @@ class _Case:
 
     # Measuring ------------------------------------------------------------------------------------------------------
 
-    def measure(self, run: _Run) -> tuple[dict[str, Value], Operators]:
-        """The exact counters, on the trained model: everything is warmed up, the optimizer has its state."""
+    def measure(self, run: _Run) -> tuple[dict[str, Value], Operators, PeakTensors]:
+        """The exact counters, on the trained model: everything is warmed up, the optimizer has its state.
+
+        With them the operators of each phase, and the tensors alive at the peak of a training step.
+        """
         model, trainer = run.model, run.trainer
         batch = {**self.probe, **self.probe_inputs}
         metrics: dict[str, Value] = {
@@ -317,7 +321,8 @@ class _Case:
             for name in ("flops", "calls", "peak_bytes", "saved_bytes"):
                 if f"{phase}.{name}" in METRICS:
                     metrics[f"{phase}.{name}"] = getattr(counted, name)
-        return metrics, {phase: counted.operators for phase, counted in phases.items()}
+        operators = {phase: counted.operators for phase, counted in phases.items()}
+        return metrics, operators, {"train_step": phases["train_step"].peak_tensors}
 
     def measure_injection(self) -> tuple[Footprint, int]:
         """Counters and Python calls of adding the adapter, each on a fresh base model."""

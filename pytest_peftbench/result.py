@@ -292,6 +292,8 @@ class Picture:
 
 # phase -> "operator @ owner" -> [calls, FLOPs]; says who spends what, and is compared only to explain a difference
 Operators = dict[str, dict[str, list[int]]]
+# phase -> "shape dtype @ owner" -> [count, bytes]; what is alive at the peak, likewise
+PeakTensors = dict[str, dict[str, list[int]]]
 
 
 @dataclass(frozen=True)
@@ -310,6 +312,7 @@ class Result:
     metrics: dict[str, Value]
     seeds: list[SeedRun]
     operators: Operators = field(default_factory=dict)
+    peak_tensors: PeakTensors = field(default_factory=dict)
     status: str = "success"
     error_msg: str = ""
     pictures: list[Picture] = field(default_factory=list)
@@ -327,6 +330,7 @@ class Result:
             "metrics": self.metrics,
             "seeds": [asdict(seed) for seed in self.seeds],
             "operators": self.operators,
+            "peak_tensors": self.peak_tensors,
             "pictures": [{"file": item.name, "prompt": item.prompt, "seed": item.seed} for item in self.pictures],
         }
         return {**self.peft, "peftbench": block}

@@ -99,6 +99,11 @@ def bytes_text(number: float) -> str:
     return f"{number / 1024**power:.2f} {('KiB', 'MiB', 'GiB', 'TiB', 'PiB')[power - 1]}"
 
 
+def bytes_change(difference: int) -> str:
+    """`+10.70 MiB`."""
+    return f"{'-' if difference < 0 else '+'}{bytes_text(abs(difference))}"
+
+
 def flops_text(number: float) -> str:
     """`1.204e9`, or all digits below a million."""
     if abs(number) < 1e6 or not math.isfinite(number):

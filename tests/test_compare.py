@@ -35,6 +35,9 @@ ENVIRONMENT = {
     "arithmetic": "0123456789ab",
     "accelerator": "none",
 }
+PEAK_TENSORS = {
+    "train_step": {"[128, 128] float32 @ LoHaLayer.get_delta_weight": [4, 262_144], "float32 @ weights": [9, 900]}
+}
 OPERATORS = {
     "train_step": {"aten.mm @ LoHaLayer.get_delta_weight": [48, 602_000_000], "aten.add @ Linear.forward": [9, 9]}
 }
@@ -56,6 +59,7 @@ def a_result(**changes):
         },
         seeds=[a_run(0), a_run(1)],
         operators=OPERATORS,
+        peak_tensors=PEAK_TENSORS,
     )
     return replace(result, **changes)
 
@@ -744,6 +748,49 @@ def test_memory_of_the_same_accelerator_is_compared():
 # Words
 
 
+def test_a_higher_peak_names_the_tensors_alive_at_it_largest_change_first():
+    rows = {
+        "[128, 128] float32 @ LoHaLayer.get_delta_weight": [8, 524_288],
+        "[4, 128] bfloat16 @ Linear.forward": [1, 1024],
+        "float32 @ weights": [9, 900],
+    }
+    obtained = measuring(a_result(peak_tensors={"train_step": rows}), train_step__peak_bytes=11_482_931)
+
+    assert found(against(obtained), "train_step.peak_bytes").text() == (
+        "train_step.peak_bytes regressed: 10.70 MiB -> 10.95 MiB (+2.3 %, must be equal)\n"
+        "  [128, 128] float32  4 -> 8 tensors (+256.00 KiB) of LoHaLayer.get_delta_weight\n"
+        "  [4, 128] bfloat16  0 -> 1 tensors (+1.00 KiB) of Linear.forward"
+    )
+
+
+def test_a_lower_peak_names_the_tensors_that_are_gone():
+    obtained = measuring(
+        a_result(peak_tensors={"train_step": {"float32 @ weights": [9, 800]}}), train_step__peak_bytes=10_957_519
+    )
+
+    assert found(against(obtained), "train_step.peak_bytes").details == (
+        "[128, 128] float32  4 -> 0 tensors (-256.00 KiB) of LoHaLayer.get_delta_weight",
+        "float32  9 tensors (-100 bytes) of weights",
+    )
+
+
+def test_five_of_many_changed_tensors_are_named_and_the_rest_counted():
+    rows = {f"[{size}] float32 @ f": [1, 4 * size] for size in range(1, 8)}
+    obtained = measuring(a_result(peak_tensors={"train_step": rows}), train_step__peak_bytes=12_000_000)
+
+    details = found(against(obtained), "train_step.peak_bytes").details
+    assert len(details) == 6
+    assert details[-1] == "and 4 more"
+
+
+def test_a_baseline_that_does_not_hold_the_tensors_at_the_peak_names_none():
+    obtained = measuring(train_step__peak_bytes=12_000_000)
+
+    verdict = against(obtained, a_result(peak_tensors={}))
+
+    assert found(verdict, "train_step.peak_bytes").details == ()
+
+
 def test_the_worst_is_told_first():
     obtained = measuring(training(test_accuracy=0.9), params__trainable=8193, train_step__flops=None, novel=1)
     lines = against(obtained).text().splitlines()
@@ -845,7 +892,9 @@ def test_an_update_tells_old_and_new_of_each_changed_metric():
 
 
 def test_an_update_tells_what_is_no_metric():
-    new = replace(a_result(), case_version="v2", environment={**ENVIRONMENT, "torch": "2.14.0"}, operators={})
+    new = replace(
+        a_result(), case_version="v2", environment={**ENVIRONMENT, "torch": "2.14.0"}, operators={}, peak_tensors={}
+    )
     new = replace(new, seeds=[replace(a_run(0), samples={"test_correct": "1010"})])
 
     assert diff(a_result(), new) == [
@@ -856,6 +905,7 @@ def test_an_update_tells_what_is_no_metric():
         *(f"{name}: {value} (by seed it changed)" for name, value in QUALITY),
         "samples of seed 0: changed",
         "operators of train_step: changed",
+        "tensors at the peak of train_step: changed",
     ]
 
 
