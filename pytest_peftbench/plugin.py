@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import shlex
+import sys
 from argparse import ArgumentTypeError
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
@@ -15,6 +16,7 @@ import pytest
 
 from pytest_peftbench import environment
 from pytest_peftbench.baseline import Baseline, baseline_path, from_result, read, refreshed, write
+from pytest_peftbench.bisection import SKIP, Bisection
 from pytest_peftbench.compare import CaseVerdict, Finding, compare, diff_lines, is_green
 from pytest_peftbench.experiment import TRAIN_CONFIGS, Experiment
 from pytest_peftbench.jsonfile import InputError, write_file, write_json
@@ -33,6 +35,7 @@ T = TypeVar("T")
 _VERDICT = pytest.StashKey[CaseVerdict]()
 _RED = pytest.StashKey[bool]()
 _CHANGES = pytest.StashKey[list[str]]()
+_BISECTION = pytest.StashKey[Bisection]()
 _USAGE_ERROR = "peftbench_usage_error"
 
 
@@ -77,6 +80,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         type=_option(verdicts),
         metavar="VERDICTS",
     )
+    add(
+        "--peft-bisect",
+        "end with what `git bisect run` reads: 1 for a regression, 125 where a case could not be compared, else 0",
+        "bool",
+        action="store_true",
+    )
 
 
 def _option(convert: Callable[[str], T]) -> Callable[[str], T]:
@@ -91,6 +100,26 @@ def _option(convert: Callable[[str], T]) -> Callable[[str], T]:
     return converted
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_cmdline_main(config: pytest.Config) -> Generator[None, int | None, int | None]:
+    """Under `--peft-bisect`, replace pytest's exit code; an xdist worker has none that anybody reads."""
+    try:
+        status = yield
+    except pytest.UsageError as error:
+        if not _bisects(config):
+            raise
+        sys.stderr.write(f"ERROR: {error}\n")
+        return SKIP
+    bisection = config.stash.get(_BISECTION, None)
+    return bisection.exit_code(status or 0) if bisection is not None and _bisects(config) else status
+
+
+def _bisects(config: pytest.Config) -> bool:
+    if hasattr(config, "workerinput"):
+        return False
+    return config.stash[SESSION].settings.bisect if SESSION in config.stash else bool(config.getoption("peft_bisect"))
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Read the settings and describe the markers."""
     try:
@@ -100,6 +129,8 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "peft_task(name): the test takes the experiments of this task only")
     config.addinivalue_line("markers", "peft_<method>: set on each case of the method, as peft_lora; select with -m")
     config.pluginmanager.register(_Table(config), "peftbench-table")
+    config.stash[_BISECTION] = Bisection()
+    config.pluginmanager.register(config.stash[_BISECTION], "peftbench-bisection")
     if config.pluginmanager.hasplugin("xdist"):
         config.pluginmanager.register(_XdistHooks(), "peftbench-xdist")
 
@@ -346,6 +377,7 @@ def pytest_runtest_makereport(
     experiment = _experiment_of(item)
     if experiment is None:
         return report
+    report.peftbench_case = True  # type: ignore[attr-defined]
     if report.failed and call.excinfo is not None and isinstance(call.excinfo.value, InputError):
         report.longrepr = str(call.excinfo.value)
     verdict = item.stash.get(_VERDICT, None)

@@ -31,6 +31,7 @@ class Settings:
     update: bool
     compare: bool
     green: frozenset[Verdict]
+    bisect: bool
 
     @classmethod
     def from_pytest_config(cls, config: pytest.Config) -> Settings:
@@ -65,6 +66,7 @@ class Settings:
             update=bool(option("peft_update_baselines")),
             compare=not option("peft_no_compare"),
             green=option("peft_green", verdicts) or GREEN_BY_DEFAULT,
+            bisect=bool(option("peft_bisect")),
         )
 
 
