@@ -128,6 +128,18 @@ def test_operators_say_who_spent_the_counters(lora):
     assert "aten.mm @ Linear.forward" in lora.operators["train_step"]
 
 
+def test_the_tensors_alive_at_the_peak_of_a_step_add_up_to_it(lora):
+    (phase,) = lora.peak_tensors
+    rows = lora.peak_tensors[phase]
+
+    assert phase == "train_step"
+    assert sum(size for _, size in rows.values()) == lora.metrics["train_step.peak_bytes"]
+    assert rows["float32 @ weights"][1] >= 4 * lora.metrics["params.total"]
+    # AdamW: two moments and a step count for each trained weight
+    assert rows["float32 @ optimizer state"][1] >= 8 * lora.metrics["params.trainable"]
+    assert lora.to_json()["peftbench"]["peak_tensors"] == lora.peak_tensors
+
+
 def test_times_are_ratios_to_the_base_model_and_seconds(monkeypatch):
     monkeypatch.setattr(timing, "compare", real_compare)
 
