@@ -55,7 +55,8 @@ _AT = " @ "
 class Baseline:
     """What a case is expected to measure; the fields are those of `Result`, as far as they are compared.
 
-    path: the file it was read from, if any; two baselines that differ in nothing else are equal.
+    path: the file it was read from, if any. intervals: of the values that a result measured, by the name of their
+    metric; no file holds them. Two baselines that differ in nothing else are equal.
     """
 
     case: CaseId
@@ -66,6 +67,7 @@ class Baseline:
     operators: Operators = field(default_factory=dict)
     peak_tensors: PeakTensors = field(default_factory=dict)
     path: Path | None = field(default=None, compare=False)
+    intervals: dict[str, Value] = field(default_factory=dict, compare=False)
 
 
 def baseline_path(root: Path, case: CaseId) -> Path:
@@ -99,6 +101,11 @@ def from_result(result: Result, metrics: Mapping[str, Metric] = METRICS) -> Base
         seeds=[_compared_seed(run, metrics) for run in sorted(result.seeds, key=lambda run: run.seed)],
         operators=_sorted(result.operators),
         peak_tensors=_sorted(result.peak_tensors),
+        intervals={
+            metric.name: result.metrics[metric.interval]
+            for metric in metrics.values()
+            if metric.interval in result.metrics
+        },
     )
 
 

@@ -40,8 +40,6 @@ _TOLD_TOGETHER: frozenset[Verdict] = frozenset({"not comparable", "missing metri
 
 # Values of one metric by training seed; None for a metric that does not depend on the seed.
 _BySeed = dict[int | None, Value]
-# Intervals of the obtained values, by the name of their metric.
-_Intervals = Mapping[str, Value]
 
 
 @dataclass(frozen=True)
@@ -153,7 +151,7 @@ def is_green(verdict: CaseVerdict, allowed: Collection[Verdict] = GREEN_BY_DEFAU
 def compare(result: Result, baseline: Baseline | None, metrics: Mapping[str, Metric] = METRICS) -> CaseVerdict:
     """Hold what a case measured against its baseline."""
     if result.status == "success":
-        findings = _findings(from_result(result, metrics), baseline, metrics, _intervals(result, metrics))
+        findings = _findings(from_result(result, metrics), baseline, metrics)
     else:
         findings = [_did_not_succeed(result)]
     return CaseVerdict(
@@ -189,9 +187,7 @@ def _did_not_succeed(result: Result) -> Finding:
     return Finding("status", "failed", reason=f"{result.status}: {first}", details=tuple(rest))
 
 
-def _findings(
-    obtained: Baseline, expected: Baseline | None, metrics: Mapping[str, Metric], intervals: _Intervals
-) -> list[Finding]:
+def _findings(obtained: Baseline, expected: Baseline | None, metrics: Mapping[str, Metric]) -> list[Finding]:
     unusable = _unusable(obtained, metrics)
     if expected is None:
         return [*unusable.values(), Finding("case", "no baseline", reason="nothing to compare with")]
@@ -200,10 +196,7 @@ def _findings(
     names = _ordered({*_names(obtained, metrics), *_names(expected, metrics), *unusable}, metrics)
     if not names:
         return [Finding("case", "missing metric", reason="nothing was measured")]
-    return [
-        unusable.get(name) or _compare_metric(name, metrics.get(name), obtained, expected, intervals.get(name))
-        for name in names
-    ]
+    return [unusable.get(name) or _compare_metric(name, metrics.get(name), obtained, expected) for name in names]
 
 
 def _another_case(obtained: Baseline, expected: Baseline) -> str:
@@ -246,12 +239,6 @@ def _differences(obtained: Mapping[str, str], expected: Mapping[str, str]) -> li
     ]
 
 
-def _intervals(result: Result, metrics: Mapping[str, Metric]) -> _Intervals:
-    return {
-        metric.name: result.metrics[metric.interval] for metric in metrics.values() if metric.interval in result.metrics
-    }
-
-
 def _numbers(result: Result, metrics: Mapping[str, Metric]) -> dict[str, float]:
     """The finite numbers of a result, means over the seeds; those never compared are among them."""
     found: dict[str, list[float]] = {}
@@ -285,9 +272,7 @@ def _seeds(side: Baseline) -> list[int]:
     return [run.seed for run in side.seeds]
 
 
-def _compare_metric(
-    name: str, metric: Metric | None, obtained: Baseline, expected: Baseline, interval: Value | None
-) -> Finding:
+def _compare_metric(name: str, metric: Metric | None, obtained: Baseline, expected: Baseline) -> Finding:
     ours, theirs = _by_seed(obtained, name), _by_seed(expected, name)
     if metric is None:
         return Finding(name, "unknown metric", reason=_why_unknown(ours))
@@ -302,10 +287,10 @@ def _compare_metric(
         return _missing_for_a_seed(name, ours, theirs)
     if reason := next((reason for value in theirs.values() if (reason := problem(value, metric.kind))), ""):
         return Finding(name, "not comparable", reason=f"the baseline's value {reason}")
-    if interval is None:
-        finding = _judge(metric, ours, theirs)
+    if name in obtained.intervals:
+        finding = _judge_interval(metric, _mean(ours.values()), _mean(theirs.values()), obtained.intervals[name])
     else:
-        finding = _judge_interval(metric, _mean(ours.values()), _mean(theirs.values()), interval)
+        finding = _judge(metric, ours, theirs)
     if finding.verdict == "identical":
         return finding
     return replace(finding, details=finding.details or _causes(name, obtained, expected))
