@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pytest_peftbench.compare import Verdict
+from pytest_peftbench.compare import CaseVerdict, Verdict, corrected
 
 GOOD = 0
 BAD = 1
@@ -16,7 +16,9 @@ SKIP = 125
 ABORT = 130
 
 # Every other verdict, `regressed` apart, means that the case was not measured or could not be compared.
-_NOT_REGRESSED: frozenset[Verdict] = frozenset({"identical", "within noise", "improved", "numerics changed"})
+_NOT_REGRESSED: frozenset[Verdict] = frozenset(
+    {"identical", "within noise", "improved", "environment drift", "numerics changed"}
+)
 
 
 def exit_code(verdicts: Collection[Verdict]) -> int:
@@ -31,21 +33,22 @@ class Bisection:
 
     def __init__(self) -> None:
         # by node id: of a test that reports twice the last counts
-        self._verdicts: dict[str, Verdict] = {}
+        self._verdicts: dict[str, CaseVerdict] = {}
+        self._unmeasured: set[str] = set()
         self._interrupted = False
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         """A file that cannot be collected may hold cases."""
         if report.failed:
-            self._verdicts[report.nodeid] = "failed"
+            self._unmeasured.add(report.nodeid)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Keep a case's verdict. A test that fails, or a case that is skipped, without one has measured nothing."""
         data: dict[str, Any] | None = getattr(report, "peftbench", None)
         if data is not None:
-            self._verdicts[report.nodeid] = data["verdict"]["verdict"]
+            self._verdicts[report.nodeid] = CaseVerdict.from_json(data["verdict"])
         elif report.failed or (report.skipped and hasattr(report, "peftbench_case")):
-            self._verdicts.setdefault(report.nodeid, "failed")
+            self._unmeasured.add(report.nodeid)
 
     def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
         """Somebody who ends the run wants the bisection to end too; pytest ends it when files cannot be collected."""
@@ -56,5 +59,7 @@ class Bisection:
         """The exit code for a run that pytest would end with `status`."""
         if self._interrupted:
             return ABORT
-        ran = status in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
-        return exit_code(self._verdicts.values()) if ran else SKIP
+        if status not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
+            return SKIP
+        unmeasured: list[Verdict] = ["failed"] * len(self._unmeasured)
+        return exit_code([*(verdict.verdict for verdict in corrected(self._verdicts).values()), *unmeasured])

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-SCHEMA_VERSION = 1
-# History: 1, first version.
+SCHEMA_VERSION = 2
+# History: 1, first version. 2, `base` (the base model's own figures), and in baselines `noise`, both optional.
 
 Lane = Literal["exact", "numerics", "quality", "noisy", "info"]
 Direction = Literal["lower", "higher", "equal"]
@@ -26,7 +26,8 @@ class Metric:
     lane: how it is compared (see `compare`). direction: which way is better; "equal" knows no better.
     margin: difference below which nobody cares, `absolute` in the metric's unit, or `relative` to the expected
     value. needs: environment keys that must be equal for the metric to be comparable at all. kind: what a value
-    is; "list" holds numbers, "table" texts by name. interval: the metric with its `[low, high]`, if it has one.
+    is; "list" holds numbers, "table" texts by name. samples: name of the samples that the metric is the mean of.
+    interval: name of the metric that holds its `[low, high]`, if any.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Metric:
     relative_margin: float = 0.0
     needs: tuple[str, ...] = ()
     kind: Kind = "number"
+    samples: str = ""
     interval: str = ""
 
     def margin(self, expected: float) -> float:
@@ -134,7 +136,15 @@ METRICS: dict[str, Metric] = {
             "largest difference of the output before training from the base model's",
             needs=_BITS,
         ),
-        Metric("test_accuracy", "fraction", "higher", "quality", "share of test problems solved", absolute_margin=0.05),
+        Metric(
+            "test_accuracy",
+            "fraction",
+            "higher",
+            "quality",
+            "share of test problems solved",
+            absolute_margin=0.05,
+            samples="test_correct",
+        ),
         Metric("valid_accuracy", "fraction", "higher", "info", "share of validation problems solved"),
         Metric(
             "forgetting",
@@ -144,6 +154,7 @@ METRICS: dict[str, Metric] = {
             "rise of the mean per-token cross-entropy on general text",
             absolute_margin=0.02,
             relative_margin=0.05,
+            samples="forgetting_per_document",
         ),
         Metric(
             "test_dino_similarity",
@@ -152,6 +163,7 @@ METRICS: dict[str, Metric] = {
             "quality",
             "likeness of generated to held-out pictures of the concept, to the image encoder",
             absolute_margin=0.02,
+            samples="similarity_per_image",
         ),
         _outcome("images.changed", "some picture of an unrelated prompt is not the base model's own, to the bit"),
         Metric("valid_dino_similarity", "cosine", "higher", "info", "the same for the validation pictures"),
@@ -163,6 +175,7 @@ METRICS: dict[str, Metric] = {
             "distance of pictures of unrelated prompts from the base model's",
             absolute_margin=0.005,
             relative_margin=0.05,
+            samples="drift_per_image",
         ),
         Metric(
             "images_sha256",
@@ -297,13 +310,27 @@ PeakTensors = dict[str, dict[str, list[int]]]
 
 
 @dataclass(frozen=True)
+class BaseReference:
+    """The base model's own figures, without adapter, on the batch that the case's counters are taken on.
+
+    What the environment moves, another torch or processor, it moves here too. losses: of a few steps of full
+    fine-tuning. metrics: peak and saved bytes by the name of the case's metric. operators: as in `Result`.
+    """
+
+    losses: list[float]
+    metrics: dict[str, Value]
+    operators: Operators
+
+
+@dataclass(frozen=True)
 class Result:
     """Everything that one case measured.
 
     metrics: the metrics that do not depend on the training seed (counters, checks, times). seeds: the others, by
     seed, ascending. case_version: a hash of all that defines the case; figures of different versions are not
-    comparable. environment: see `environment.describe`. pictures: samples of the first seed's model. peft: the fields
-    that PEFT's own schema wants and we do not compare (`run_info`, `train_info`, `meta_info`).
+    comparable. environment: see `environment.describe`. base: the base model's own figures. pictures: samples of the
+    first seed's model. peft: the fields that PEFT's own schema wants and we do not compare (`run_info`, `train_info`,
+    `meta_info`).
     """
 
     case: CaseId
@@ -313,6 +340,7 @@ class Result:
     seeds: list[SeedRun]
     operators: Operators = field(default_factory=dict)
     peak_tensors: PeakTensors = field(default_factory=dict)
+    base: BaseReference | None = None
     status: str = "success"
     error_msg: str = ""
     pictures: list[Picture] = field(default_factory=list)
@@ -331,9 +359,18 @@ class Result:
             "seeds": [asdict(seed) for seed in self.seeds],
             "operators": self.operators,
             "peak_tensors": self.peak_tensors,
+            "base": asdict(self.base) if self.base else None,
             "pictures": [{"file": item.name, "prompt": item.prompt, "seed": item.seed} for item in self.pictures],
         }
         return {**self.peft, "peftbench": block}
+
+
+@dataclass(frozen=True)
+class SecondStage:
+    """What a case does after its first seed: the further seeds that it trains, and whether it takes its times again."""
+
+    seeds: tuple[int, ...] = ()
+    retime: bool = False
 
 
 def mean(values: list[float]) -> float:

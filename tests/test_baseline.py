@@ -143,8 +143,10 @@ def test_the_keys_of_a_file_are_in_a_fixed_order(tmp_path):
         "environment",
         "metrics",
         "seeds",
+        "noise",
         "operators",
         "peak_tensors",
+        "base",
     ]
 
 
@@ -198,7 +200,7 @@ def test_a_footprint_without_training_is_written(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"schema": 2}, r"schema 2 is newer than this version reads \(1\); update pytest-peftbench"),
+        ({"schema": 3}, r"schema 3 is newer than this version reads \(2\); update pytest-peftbench"),
         ({"schema": 0}, "schema 0 is unknown"),
         ({"schema": True}, "schema holds a boolean, expected an integer"),
         ({"schema": "1"}, "schema holds text, expected an integer"),
