@@ -823,6 +823,16 @@ def test_a_time_regressed_when_its_whole_interval_lies_beyond_the_margin(low, hi
     assert found(against(obtained), "step_time_ratio").verdict == verdict
 
 
+@pytest.mark.parametrize(
+    ("interval", "again"),
+    [([1.15, 1.25], False), ([1.5, 1.6], False), ([1.57, 1.6], True), ([1.0, 1.6], True), ([0.7, 0.8], False)],
+)
+def test_a_time_that_would_be_red_is_taken_once_more(interval, again):
+    obtained = measuring(step_time_ratio=sum(interval) / 2, step_time_interval=interval)
+
+    assert second_stage(obtained, from_result(a_result())).retime == again
+
+
 def test_a_time_is_told_with_its_interval():
     slow = measuring(step_time_ratio=1.8, step_time_interval=[1.75, 1.861234])
 

@@ -18,7 +18,7 @@ from pytest_peftbench.compare import compare
 from pytest_peftbench.experiment import Experiment, MathTrainConfig
 from pytest_peftbench.jsonfile import InputError
 from pytest_peftbench.metrics import digest
-from pytest_peftbench.result import METRICS, CaseId
+from pytest_peftbench.result import METRICS, CaseId, SecondStage
 from pytest_peftbench.timing import Timing
 
 OF_IMAGES = {"test_dino_similarity", "valid_dino_similarity", "drift", "images.changed", "images_sha256"}
@@ -166,6 +166,22 @@ def test_times_are_asked_for_with_their_metrics_margin_and_clocks_are_kept(monke
     assert asked == [("cpu", 7, 0.3)] * 2
     assert metrics["step_time_interval"] == metrics["decode_time_interval"] == []
     assert (metrics["gpu.sm_clock_mhz"], metrics["gpu.throttled_blocks"]) == (1980, 42)
+
+
+def test_times_that_would_be_red_are_taken_once_more_with_more_blocks(monkeypatch):
+    asked = []
+
+    def compare(function, reference, device, blocks, relative_margin):
+        asked.append(blocks)
+        return Timing(1.0 + blocks / 10, 1.0, 9.0, 0.01, ())
+
+    monkeypatch.setattr(timing, "compare", compare)
+
+    result = run(second_stage=lambda first: SecondStage((), retime=first.metrics["step_time_ratio"] == 1.7))
+
+    assert asked == [7, 7, 21, 21]
+    assert result.metrics["step_time_ratio"] == result.metrics["decode_time_ratio"] == 3.1
+    assert result.metrics["merge.same_output"] == "ok"
 
 
 def test_full_fine_tuning_has_no_adapter_metrics():
