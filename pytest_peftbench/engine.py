@@ -107,6 +107,7 @@ class _Case:
         memory: MemoryTracker,
         progress: Progress,
     ) -> None:
+        experiment.require()
         self.experiment = experiment
         self.config = experiment.train
         self.base_model = base_model
@@ -114,6 +115,8 @@ class _Case:
         self.memory = memory
         self.progress = progress
         self.task: Task = task_of(experiment)
+        if experiment.adapter is not None:  # a key that PEFT does not know is told before anything is loaded
+            make_config(experiment.adapter, experiment.path / ADAPTER_FILE)
         self.data = task_data(experiment)
         hooks = hooks_of(experiment.adapter)
         self.hooks = replace(hooks, inputs=_on_device(hooks.inputs, experiment.device))

@@ -212,6 +212,7 @@ def experiment(request: pytest.FixtureRequest) -> Experiment:
     """The PEFT config, training parameters, device and seeds of this case, from the suite's files."""
     environment.pin()  # before torch is imported
     case: Experiment = request.param
+    case.require()
     environment.check_device(case.device)
     return case
 
