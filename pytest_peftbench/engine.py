@@ -392,10 +392,10 @@ def _peft_names(metrics: dict[str, Value]) -> dict[str, Value]:
 
 def cached_base_models() -> BaseModel:
     """Loads each base model once and gives a copy with fresh weights at each call."""
-    loaded: dict[tuple[str, str], nn.Module] = {}
+    loaded: dict[tuple[object, ...], nn.Module] = {}
 
     def base_model(experiment: Experiment) -> nn.Module:
-        key = (experiment.case.task, experiment.train.values(experiment.train.BASE_MODEL))
+        key = (experiment.case.task, experiment.models, experiment.train.values(experiment.train.BASE_MODEL))
         if key not in loaded:
             loaded[key] = task_of(experiment).load_base_model(experiment)
         return copy.deepcopy(loaded[key])
@@ -405,10 +405,11 @@ def cached_base_models() -> BaseModel:
 
 def cached_task_data() -> TaskData:
     """Loads each task's data once for all experiments that agree on what it depends on."""
-    loaded: dict[tuple[str, str, str], Any] = {}
+    loaded: dict[tuple[object, ...], Any] = {}
 
     def task_data(experiment: Experiment) -> Any:
-        key = (experiment.case.task, experiment.device, experiment.train.values(experiment.train.DATA))
+        places = (experiment.device, experiment.data, experiment.models)
+        key = (experiment.case.task, places, experiment.train.values(experiment.train.DATA))
         if key not in loaded:
             loaded[key] = task_of(experiment).load_data(experiment)
         return loaded[key]

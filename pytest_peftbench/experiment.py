@@ -183,6 +183,7 @@ class Experiment:
 
     adapter: the content of `adapter_config.json`; None for full fine-tuning. files: further JSON files below the
     experiment's folder, such as the configs of X-LoRA's experts, by relative path. seeds: training seeds to run.
+    data, models: local folders of data sets and models, `--peft-data` and `--peft-models`; None: each id says itself.
     problem: why this case cannot run with the installed PEFT, though the rest of its suite can; empty when it can.
     """
 
@@ -193,6 +194,8 @@ class Experiment:
     files: dict[str, Any] = field(default_factory=dict)
     device: str = "cpu"
     seeds: tuple[int, ...] = (0,)
+    data: Path | None = None
+    models: Path | None = None
     problem: str = ""
 
     def require(self) -> None:

@@ -70,6 +70,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     add("--peft-json", "write each case's result here, in PEFT's schema plus our block", metavar="DIR")
     add("--peft-no-compare", "measure only: compare with no baseline", "bool", action="store_true")
+    add(
+        "--peft-data",
+        "folder of the data sets, each in a folder named like the last part of its id (default: the hub)",
+        metavar="DIR",
+    )
+    add(
+        "--peft-models",
+        "folder of the base models, each in a folder named like the last part of its id (default: the hub)",
+        metavar="DIR",
+    )
     add("--peft-device", "torch device to run on (default: cpu)", metavar="DEVICE")
     add(
         "--peft-green",
@@ -299,7 +309,8 @@ class BaselineCheck:
         """The command that records this case, with the options that it was found and measured with."""
         config = self._item.config
         options: list[str] = []
-        for name in ("--peft-suite", "--peft-baselines", "--peft-seeds", "--peft-device"):
+        names = ("suite", "baselines", "seeds", "data", "models", "device")
+        for name in (f"--peft-{name}" for name in names):
             given = config.getoption(name)
             for value in given if isinstance(given, list) else [] if given is None else [given]:
                 options += [name, str(value)]

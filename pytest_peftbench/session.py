@@ -27,6 +27,8 @@ class Settings:
     suites: tuple[Path, ...]
     seeds: int | None
     device: str
+    data: Path | None
+    models: Path | None
     results: Path | None
     update: bool
     compare: bool
@@ -56,11 +58,19 @@ class Settings:
             value = (from_ini(name) if given is None else given) or []
             return tuple((start / path).resolve() for path in ([value] if isinstance(value, str) else value))
 
+        def folder(name: str) -> Path | None:
+            path = next(iter(paths(name)), None)
+            if path is not None and not path.is_dir():
+                raise InputError(f"{name}: {path}: no such folder")
+            return path
+
         return cls(
             baselines=next(iter(paths("peft_baselines")), config.rootpath / "baselines"),
             suites=paths("peft_suite"),
             seeds=option("peft_seeds", positive) or None,
             device=option("peft_device") or "cpu",
+            data=folder("peft_data"),
+            models=folder("peft_models"),
             results=next(iter(paths("peft_json")), None),
             update=bool(option("peft_update_baselines")),
             compare=not option("peft_no_compare"),
@@ -146,7 +156,13 @@ class Session:
 
     def _configured(self, experiment: Experiment) -> Experiment:
         first, count = experiment.train.seed, self.settings.seeds or 1
-        return replace(experiment, device=self.settings.device, seeds=tuple(range(first, first + count)))
+        return replace(
+            experiment,
+            device=self.settings.device,
+            seeds=tuple(range(first, first + count)),
+            data=self.settings.data,
+            models=self.settings.models,
+        )
 
 
 SESSION = pytest.StashKey[Session]()
