@@ -8,7 +8,7 @@ import json
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -51,12 +51,19 @@ def run_experiment(
     base_model: gives a base model with fresh weights, the same ones each time after the same seed. task_data: gives
     the task's data. memory: tracker of the device's memory. benchmark: pytest-benchmark's fixture, to time the step
     as well. progress: gets a few words now and then.
-    What PEFT, torch or the task raise passes through: what did not train has no result.
+    A device that runs out of memory gives a result that did not succeed, with the figures up to then. What else PEFT,
+    torch or the task raise passes through: what did not train has no result.
     """
     memory = memory or MemoryTracker(experiment.device)
+    so_far, started = _SoFar(), time.time()
     with deterministic(experiment.device), tempfile.TemporaryDirectory() as folder:
-        case = _Case(experiment, base_model, task_data, Path(folder), memory, progress)
-        return case.run(benchmark)
+        try:
+            case = _Case(experiment, base_model, task_data, Path(folder), memory, progress, so_far)
+            return case.run(benchmark)
+        except torch.OutOfMemoryError as error:
+            result = _out_of_memory(experiment, str(error), so_far, memory, started)
+    memory.release()  # here, where the exception no longer holds on to models
+    return result
 
 
 def try_out(experiment: Experiment, base_model: BaseModel, task_data: TaskData) -> dict[str, Value]:
@@ -76,6 +83,42 @@ class _Reference:
 
 # Computed once per base model and data, used by every case of the session.
 _references: dict[tuple[object, ...], _Reference] = {}
+
+
+@dataclass
+class _SoFar:
+    """What a case has measured, if it does not get to its end; phase: what it is doing."""
+
+    phase: str = "loading"
+    metrics: dict[str, Value] = field(default_factory=dict)
+    history: list[dict[str, Value]] = field(default_factory=list)
+
+
+def _out_of_memory(experiment: Experiment, error: str, so_far: _SoFar, memory: MemoryTracker, started: float) -> Result:
+    """The result of a case that did not fit, with the figures up to then."""
+    metrics = {**memory.read().metrics(), **so_far.metrics}
+    first_line = next(iter(error.strip().splitlines()), "")
+    message = f"while {so_far.phase}: {first_line}"
+    return Result(
+        case=experiment.case,
+        case_version="",
+        environment=describe(experiment.device),
+        metrics={name: metrics[name] for name in METRICS if name in metrics},
+        seeds=[],
+        status="out of memory",
+        error_msg=message,
+        warnings=[memory.busy] if memory.busy else [],
+        peft=peft_fields(
+            experiment,
+            config=experiment.adapter,
+            history=so_far.history,
+            metrics=metrics,
+            train_time_s=0.0,
+            started=started,
+            reserved_bytes=[],
+            error_msg=f"out of memory {message}",
+        ),
+    )
 
 
 @dataclass(frozen=True)
@@ -106,8 +149,10 @@ class _Case:
         folder: Path,
         memory: MemoryTracker,
         progress: Progress,
+        so_far: _SoFar | None = None,
     ) -> None:
         experiment.require()
+        self.so_far = so_far or _SoFar()
         self.experiment = experiment
         self.config = experiment.train
         self.base_model = base_model
@@ -131,6 +176,7 @@ class _Case:
         started = time.time()
         first, *others = [self.train(seed) for seed in self.experiment.seeds]
         self.progress("measuring")
+        self.so_far.phase = "measuring"
         metrics, operators = self.measure(first)
         metrics.update(self.time(first, benchmark))
         metrics.update(self.check(first))
@@ -144,6 +190,7 @@ class _Case:
             metrics=metrics,
             seeds=[first.seed_run, *(other.seed_run for other in others)],
             operators=operators,
+            warnings=[self.memory.busy] if self.memory.busy else [],
             pictures=first.pictures,
             peft=peft_fields(
                 self.experiment,
@@ -220,14 +267,20 @@ class _Case:
     def train(self, seed: int) -> _Run:
         """Train with one seed and evaluate."""
         config, task = self.config, self.task
+        self.so_far.phase = "loading"
+        self.memory.reset()
         base = self.injectable_base(seed)
+        load = self.memory.read()
         base_digest = digest(base)
+        self.so_far.phase = "measuring the base model"
         reference = self.reference(base, base_digest)
+        self.so_far.phase = f"training with seed {seed}"
         self.memory.reset()
         model = self.inject(base, seed)
         initial_output = self.output(model)
         trainer = Trainer(model, config, self.hooks, task.loss)
-        history: list[dict[str, Value]] = []
+        self.so_far.metrics = {**load.load_metrics(), **_parameters(model)}
+        history = self.so_far.history = []
         validations: list[dict[str, Value]] = []
         reserved_bytes: list[int] = []
 
@@ -245,6 +298,9 @@ class _Case:
         losses = trainer.train(task.batches(self.data, self.experiment, seed), config.max_steps, after_step)
         train_time_s = time.perf_counter() - started
         memory = self.memory.read()
+        self.so_far.phase = f"evaluating seed {seed}"
+        self.so_far.metrics.update(memory.metrics())
+        self.memory.reset()
         self.progress(f"seed {seed}, evaluating")
         evaluation = task.evaluate(model.eval(), self.data, self.experiment, self.hooks.inputs, reference.evaluation)
         history.append(
@@ -268,7 +324,7 @@ class _Case:
             seed_run=SeedRun(seed, seed_metrics, evaluation.samples),
             pictures=evaluation.pictures,
             initial_output=initial_output,
-            memory=memory.metrics(),
+            memory={**load.load_metrics(), **memory.metrics(), **self.memory.read().evaluate_metrics()},
             reserved_bytes=reserved_bytes,
             history=history,
             train_time_s=train_time_s,
@@ -299,8 +355,7 @@ class _Case:
         batch = {**self.probe, **self.probe_inputs}
         metrics: dict[str, Value] = {
             **run.memory,
-            "params.trainable": sum(p.numel() for p in model.parameters() if p.requires_grad),
-            "params.total": sum(p.numel() for p in model.parameters()),
+            **_parameters(model),
         }
         phases: dict[str, Footprint] = {}
         if self.adapter is not None:
@@ -378,6 +433,13 @@ class _Case:
             ),
             **checks.merging(model, self.output, base_names),
         }
+
+
+def _parameters(model: nn.Module) -> dict[str, Value]:
+    return {
+        "params.trainable": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "params.total": sum(p.numel() for p in model.parameters()),
+    }
 
 
 def _on_device(inputs: Extra, device: str) -> Extra:

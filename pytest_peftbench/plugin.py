@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import shlex
+import warnings
 from argparse import ArgumentTypeError
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
@@ -256,7 +257,10 @@ def gpu_memory(experiment: Experiment) -> MemoryTracker:
     """Tracker of the device's memory; without a GPU it reads the host's and says so."""
     from pytest_peftbench.memory import MemoryTracker
 
-    return MemoryTracker(experiment.device)
+    tracker = MemoryTracker(experiment.device)
+    if tracker.busy:
+        warnings.warn(f"{experiment.case}: {tracker.busy}", UserWarning, stacklevel=1)
+    return tracker
 
 
 @pytest.fixture
@@ -289,7 +293,11 @@ class BaselineCheck:
                 write_file(folder / picture.name, picture.png)
             write_json(folder / _file_name(result), _finite(result.to_json()))
         path = baseline_path(settings.baselines, result.case)
-        if settings.update:
+        for text in result.warnings:
+            self._item.add_report_section("call", "peftbench", text)
+        if result.status != "success":
+            self._compare(result, path)  # red, whatever was asked for
+        elif settings.update:
             self._update(result, path)
         elif settings.compare:
             self._compare(result, path)

@@ -203,7 +203,7 @@ METRICS: dict[str, Metric] = {
             "bytes",
             "lower",
             "noisy",
-            "peak allocated on the accelerator",
+            "peak allocated on the accelerator while training",
             relative_margin=0.02,
             needs=_DEVICE,
         ),
@@ -212,9 +212,30 @@ METRICS: dict[str, Metric] = {
             "bytes",
             "lower",
             "noisy",
-            "peak reserved by the accelerator's allocator",
+            "peak reserved by the accelerator's allocator while training",
             relative_margin=0.05,
             needs=_DEVICE,
+        ),
+        Metric(
+            "gpu.load_peak_bytes",
+            "bytes",
+            "lower",
+            "noisy",
+            "peak allocated on the accelerator while the base model was loaded",
+            relative_margin=0.02,
+            needs=_DEVICE,
+        ),
+        Metric(
+            "gpu.evaluate_peak_bytes",
+            "bytes",
+            "lower",
+            "noisy",
+            "peak allocated on the accelerator while the trained model was evaluated",
+            relative_margin=0.02,
+            needs=_DEVICE,
+        ),
+        Metric(
+            "gpu.other_processes_bytes", "bytes", "lower", "info", "memory of the device that others hold, from NVML"
         ),
         Metric("gpu.device_bytes", "bytes", "lower", "info", "memory of the whole device in use, from NVML"),
         Metric("step_time_s", "s", "lower", "info", "median time of one training step"),
@@ -273,8 +294,9 @@ class Result:
 
     metrics: the metrics that do not depend on the training seed (counters, checks, times). seeds: the others, by
     seed, ascending. case_version: a hash of all that defines the case; figures of different versions are not
-    comparable. environment: see `environment.describe`. pictures: samples of the first seed's model. peft: the fields
-    that PEFT's own schema wants and we do not compare (`run_info`, `train_info`, `meta_info`).
+    comparable. environment: see `environment.describe`. warnings: of a device that was not idle. pictures: samples of
+    the first seed's model. peft: the fields that PEFT's own schema wants and we do not compare (`run_info`,
+    `train_info`, `meta_info`).
     """
 
     case: CaseId
@@ -285,6 +307,7 @@ class Result:
     operators: Operators = field(default_factory=dict)
     status: str = "success"
     error_msg: str = ""
+    warnings: list[str] = field(default_factory=list)
     pictures: list[Picture] = field(default_factory=list)
     peft: dict[str, Any] = field(default_factory=dict)
 
@@ -296,6 +319,7 @@ class Result:
             "case_version": self.case_version,
             "status": self.status,
             "error_msg": self.error_msg,
+            "warnings": self.warnings,
             "environment": self.environment,
             "metrics": self.metrics,
             "seeds": [asdict(seed) for seed in self.seeds],
