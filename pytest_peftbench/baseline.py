@@ -44,6 +44,7 @@ _AT = " @ "
 class Baseline:
     """What a case is expected to measure; the fields are those of `Result`, as far as they are compared.
 
+    imported: PEFT's own result, where the baseline stands for one (see `importing`).
     path: the file it was read from, if any; two baselines that differ in nothing else are equal.
     """
 
@@ -53,6 +54,7 @@ class Baseline:
     metrics: dict[str, Value]
     seeds: list[SeedRun]
     operators: Operators = field(default_factory=dict)
+    imported: dict[str, Any] = field(default_factory=dict)
     path: Path | None = field(default=None, compare=False)
 
 
@@ -149,6 +151,7 @@ def read(path: Path, metrics: Mapping[str, Metric] = METRICS) -> Baseline:
         metrics=_checked_metrics(path, "metrics", _get(path, data, "metrics", dict), metrics),
         seeds=_checked_seeds(path, _get(path, data, "seeds", list), metrics),
         operators=_checked_operators(path, _get(path, data, "operators", dict)),
+        imported=_checked_import(path, data.get("imported", {})),
         path=path,
     )
 
@@ -168,6 +171,7 @@ def write(baseline: Baseline, path: Path, metrics: Mapping[str, Metric] = METRIC
 
 
 def _to_json(baseline: Baseline) -> dict[str, Any]:
+    imported = {"imported": baseline.imported} if baseline.imported else {}
     return {
         "schema": SCHEMA_VERSION,
         "case": asdict(baseline.case),
@@ -176,6 +180,7 @@ def _to_json(baseline: Baseline) -> dict[str, Any]:
         "metrics": baseline.metrics,
         "seeds": [asdict(run) for run in baseline.seeds],
         "operators": {phase: _by_owner(rows) for phase, rows in sorted(baseline.operators.items())},
+        **imported,
     }
 
 
@@ -318,6 +323,17 @@ def _checked_seed(path: Path, place: str, entry: Any, metrics: Mapping[str, Metr
         metrics=_checked_metrics(path, f"{place}.metrics", _get(path, entry, "metrics", dict, f"{place}."), metrics),
         samples=samples,
     )
+
+
+def _checked_import(path: Path, imported: Any) -> dict[str, Any]:
+    if not isinstance(imported, dict):
+        raise InputError(f"{path}: imported holds {_TYPES[type(imported)]}, expected an object")
+    if imported:
+        run_info = _get(path, imported, "run_info", dict, "imported.")
+        _get(path, run_info, "train_config", dict, "imported.run_info.")
+        if not isinstance(run_info.get("peft_config"), (dict, type(None))):
+            raise InputError(f"{path}: imported.run_info.peft_config must be an object or null")
+    return imported
 
 
 def _checked_operators(path: Path, operators: dict[str, Any]) -> Operators:

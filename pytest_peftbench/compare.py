@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, get_args
 
-from pytest_peftbench import words
+from pytest_peftbench import importing, words
 from pytest_peftbench.baseline import Baseline, from_result, problem, within_margin
 from pytest_peftbench.result import METRICS, CaseId, Metric, Operators, Result, Value, mean
 
@@ -149,10 +149,15 @@ def is_green(verdict: CaseVerdict, allowed: Collection[Verdict] = GREEN_BY_DEFAU
 
 def compare(result: Result, baseline: Baseline | None, metrics: Mapping[str, Metric] = METRICS) -> CaseVerdict:
     """Hold what a case measured against its baseline."""
-    if result.status == "success":
-        findings = _findings(from_result(result, metrics), baseline, metrics)
-    else:
+    if result.status != "success":
         findings = [_did_not_succeed(result)]
+    elif baseline is not None and baseline.imported and (reason := importing.why_not(result, baseline)):
+        findings = [Finding("case", "not comparable", reason=reason)]
+    elif baseline is not None and baseline.imported:
+        shared, expected = importing.matched(result, baseline)
+        findings = _findings(from_result(shared, metrics), expected, metrics)
+    else:
+        findings = _findings(from_result(result, metrics), baseline, metrics)
     return CaseVerdict(
         case=result.case,
         findings=tuple(findings),

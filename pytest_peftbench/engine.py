@@ -7,7 +7,7 @@ import hashlib
 import json
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -25,7 +25,7 @@ from pytest_peftbench.methods import Hooks, hooks_of, make_config
 from pytest_peftbench.metrics import digest
 from pytest_peftbench.peft_schema import peft_fields
 from pytest_peftbench.result import METRICS, Operators, Picture, Result, SeedRun, Value, mean
-from pytest_peftbench.tasks import Extra, Task, task_of
+from pytest_peftbench.tasks import Batch, Extra, Task, task_of
 from pytest_peftbench.training import Trainer
 
 # Counts up when the recipe changes so that its figures are no longer comparable with earlier ones.
@@ -283,6 +283,12 @@ class _Case:
         history = self.so_far.history = []
         validations: list[dict[str, Value]] = []
         reserved_bytes: list[int] = []
+        tokens: list[Tensor] = []
+
+        def counted() -> Iterator[Batch]:
+            for batch in task.batches(self.data, self.experiment, seed):
+                tokens.extend([batch["attention_mask"].sum()] if "attention_mask" in batch else [])
+                yield batch
 
         def after_step(step: int, losses: list[Tensor]) -> None:
             self.progress(f"seed {seed}, step {step}/{config.max_steps}")
@@ -295,7 +301,7 @@ class _Case:
 
         seed_everything(seed)
         started = time.perf_counter()
-        losses = trainer.train(task.batches(self.data, self.experiment, seed), config.max_steps, after_step)
+        losses = trainer.train(counted(), config.max_steps, after_step)
         train_time_s = time.perf_counter() - started
         memory = self.memory.read()
         self.so_far.phase = f"evaluating seed {seed}"
@@ -308,6 +314,7 @@ class _Case:
                 "step": config.max_steps,
                 **_peft_names(evaluation.metrics),
                 **self.train_figures(config.max_steps, losses),
+                **({"train total tokens": sum(map(int, tokens))} if tokens else {}),
             }
         )
         seed_metrics: dict[str, Value] = {

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from pytest_peftbench.jsonfile import InputError
+
 SCHEMA_VERSION = 1
 # History: 1, first version.
 
@@ -327,6 +329,38 @@ class Result:
             "pictures": [{"file": item.name, "prompt": item.prompt, "seed": item.seed} for item in self.pictures],
         }
         return {**self.peft, "peftbench": block}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any], source: str) -> Result:
+        """The result that `to_json` wrote, without the pictures' content.
+
+        source: names it in errors. Raises InputError for a block that another version wrote, or that is damaged.
+        """
+        block = data["peftbench"]
+        try:
+            if block["schema"] != SCHEMA_VERSION:
+                raise InputError(
+                    f"{source}: peftbench.schema is {block['schema']}, this version reads {SCHEMA_VERSION}"
+                )
+            return cls(
+                case=CaseId(**block["case"]),
+                seeds=[SeedRun(**run) for run in block["seeds"]],
+                peft={key: value for key, value in data.items() if key != "peftbench"},
+                **{
+                    name: block[name]
+                    for name in (
+                        "case_version",
+                        "environment",
+                        "metrics",
+                        "operators",
+                        "status",
+                        "error_msg",
+                        "warnings",
+                    )
+                },
+            )
+        except (KeyError, TypeError) as error:
+            raise InputError(f"{source}: peftbench: damaged: {error}") from error
 
 
 def mean(values: list[float]) -> float:
