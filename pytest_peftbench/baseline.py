@@ -70,7 +70,8 @@ class Noise:
 class Baseline:
     """What a case is expected to measure; the fields are those of `Result`, as far as they are compared.
 
-    noise: of each quality metric, where there are at least two seeds.
+    noise: of each quality metric, where there are at least two seeds. imported: PEFT's own result, where the baseline
+    stands for one (see `importing`).
     path: the file it was read from, if any. intervals: of the values that a result measured, by the name of their
     metric; no file holds them. Two baselines that differ in nothing else are equal.
     """
@@ -84,6 +85,7 @@ class Baseline:
     peak_tensors: PeakTensors = field(default_factory=dict)
     base: BaseReference | None = None
     noise: dict[str, Noise] = field(default_factory=dict)
+    imported: dict[str, Any] = field(default_factory=dict)
     path: Path | None = field(default=None, compare=False)
     intervals: dict[str, Value] = field(default_factory=dict, compare=False)
 
@@ -221,6 +223,7 @@ def read(path: Path, metrics: Mapping[str, Metric] = METRICS) -> Baseline:
         ),
         base=_checked_base(path, data.get("base")),
         noise=_checked_noise(path, data.get("noise") or {}),
+        imported=_checked_import(path, data.get("imported", {})),
         path=path,
     )
 
@@ -240,6 +243,7 @@ def write(baseline: Baseline, path: Path, metrics: Mapping[str, Metric] = METRIC
 
 
 def _to_json(baseline: Baseline) -> dict[str, Any]:
+    imported = {"imported": baseline.imported} if baseline.imported else {}
     return {
         "schema": SCHEMA_VERSION,
         "case": asdict(baseline.case),
@@ -251,6 +255,7 @@ def _to_json(baseline: Baseline) -> dict[str, Any]:
         "operators": _by_phase(baseline.operators),
         "peak_tensors": _by_phase(baseline.peak_tensors),
         "base": asdict(baseline.base) | {"operators": _by_phase(baseline.base.operators)} if baseline.base else None,
+        **imported,
     }
 
 
@@ -397,6 +402,17 @@ def _checked_seed(path: Path, place: str, entry: Any, metrics: Mapping[str, Metr
         metrics=_checked_metrics(path, f"{place}.metrics", _get(path, entry, "metrics", dict, f"{place}."), metrics),
         samples=samples,
     )
+
+
+def _checked_import(path: Path, imported: Any) -> dict[str, Any]:
+    if not isinstance(imported, dict):
+        raise InputError(f"{path}: imported holds {_TYPES[type(imported)]}, expected an object")
+    if imported:
+        run_info = _get(path, imported, "run_info", dict, "imported.")
+        _get(path, run_info, "train_config", dict, "imported.run_info.")
+        if not isinstance(run_info.get("peft_config"), (dict, type(None))):
+            raise InputError(f"{path}: imported.run_info.peft_config must be an object or null")
+    return imported
 
 
 def _checked_base(path: Path, base: Any) -> BaseReference | None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pytest_peftbench import __version__, environment
 from pytest_peftbench.experiment import find_suites
+from pytest_peftbench.importing import import_results
 from pytest_peftbench.jsonfile import InputError
 from pytest_peftbench.session import positive
 from pytest_peftbench.tiny import TINY_DIR
@@ -53,7 +54,23 @@ def _parser() -> argparse.ArgumentParser:
     sweep.add_argument("--only", default="", metavar="TEXT", help="experiments whose <method>/<name> contains TEXT")
     sweep.add_argument("--rates", type=_rates, metavar="LR,LR", help="learning rates (default: 1e-3 to 1e-1, five)")
     sweep.set_defaults(command=_sweep)
+    bring = commands.add_parser(
+        "import",
+        help="turn PEFT's published results into baselines",
+        description="Write a baseline for each result file in the folder, PEFT's or ours. One of PEFT's is compared "
+        "only on the same accelerator, with the same training parameters and adapter config, and only in what is the "
+        "same measure in both.",
+    )
+    bring.add_argument("results", type=Path, metavar="DIR", help="folder of result files, at any depth")
+    bring.add_argument("--out", type=Path, default=Path("baselines"), metavar="DIR", help="where (default: baselines)")
+    bring.set_defaults(command=_import)
     return parser
+
+
+def _import(options: argparse.Namespace) -> int:
+    count = import_results(options.results, options.out, print)
+    print(f"{count} baseline{'s' * (count != 1)} written")  # noqa: T201
+    return 0
 
 
 def _rates(text: str) -> tuple[float, ...]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, get_args
 
-from pytest_peftbench import stats, words
+from pytest_peftbench import importing, stats, words
 from pytest_peftbench.baseline import Baseline, from_result, problem, with_noise, within_margin
 from pytest_peftbench.result import (
     METRICS,
@@ -183,6 +183,11 @@ def compare(
         findings = [_did_not_succeed(result)]
     elif baseline is None:
         findings = _findings(from_result(result, metrics), None, metrics, tests)
+    elif baseline.imported and (reason := importing.why_not(result, baseline)):
+        findings = [Finding("case", "not comparable", reason=reason)]
+    elif baseline.imported:
+        shared, expected = importing.matched(result, baseline)
+        findings = _findings(from_result(shared, metrics), expected, metrics, tests)
     else:
         obtained, expected = (
             from_result(result, metrics),

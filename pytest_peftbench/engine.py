@@ -7,8 +7,8 @@ import hashlib
 import json
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ from pytest_peftbench.result import (
     Value,
     mean,
 )
-from pytest_peftbench.tasks import Extra, Task, task_of
+from pytest_peftbench.tasks import Batch, Extra, Task, task_of
 from pytest_peftbench.training import Trainer
 
 # Counts up when the recipe changes so that its figures are no longer comparable with earlier ones.
@@ -66,12 +66,19 @@ def run_experiment(
     the task's data. memory: tracker of the device's memory. benchmark: pytest-benchmark's fixture, to time the step
     as well. progress: gets a few words now and then. second_stage: gets what the first seed gave, its checks yet to
     come, and says what else to run; not asked where the experiment names several seeds.
-    What PEFT, torch or the task raise passes through: what did not train has no result.
+    A device that runs out of memory gives a result that did not succeed, with the figures up to then. What else PEFT,
+    torch or the task raise passes through: what did not train has no result.
     """
     memory = memory or MemoryTracker(experiment.device)
+    so_far, started = _SoFar(), time.time()
     with deterministic(experiment.device), tempfile.TemporaryDirectory() as folder:
-        case = _Case(experiment, base_model, task_data, Path(folder), memory, progress)
-        return case.run(benchmark, second_stage)
+        try:
+            case = _Case(experiment, base_model, task_data, Path(folder), memory, progress, so_far)
+            return case.run(benchmark, second_stage)
+        except torch.OutOfMemoryError as error:
+            result = _out_of_memory(experiment, str(error), so_far, memory, started)
+    memory.release()  # here, where the exception no longer holds on to models
+    return result
 
 
 def try_out(experiment: Experiment, base_model: BaseModel, task_data: TaskData) -> dict[str, Value]:
@@ -92,6 +99,42 @@ class _Reference:
 # Computed once per base model and data, used by every case of the session.
 _references: dict[tuple[object, ...], _Reference] = {}
 _base_references: dict[tuple[object, ...], BaseReference] = {}
+
+
+@dataclass
+class _SoFar:
+    """What a case has measured, if it does not get to its end; phase: what it is doing."""
+
+    phase: str = "loading"
+    metrics: dict[str, Value] = field(default_factory=dict)
+    history: list[dict[str, Value]] = field(default_factory=list)
+
+
+def _out_of_memory(experiment: Experiment, error: str, so_far: _SoFar, memory: MemoryTracker, started: float) -> Result:
+    """The result of a case that did not fit, with the figures up to then."""
+    metrics = {**memory.read().metrics(), **so_far.metrics}
+    first_line = next(iter(error.strip().splitlines()), "")
+    message = f"while {so_far.phase}: {first_line}"
+    return Result(
+        case=experiment.case,
+        case_version="",
+        environment=describe(experiment.device),
+        metrics={name: metrics[name] for name in METRICS if name in metrics},
+        seeds=[],
+        status="out of memory",
+        error_msg=message,
+        warnings=[memory.busy] if memory.busy else [],
+        peft=peft_fields(
+            experiment,
+            config=experiment.adapter,
+            history=so_far.history,
+            metrics=metrics,
+            train_time_s=0.0,
+            started=started,
+            reserved_bytes=[],
+            error_msg=f"out of memory {message}",
+        ),
+    )
 
 
 @dataclass(frozen=True)
@@ -122,7 +165,10 @@ class _Case:
         folder: Path,
         memory: MemoryTracker,
         progress: Progress,
+        so_far: _SoFar | None = None,
     ) -> None:
+        experiment.require()
+        self.so_far = so_far or _SoFar()
         self.experiment = experiment
         self.config = experiment.train
         self.base_model = base_model
@@ -130,6 +176,8 @@ class _Case:
         self.memory = memory
         self.progress = progress
         self.task: Task = task_of(experiment)
+        if experiment.adapter is not None:  # a key that PEFT does not know is told before anything is loaded
+            make_config(experiment.adapter, experiment.path / ADAPTER_FILE)
         self.data = task_data(experiment)
         hooks = hooks_of(experiment.adapter)
         self.hooks = replace(hooks, inputs=_on_device(hooks.inputs, experiment.device))
@@ -145,6 +193,7 @@ class _Case:
         first, *others = self.experiment.seeds
         run = self.train(first)
         self.progress("measuring")
+        self.so_far.phase = "measuring"
         metrics, operators, peak_tensors = self.measure(run)
         metrics.update(self.time(run, benchmark))
         result = Result(
@@ -154,6 +203,7 @@ class _Case:
             metrics=metrics,
             seeds=[run.seed_run],
             operators=operators,
+            warnings=[self.memory.busy] if self.memory.busy else [],
             peak_tensors=peak_tensors,
             base=self.base_reference(run.base_digest),
             pictures=run.pictures,
@@ -281,16 +331,28 @@ class _Case:
     def train(self, seed: int, *, validate: bool = True) -> _Run:
         """Train with one seed and evaluate; validate on the way, too."""
         config, task = self.config, self.task
+        self.so_far.phase = "loading"
+        self.memory.reset()
         base = self.injectable_base(seed)
+        load = self.memory.read()
         base_digest = digest(base)
+        self.so_far.phase = "measuring the base model"
         reference = self.reference(base, base_digest)
+        self.so_far.phase = f"training with seed {seed}"
         self.memory.reset()
         model = self.inject(base, seed)
         initial_output = self.output(model)
         trainer = Trainer(model, config, self.hooks, task.loss)
-        history: list[dict[str, Value]] = []
+        self.so_far.metrics = {**load.load_metrics(), **_parameters(model)}
+        history = self.so_far.history = []
         validations: list[dict[str, Value]] = []
         reserved_bytes: list[int] = []
+        tokens: list[Tensor] = []
+
+        def counted() -> Iterator[Batch]:
+            for batch in task.batches(self.data, self.experiment, seed):
+                tokens.extend([batch["attention_mask"].sum()] if "attention_mask" in batch else [])
+                yield batch
 
         def after_step(step: int, losses: list[Tensor]) -> None:
             self.progress(f"seed {seed}, step {step}/{config.max_steps}")
@@ -303,9 +365,12 @@ class _Case:
 
         seed_everything(seed)
         started = time.perf_counter()
-        losses = trainer.train(task.batches(self.data, self.experiment, seed), config.max_steps, after_step)
+        losses = trainer.train(counted(), config.max_steps, after_step)
         train_time_s = time.perf_counter() - started
         memory = self.memory.read()
+        self.so_far.phase = f"evaluating seed {seed}"
+        self.so_far.metrics.update(memory.metrics())
+        self.memory.reset()
         self.progress(f"seed {seed}, evaluating")
         evaluation = task.evaluate(model.eval(), self.data, self.experiment, self.hooks.inputs, reference.evaluation)
         history.append(
@@ -313,6 +378,7 @@ class _Case:
                 "step": config.max_steps,
                 **_peft_names(evaluation.metrics),
                 **self.train_figures(config.max_steps, losses),
+                **({"train total tokens": sum(map(int, tokens))} if tokens else {}),
             }
         )
         seed_metrics: dict[str, Value] = {
@@ -329,7 +395,7 @@ class _Case:
             seed_run=SeedRun(seed, seed_metrics, evaluation.samples),
             pictures=evaluation.pictures,
             initial_output=initial_output,
-            memory=memory.metrics(),
+            memory={**load.load_metrics(), **memory.metrics(), **self.memory.read().evaluate_metrics()},
             reserved_bytes=reserved_bytes,
             history=history,
             train_time_s=train_time_s,
@@ -363,8 +429,7 @@ class _Case:
         batch = {**self.probe, **self.probe_inputs}
         metrics: dict[str, Value] = {
             **run.memory,
-            "params.trainable": sum(p.numel() for p in model.parameters() if p.requires_grad),
-            "params.total": sum(p.numel() for p in model.parameters()),
+            **_parameters(model),
         }
         phases: dict[str, Footprint] = {}
         if self.adapter is not None:
@@ -451,6 +516,13 @@ class _Case:
         }
 
 
+def _parameters(model: nn.Module) -> dict[str, Value]:
+    return {
+        "params.trainable": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "params.total": sum(p.numel() for p in model.parameters()),
+    }
+
+
 def _on_device(inputs: Extra, device: str) -> Extra:
     return lambda size: {key: value.to(device) for key, value in inputs(size).items()}
 
@@ -467,10 +539,10 @@ def _peft_names(metrics: dict[str, Value]) -> dict[str, Value]:
 
 def cached_base_models() -> BaseModel:
     """Loads each base model once and gives a copy with fresh weights at each call."""
-    loaded: dict[tuple[str, str], nn.Module] = {}
+    loaded: dict[tuple[object, ...], nn.Module] = {}
 
     def base_model(experiment: Experiment) -> nn.Module:
-        key = (experiment.case.task, experiment.train.values(experiment.train.BASE_MODEL))
+        key = (experiment.case.task, experiment.models, experiment.train.values(experiment.train.BASE_MODEL))
         if key not in loaded:
             loaded[key] = task_of(experiment).load_base_model(experiment)
         return copy.deepcopy(loaded[key])
@@ -480,10 +552,11 @@ def cached_base_models() -> BaseModel:
 
 def cached_task_data() -> TaskData:
     """Loads each task's data once for all experiments that agree on what it depends on."""
-    loaded: dict[tuple[str, str, str], Any] = {}
+    loaded: dict[tuple[object, ...], Any] = {}
 
     def task_data(experiment: Experiment) -> Any:
-        key = (experiment.case.task, experiment.device, experiment.train.values(experiment.train.DATA))
+        places = (experiment.device, experiment.data, experiment.models)
+        key = (experiment.case.task, places, experiment.train.values(experiment.train.DATA))
         if key not in loaded:
             loaded[key] = task_of(experiment).load_data(experiment)
         return loaded[key]

@@ -185,6 +185,8 @@ class Experiment:
     adapter: the content of `adapter_config.json`; None for full fine-tuning. files: further JSON files below the
     experiment's folder, such as the configs of X-LoRA's experts, by relative path. seeds: training seeds to run.
     margins: differences by metric, in its unit, below which nobody cares, where they are not those of `result.METRICS`.
+    data, models: local folders of data sets and models, `--peft-data` and `--peft-models`; None: each id says itself.
+    problem: why this case cannot run with the installed PEFT, though the rest of its suite can; empty when it can.
     """
 
     case: CaseId
@@ -195,6 +197,14 @@ class Experiment:
     device: str = "cpu"
     seeds: tuple[int, ...] = (0,)
     margins: dict[str, float] = field(default_factory=dict)
+    data: Path | None = None
+    models: Path | None = None
+    problem: str = ""
+
+    def require(self) -> None:
+        """Raise InputError when the case cannot run."""
+        if self.problem:
+            raise InputError(self.problem)
 
     @property
     def suite(self) -> Path:
@@ -219,7 +229,11 @@ def find_suites(root: Path) -> list[Path]:
 
 
 def read_suite(suite: Path) -> list[Experiment]:
-    """All experiments of one suite, sorted by method and name. Raises InputError naming file and key."""
+    """All experiments of one suite, sorted by method and name. Raises InputError naming file and key.
+
+    An experiment of another PEFT's time, with a type or a training parameter that is unknown here, is read with its
+    `problem`: the others of the suite can run.
+    """
     task, base_model = _task_of(suite)
     config_type = TRAIN_CONFIGS[task]
     default_file = suite / DEFAULTS_FILE
@@ -262,6 +276,9 @@ def _read_experiment(
             "add one or remove the folder"
         )
     params = read_json(params_file) if params_file.exists() else {}
+    known = {item.name for item in fields(config_type)}
+    unknown = [_unknown_param(config_type, key, params_file) for key in params if key not in known]
+    params = {key: value for key, value in params.items() if key in known}
     _check_params(config_type, params, params_file, partial=True)
     train = config_type(**{**defaults, **params})
     for problem in train.problems():
@@ -269,12 +286,15 @@ def _read_experiment(
             f"{params_file if problem.split(':')[0] in params else path.parents[2] / DEFAULTS_FILE}: {problem}"
         )
     adapter = _read_adapter(adapter_file) if adapter_file.exists() else None
+    unknown += _unknown_type(adapter, adapter_file)
     margins = {**_read_margins(path.parents[2]), **_read_margins(path)}
     ours = (adapter_file, params_file, path / MARGINS_FILE)
     others = [file for file in sorted(path.rglob("*.json")) if file not in ours]
     files = {file.relative_to(path).as_posix(): read_json(file) for file in others}
     case = CaseId(task, base_model, path.parent.name, path.name)
-    return Experiment(case, path, train, adapter, files, seeds=(train.seed,), margins=margins)
+    return Experiment(
+        case, path, train, adapter, files, seeds=(train.seed,), margins=margins, problem="\n".join(unknown)
+    )
 
 
 def _read_margins(folder: Path) -> dict[str, float]:
@@ -293,13 +313,24 @@ def _read_adapter(file: Path) -> dict[str, Any]:
     adapter = read_json(file)
     if "peft_type" not in adapter:
         raise InputError(f"{file}: key 'peft_type' is missing")
-    known = peft_types()
-    if adapter["peft_type"] not in known:
-        raise InputError(
-            f"{file}: peft_type: {adapter['peft_type']!r} is unknown to the installed PEFT, which knows "
-            + ", ".join(sorted(known))
-        )
+    if not isinstance(adapter["peft_type"], str):
+        raise InputError(f"{file}: peft_type: expected a string, found {adapter['peft_type']!r}")
     return adapter
+
+
+def _unknown_type(adapter: dict[str, Any] | None, file: Path) -> list[str]:
+    """The problem of a type that the installed PEFT does not have; none for full fine-tuning."""
+    if adapter is None or adapter["peft_type"] in peft_types():
+        return []
+    return [
+        f"{file}: peft_type: {adapter['peft_type']!r} is unknown to the installed PEFT, which knows "
+        + ", ".join(sorted(peft_types()))
+    ]
+
+
+def _unknown_param(config_type: type[TrainConfig], key: str, file: Path) -> str:
+    known = ", ".join(item.name for item in fields(config_type))
+    return f"{file}: key {key!r} is no training parameter; known are {known}"
 
 
 @cache
@@ -323,7 +354,7 @@ def _check_params(config_type: type[TrainConfig], params: dict[str, Any], file: 
     hints = {item.name: annotations[item.name] for item in fields(config_type)}
     for key, value in params.items():
         if key not in hints:
-            raise InputError(f"{file}: key {key!r} is no training parameter; known are {', '.join(hints)}")
+            raise InputError(_unknown_param(config_type, key, file))
         if not _is_a(value, hints[key]):
             raise InputError(f"{file}: {key}: expected {_name_of(hints[key])}, found {value!r}")
     missing = [f.name for f in fields(config_type) if f.default is MISSING and f.name not in params]

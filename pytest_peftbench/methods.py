@@ -97,6 +97,8 @@ def make_config(adapter: dict[str, Any], source: Path) -> Any:
     """
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
+    if adapter["peft_type"] not in PEFT_TYPE_TO_CONFIG_MAPPING:
+        raise InputError(f"{source}: peft_type: {adapter['peft_type']!r} is unknown to the installed PEFT")
     config_type = PEFT_TYPE_TO_CONFIG_MAPPING[adapter["peft_type"]]
     known = {item.name for item in fields(config_type)}
     for key in adapter:

@@ -30,11 +30,13 @@ def peft_fields(
     train_time_s: float,
     started: float,
     reserved_bytes: list[int],
+    error_msg: str = "",
 ) -> dict[str, Any]:
     """`run_info`, `train_info` and `meta_info` of one case.
 
     config: `PeftConfig.to_dict()`. history: PEFT's `metrics` list, whose last entry holds the test figures.
-    started: seconds since the epoch. reserved_bytes: the accelerator's reserved memory after each step.
+    started: seconds since the epoch. reserved_bytes: the accelerator's reserved memory after each step. error_msg: why
+    the case did not get to its end.
     """
     created = datetime.datetime.fromtimestamp(started, tz=datetime.timezone.utc).replace(microsecond=0)
     reserved = sorted(reserved_bytes) or [0]
@@ -46,7 +48,7 @@ def peft_fields(
             "peft_branch": _git("peft", "rev-parse", "--abbrev-ref", "HEAD"),
             "train_config": asdict(experiment.train),
             "peft_config": _plain(config),
-            "error_msg": "",
+            "error_msg": error_msg,
         },
         "train_info": {
             "accelerator_memory_reserved_avg": sum(reserved) // len(reserved),
@@ -54,9 +56,9 @@ def peft_fields(
             "accelerator_memory_reserved_99th": reserved[(len(reserved) - 1) * 99 // 100],
             "train_time": train_time_s,
             "file_size": metrics.get("checkpoint.bytes", 0),
-            "num_trainable_params": metrics["params.trainable"],
-            "num_total_params": metrics["params.total"],
-            "status": "success",
+            "num_trainable_params": metrics.get("params.trainable", 0),
+            "num_total_params": metrics.get("params.total", 0),
+            "status": "failed" if error_msg else "success",
             "metrics": history,
         },
         "meta_info": {

@@ -6,6 +6,7 @@ import math
 import os
 import shlex
 import sys
+import warnings
 from argparse import ArgumentTypeError
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
@@ -95,6 +96,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "fail where torch, transformers or the processor's arithmetic are not the baseline's",
         "bool",
         action="store_true",
+    )
+    add(
+        "--peft-data",
+        "folder of the data sets, each in a folder named like the last part of its id (default: the hub)",
+        metavar="DIR",
+    )
+    add(
+        "--peft-models",
+        "folder of the base models, each in a folder named like the last part of its id (default: the hub)",
+        metavar="DIR",
     )
     add("--peft-device", "torch device to run on (default: cpu)", metavar="DEVICE")
     add(
@@ -267,6 +278,7 @@ def experiment(request: pytest.FixtureRequest) -> Experiment:
     """The PEFT config, training parameters, device and seeds of this case, from the suite's files."""
     environment.pin()  # before torch is imported
     case: Experiment = request.param
+    case.require()
     environment.check_device(case.device)
     return case
 
@@ -300,7 +312,10 @@ def gpu_memory(experiment: Experiment) -> MemoryTracker:
     """Tracker of the device's memory; without a GPU it reads the host's and says so."""
     from pytest_peftbench.memory import MemoryTracker
 
-    return MemoryTracker(experiment.device)
+    tracker = MemoryTracker(experiment.device)
+    if tracker.busy:
+        warnings.warn(f"{experiment.case}: {tracker.busy}", UserWarning, stacklevel=1)
+    return tracker
 
 
 @pytest.fixture
@@ -350,7 +365,11 @@ class BaselineCheck:
                 write_file(folder / picture.name, picture.png)
             write_json(folder / _file_name(result), _finite(result.to_json()))
         path = baseline_path(settings.baselines, result.case)
-        if settings.update:
+        for text in result.warnings:
+            self._item.add_report_section("call", "peftbench", text)
+        if result.status != "success":
+            self._compare(result, path)  # red, whatever was asked for
+        elif settings.update:
             self._update(result, path)
         elif settings.compare and settings.calibrate:
             self._calibrate(result, path)
@@ -373,7 +392,8 @@ class BaselineCheck:
         """The command that records this case, with the options that it was found and measured with."""
         config = self._item.config
         options: list[str] = []
-        for name in ("--peft-suite", "--peft-baselines", "--peft-seeds", "--peft-device"):
+        names = ("suite", "baselines", "seeds", "data", "models", "device")
+        for name in (f"--peft-{name}" for name in names):
             given = config.getoption(name)
             for value in given if isinstance(given, list) else [] if given is None else [given]:
                 options += [name, str(value)]

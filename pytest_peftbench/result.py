@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from pytest_peftbench.jsonfile import InputError
+
 SCHEMA_VERSION = 2
 # History: 1, first version. 2, `base` (the base model's own figures), and in baselines `noise`, both optional.
 
@@ -235,7 +237,7 @@ METRICS: dict[str, Metric] = {
             "bytes",
             "lower",
             "noisy",
-            "peak allocated on the accelerator",
+            "peak allocated on the accelerator while training",
             relative_margin=0.02,
             needs=_DEVICE,
         ),
@@ -244,9 +246,30 @@ METRICS: dict[str, Metric] = {
             "bytes",
             "lower",
             "noisy",
-            "peak reserved by the accelerator's allocator",
+            "peak reserved by the accelerator's allocator while training",
             relative_margin=0.05,
             needs=_DEVICE,
+        ),
+        Metric(
+            "gpu.load_peak_bytes",
+            "bytes",
+            "lower",
+            "noisy",
+            "peak allocated on the accelerator while the base model was loaded",
+            relative_margin=0.02,
+            needs=_DEVICE,
+        ),
+        Metric(
+            "gpu.evaluate_peak_bytes",
+            "bytes",
+            "lower",
+            "noisy",
+            "peak allocated on the accelerator while the trained model was evaluated",
+            relative_margin=0.02,
+            needs=_DEVICE,
+        ),
+        Metric(
+            "gpu.other_processes_bytes", "bytes", "lower", "info", "memory of the device that others hold, from NVML"
         ),
         Metric("gpu.device_bytes", "bytes", "lower", "info", "memory of the whole device in use, from NVML"),
         Metric("gpu.sm_clock_mhz", "MHz", "higher", "info", "clock of the accelerator while a step was timed"),
@@ -328,9 +351,9 @@ class Result:
 
     metrics: the metrics that do not depend on the training seed (counters, checks, times). seeds: the others, by
     seed, ascending. case_version: a hash of all that defines the case; figures of different versions are not
-    comparable. environment: see `environment.describe`. base: the base model's own figures. pictures: samples of the
-    first seed's model. peft: the fields that PEFT's own schema wants and we do not compare (`run_info`, `train_info`,
-    `meta_info`).
+    comparable. environment: see `environment.describe`. peak_tensors: the tensors alive at a phase's peak. base: the
+    base model's own figures. warnings: of a device that was not idle. pictures: samples of the first seed's model.
+    peft: the fields that PEFT's own schema wants and we do not compare (`run_info`, `train_info`, `meta_info`).
     """
 
     case: CaseId
@@ -343,6 +366,7 @@ class Result:
     base: BaseReference | None = None
     status: str = "success"
     error_msg: str = ""
+    warnings: list[str] = field(default_factory=list)
     pictures: list[Picture] = field(default_factory=list)
     peft: dict[str, Any] = field(default_factory=dict)
 
@@ -354,6 +378,7 @@ class Result:
             "case_version": self.case_version,
             "status": self.status,
             "error_msg": self.error_msg,
+            "warnings": self.warnings,
             "environment": self.environment,
             "metrics": self.metrics,
             "seeds": [asdict(seed) for seed in self.seeds],
@@ -363,6 +388,40 @@ class Result:
             "pictures": [{"file": item.name, "prompt": item.prompt, "seed": item.seed} for item in self.pictures],
         }
         return {**self.peft, "peftbench": block}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any], source: str) -> Result:
+        """The result that `to_json` wrote, without the pictures' content.
+
+        source: names it in errors. Raises InputError for a block that another version wrote, or that is damaged.
+        """
+        block = data["peftbench"]
+        try:
+            if block["schema"] != SCHEMA_VERSION:
+                raise InputError(
+                    f"{source}: peftbench.schema is {block['schema']}, this version reads {SCHEMA_VERSION}"
+                )
+            return cls(
+                case=CaseId(**block["case"]),
+                seeds=[SeedRun(**run) for run in block["seeds"]],
+                peft={key: value for key, value in data.items() if key != "peftbench"},
+                base=BaseReference(**block["base"]) if block["base"] else None,
+                **{
+                    name: block[name]
+                    for name in (
+                        "case_version",
+                        "environment",
+                        "metrics",
+                        "operators",
+                        "peak_tensors",
+                        "status",
+                        "error_msg",
+                        "warnings",
+                    )
+                },
+            )
+        except (KeyError, TypeError) as error:
+            raise InputError(f"{source}: peftbench: damaged: {error}") from error
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,8 @@ class Settings:
     suites: tuple[Path, ...]
     seeds: int | None
     device: str
+    data: Path | None
+    models: Path | None
     results: Path | None
     update: bool
     calibrate: int
@@ -65,11 +67,20 @@ class Settings:
             return tuple((start / path).resolve() for path in ([value] if isinstance(value, str) else value))
 
         green = option("peft_green", verdicts) or GREEN_BY_DEFAULT
+
+        def folder(name: str) -> Path | None:
+            path = next(iter(paths(name)), None)
+            if path is not None and not path.is_dir():
+                raise InputError(f"{name}: {path}: no such folder")
+            return path
+
         return cls(
             baselines=next(iter(paths("peft_baselines")), config.rootpath / "baselines"),
             suites=paths("peft_suite"),
             seeds=option("peft_seeds", positive) or None,
             device=option("peft_device") or "cpu",
+            data=folder("peft_data"),
+            models=folder("peft_models"),
             results=next(iter(paths("peft_json")), None),
             update=bool(option("peft_update_baselines")),
             calibrate=option("peft_calibrate", positive) or 0,
@@ -166,7 +177,13 @@ class Session:
         count = settings.seeds or (BASELINE_SEEDS if settings.update else 1)
         if settings.update:
             count += settings.calibrate
-        return replace(experiment, device=self.settings.device, seeds=tuple(range(first, first + count)))
+        return replace(
+            experiment,
+            device=settings.device,
+            seeds=tuple(range(first, first + count)),
+            data=settings.data,
+            models=settings.models,
+        )
 
 
 SESSION = pytest.StashKey[Session]()

@@ -290,16 +290,16 @@ def broken_json(bench):
     (bench.suite / "experiments/lora/r4/adapter_config.json").write_text('{"peft_type": ')
 
 
-def an_unknown_peft_type(bench):
-    write_json(bench.suite / "experiments/lora/r4/adapter_config.json", {"peft_type": "LORAX"})
+def a_number_for_a_peft_type(bench):
+    write_json(bench.suite / "experiments/lora/r4/adapter_config.json", {"peft_type": 1})
 
 
 def no_peft_type(bench):
     write_json(bench.suite / "experiments/lora/r4/adapter_config.json", {"r": 8})
 
 
-def an_unknown_training_parameter(bench):
-    write_json(bench.suite / "experiments/loha/r4/training_params.json", {"learning_rate": 1.0})
+def an_unknown_default(bench):
+    write_json(bench.suite / "default_training_params.json", {**DEFAULTS, "learning_rate": 1.0})
 
 
 def a_missing_default(bench):
@@ -365,9 +365,9 @@ def a_suite_not_named_after_a_task(bench):
 
 BAD_SUITES = [
     (broken_json, ("lora/r4/adapter_config.json", "line 1")),
-    (an_unknown_peft_type, ("lora/r4/adapter_config.json", "peft_type", "'LORAX'", "LOHA")),
     (no_peft_type, ("lora/r4/adapter_config.json", "'peft_type' is missing")),
-    (an_unknown_training_parameter, ("loha/r4/training_params.json", "'learning_rate'", "optimizer_kwargs")),
+    (an_unknown_default, ("mini/default_training_params.json", "'learning_rate'", "optimizer_kwargs")),
+    (a_number_for_a_peft_type, ("lora/r4/adapter_config.json", "peft_type: expected a string, found 1")),
     (a_missing_default, ("mini/default_training_params.json", "missing 'seed'")),
     (text_for_a_number, ("loha/r4/training_params.json", "max_steps: expected an integer, found 'many'")),
     (true_for_a_number, ("loha/r4/training_params.json", "max_steps: expected an integer, found True")),

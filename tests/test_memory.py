@@ -1,10 +1,20 @@
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pynvml
 import pytest
 import torch
+from support import DEFAULTS, LOHA_CASE, LORA, LORA_CASE, output, table
 
-from pytest_peftbench.memory import MemoryTracker
+from pytest_peftbench import engine, timing
+from pytest_peftbench.compare import compare
+from pytest_peftbench.experiment import Experiment, MathTrainConfig
+from pytest_peftbench.memory import CONTEXT_BYTES, MemoryTracker, MemoryUse
+from pytest_peftbench.result import CaseId
+from pytest_peftbench.training import Trainer
 
 UUID = "7dd9fb38-0000-0000-0000-d3b4ad3f1d65"
 
@@ -16,6 +26,7 @@ class FakeGpu:
         self.allocated_peak_bytes = 3_000
         self.reserved_peak_bytes = 4_000
         self.device_used_bytes = 9_000
+        self.processes = []
         self.handle = object()
 
     def reset_peak_memory_stats(self, device):
@@ -35,10 +46,12 @@ class FakeGpu:
         monkeypatch.setattr(module, "get_device_properties", lambda device: SimpleNamespace(uuid=UUID))
         monkeypatch.setattr(module, "max_memory_allocated", lambda device: self.allocated_peak_bytes)
         monkeypatch.setattr(module, "max_memory_reserved", lambda device: self.reserved_peak_bytes)
+        monkeypatch.setattr(module, "memory_reserved", lambda device: 2_000)
         monkeypatch.setattr(module, "reset_peak_memory_stats", self.reset_peak_memory_stats)
         monkeypatch.setattr(pynvml, "nvmlInit", lambda: None)
         monkeypatch.setattr(pynvml, "nvmlDeviceGetHandleByUUID", self.handle_by_uuid)
         monkeypatch.setattr(pynvml, "nvmlDeviceGetMemoryInfo", self.memory_info)
+        monkeypatch.setattr(pynvml, "nvmlDeviceGetComputeRunningProcesses", lambda handle: self.processes)
 
 
 @pytest.fixture
@@ -46,6 +59,10 @@ def gpu(monkeypatch):
     fake = FakeGpu()
     fake.install(monkeypatch, torch.cuda)
     return fake
+
+
+def process(pid, memory_bytes):
+    return SimpleNamespace(pid=pid, usedGpuMemory=memory_bytes)
 
 
 def raise_nvml_error(*args):
@@ -75,6 +92,10 @@ def test_a_device_that_torch_does_not_have_falls_back_to_the_host(monkeypatch):
     tracker = MemoryTracker("cuda:1")
     assert tracker.description == "host memory (no cuda:1 device)"
     assert tracker.read().source == "psutil"
+
+
+def test_a_device_of_whose_memory_torch_tells_no_peaks_says_so():
+    assert MemoryTracker("mps").description == "host memory (torch tells no peaks of mps)"
 
 
 def test_a_gpu_is_read_from_its_allocator_and_nvml(gpu):
@@ -113,3 +134,155 @@ def test_an_xpu_is_read_from_its_allocator_alone(monkeypatch):
     use = tracker.read()
     assert tracker.description == "NVIDIA H200, allocator"
     assert (use.reserved_peak_bytes, use.device_bytes, use.source) == (4_000, None, "psutil, allocator")
+
+
+# Who else is on the card
+
+
+def test_a_card_with_nobody_else_on_it_is_idle(gpu):
+    gpu.processes = [process(os.getpid(), 8_000_000_000)]
+    gpu.device_used_bytes = 9_000_000_000
+    tracker = MemoryTracker("cuda")
+
+    assert tracker.busy == ""
+    assert tracker.read().metrics()["gpu.other_processes_bytes"] == 0
+
+
+def test_a_card_that_others_use_gives_a_warning_that_says_how_much(gpu):
+    gpu.processes = [process(os.getpid(), 8_000_000_000), process(1, 2**30), process(2, 2**29)]
+    tracker = MemoryTracker("cuda")
+
+    assert "NVIDIA H200 was not idle at the start: other processes hold 1.50 GiB of its memory" in tracker.busy
+    assert tracker.read().metrics()["gpu.other_processes_bytes"] == 2**30 + 2**29
+
+
+@pytest.mark.parametrize("processes", [[], [process(12345, None)], [process(os.getpid(), None)]])
+def test_where_processes_are_not_told_what_is_neither_ours_nor_a_context_s_is_others(gpu, processes):
+    gpu.processes, gpu.device_used_bytes = processes, 2_000 + CONTEXT_BYTES + 10
+    assert MemoryTracker("cuda").busy == ""
+
+    gpu.device_used_bytes = 2_000 + CONTEXT_BYTES + 3 * 2**30
+    assert "other processes hold 3.00 GiB" in MemoryTracker("cuda").busy
+
+
+def test_without_nvml_nobody_knows_whether_the_card_is_busy(gpu, monkeypatch):
+    monkeypatch.setattr(pynvml, "nvmlInit", raise_nvml_error)
+
+    assert MemoryTracker("cuda").busy == ""
+
+
+# In a case
+
+
+class FakeTracker:
+    """A tracker of a card whose peak is what the phase allocates: its name tells the phases apart."""
+
+    busy = "the card was not idle"
+
+    def __init__(self):
+        self.phases = 0
+        self.released = False
+
+    def reset(self):
+        self.phases += 1
+
+    def read(self):
+        return MemoryUse(1, self.phases * 100, self.phases * 200, None, "fake")
+
+    def reserved_bytes(self):
+        return self.phases * 150
+
+    def release(self):
+        self.released = True
+
+
+EXPERIMENT = Experiment(
+    CaseId("MetaMathQA", "mini", "lora", "r4"), Path("suite/experiments/lora/r4"), MathTrainConfig(**DEFAULTS), LORA
+)
+
+
+@pytest.fixture(scope="module")
+def few():
+    data = engine.cached_task_data()(EXPERIMENT)
+    return replace(data, train=data.train[:20], valid=data.valid[:2], test=data.test[:4], documents=data.documents[:2])
+
+
+def run(few, tracker):
+    return engine.run_experiment(EXPERIMENT, engine.cached_base_models(), lambda experiment: few, memory=tracker)
+
+
+def test_loading_training_and_evaluating_have_a_peak_each(few, monkeypatch):
+    monkeypatch.setattr(timing, "compare", lambda function, reference, device: timing.Timing(1.0, 0.01))
+    result = run(few, FakeTracker())
+
+    names = ("gpu.load_peak_bytes", "gpu.allocated_peak_bytes", "gpu.reserved_peak_bytes", "gpu.evaluate_peak_bytes")
+    assert [result.metrics[name] for name in names] == [100, 200, 400, 300]
+    assert result.warnings == ["the card was not idle"]
+    assert result.to_json()["peftbench"]["warnings"] == result.warnings
+
+
+def test_out_of_memory_is_a_result_with_the_figures_up_to_then(few, monkeypatch):
+    step, tracker = Trainer.step, FakeTracker()
+
+    def full(self, batch):
+        if self.steps == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.\nSee documentation")
+        return step(self, batch)
+
+    monkeypatch.setattr(Trainer, "step", full)
+    result = run(few, tracker)
+
+    assert result.status == "out of memory"
+    assert result.error_msg == "while training with seed 0: CUDA out of memory. Tried to allocate 20.00 MiB."
+    assert tracker.released
+    assert result.metrics["params.trainable"] == 7168
+    assert (result.metrics["gpu.load_peak_bytes"], result.metrics["gpu.allocated_peak_bytes"]) == (100, 200)
+    assert result.peft["train_info"]["status"] == "failed"
+    assert "out of memory while training" in result.peft["run_info"]["error_msg"]
+    assert compare(result, None).verdict == "failed"
+
+
+def test_out_of_memory_while_loading_is_told_too(few):
+    def load(experiment):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    result = engine.run_experiment(EXPERIMENT, load, lambda experiment: few, memory=FakeTracker())
+
+    assert (result.status, result.error_msg) == ("out of memory", "while loading: CUDA out of memory.")
+
+
+@pytest.mark.parametrize("options", [[], ["--peft-no-compare"], ["--peft-update-baselines"]])
+def test_out_of_memory_is_red_whatever_is_asked_for_and_the_next_case_runs(bench, options):
+    bench.measures("loha", status="out of memory", error_msg="while training: CUDA out of memory.", warnings=["busy!"])
+
+    result = bench.run(*options, "-k", "loha or lora", "--peft-json", "results")
+
+    verdicts = table(result)
+    assert verdicts[LOHA_CASE] == "failed"
+    assert verdicts[LORA_CASE] != "failed"
+    assert "out of memory: while training: CUDA out of memory." in output(result)
+    assert "busy!" in output(result)
+    assert not list((bench.path / "baselines").rglob("loha*"))
+    (written,) = (bench.path / "results").rglob("loha*.json")
+    assert json.loads(written.read_text())["peftbench"]["status"] == "out of memory"
+
+
+def test_a_busy_card_is_a_warning_of_the_run(bench):
+    bench.write("conftest.py", BUSY)
+    bench.write("test_mini.py", "def test_mini(experiment, gpu_memory): pass")
+
+    result = bench.run("-k", "loha")
+
+    result.assert_outcomes(passed=1, warnings=1, deselected=2)
+    assert f"{LOHA_CASE}: the card was not idle" in output(result)
+
+
+BUSY = """
+    import pytest
+
+    @pytest.fixture(autouse=True)
+    def busy(monkeypatch):
+        from pytest_peftbench.memory import MemoryTracker
+
+        monkeypatch.setattr(MemoryTracker, "_find_busy", lambda self: "the card was not idle")
+"""

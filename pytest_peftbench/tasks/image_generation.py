@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pytest_peftbench import hub
 from pytest_peftbench.experiment import Experiment, ImageTrainConfig
 from pytest_peftbench.jsonfile import InputError
 from pytest_peftbench.metrics import digest, drift, similarity
@@ -118,10 +119,12 @@ class ImageGeneration:
     def load_base_model(self, experiment: Experiment) -> nn.Module:
         from diffusers import Flux2Transformer2DModel
 
-        config = _config(experiment)
-        model: nn.Module = Flux2Transformer2DModel.from_pretrained(
-            _path(config, "model_id"), subfolder="transformer", torch_dtype=getattr(torch, config.dtype)
-        )
+        config, source = _config(experiment), _model(experiment, "model_id")
+        hub.require(source)
+        with hub.loading(source):
+            model: nn.Module = Flux2Transformer2DModel.from_pretrained(
+                source.path, subfolder="transformer", torch_dtype=getattr(torch, config.dtype)
+            )
         if config.use_gc:
             model.enable_gradient_checkpointing()  # type: ignore[operator]
         return model
@@ -133,16 +136,22 @@ class ImageGeneration:
 
         config, dtype = _config(experiment), getattr(torch, _config(experiment).dtype)
         logging.disable_progress_bar()  # of its own components; the plugin shows its own progress
-        pipeline = Flux2KleinPipeline.from_pretrained(_path(config, "model_id"), transformer=None, torch_dtype=dtype)
+        flux, dino = _model(experiment, "model_id"), _model(experiment, "dino_model_id")
+        hub.require(flux, dino, _data(experiment))
+        train, valid, test = _load_splits(experiment)
+        with hub.loading(flux):
+            pipeline = Flux2KleinPipeline.from_pretrained(flux.path, transformer=None, torch_dtype=dtype)
         pipeline.set_progress_bar_config(disable=True)
         _check_resolution(config, pipeline)
-        encoder: nn.Module = AutoModel.from_pretrained(_path(config, "dino_model_id"), dtype=torch.float32).eval()
+        with hub.loading(dino):
+            encoder: nn.Module = AutoModel.from_pretrained(dino.path, dtype=torch.float32).eval()
+            # the class that needs no torchvision
+            processor = BitImageProcessorPil.from_pretrained(dino.path)
         models = [digest(model) for model in (pipeline.text_encoder, pipeline.vae, encoder)]
         models += [pipeline.tokenizer.backend_tokenizer.to_str(), pipeline.tokenizer.chat_template]
         # names that start with an underscore tell of the library and the folder that the file came from
         schedule = {name: value for name, value in pipeline.scheduler.config.items() if name[0] != "_"}
         models.append(json.dumps(schedule, sort_keys=True))
-        train, valid, test = _load_splits(config)
         prompts = [example.prompt for example in [*train, *valid, *test]]
         prompts += [*config.sample_image_prompts, *config.drift_image_prompts, NO_PROMPT]
         embeddings = _embed_prompts(pipeline, list(dict.fromkeys(prompts)), config, experiment.device)
@@ -152,8 +161,7 @@ class ImageGeneration:
             pipeline=pipeline,
             scheduler=copy.deepcopy(pipeline.scheduler),
             encoder=encoder,
-            # the class that needs no torchvision
-            processor=BitImageProcessorPil.from_pretrained(_path(config, "dino_model_id")),
+            processor=processor,
             train=train,
             valid=valid,
             test=test,
@@ -244,9 +252,14 @@ def _config(experiment: Experiment) -> ImageTrainConfig:
     return experiment.train
 
 
-def _path(config: ImageTrainConfig, key: str) -> str:
-    name: str = getattr(config, key)
-    return str(_EMBEDDED[key]) if name == TINY else name
+def _model(experiment: Experiment, key: str) -> hub.Source:
+    name: str = getattr(experiment.train, key)
+    return hub.Source("model", name, _EMBEDDED[key]) if name == TINY else hub.model_source(experiment, name)
+
+
+def _data(experiment: Experiment) -> hub.Source:
+    name = _config(experiment).dataset_id
+    return hub.Source("data set", name, _EMBEDDED["dataset_id"]) if name == TINY else hub.data_source(experiment, name)
 
 
 # Data
@@ -262,14 +275,13 @@ def _check_resolution(config: ImageTrainConfig, pipeline: Any) -> None:
         )
 
 
-def _load_splits(config: ImageTrainConfig) -> list[list[Example]]:
+def _load_splits(experiment: Experiment) -> list[list[Example]]:
     """The pictures with their prompts, shuffled and split as PEFT does: train, validation, test.
 
     Raises InputError when column, number of prompts, or a picture that stands in two splits, makes them useless.
     """
-    from datasets import load_dataset
-
-    rows = load_dataset(_path(config, "dataset_id"), split=config.dataset_split)
+    config = _config(experiment)
+    rows = hub.load_rows(_data(experiment), None, config.dataset_split)
     if config.image_column not in rows.column_names:
         raise InputError(
             f"image_column: {config.dataset_id} has no column {config.image_column!r}, but {rows.column_names}"

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pytest_peftbench import hub
 from pytest_peftbench.experiment import Experiment, MathTrainConfig
 from pytest_peftbench.jsonfile import InputError
 from pytest_peftbench.metrics import forgetting, is_correct, token_losses
@@ -72,11 +72,12 @@ class MathReasoning:
         train = _config(experiment)
         if train.dtype in ("int8", "int4"):
             raise InputError(f"{experiment.path}: dtype {train.dtype!r} is not supported yet; choose a float type")
-        model: nn.Module = AutoModelForCausalLM.from_pretrained(
-            _model_path(train.model_id),
-            dtype=getattr(torch, train.dtype),
-            attn_implementation=train.attn_implementation,
-        )
+        source = _model(experiment)
+        hub.require(source)
+        with hub.loading(source):
+            model: nn.Module = AutoModelForCausalLM.from_pretrained(
+                source.path, dtype=getattr(torch, train.dtype), attn_implementation=train.attn_implementation
+            )
         if train.use_gc:
             model.enable_input_require_grads()  # type: ignore[operator]
             model.gradient_checkpointing_enable()  # type: ignore[operator]
@@ -85,11 +86,16 @@ class MathReasoning:
     def load_data(self, experiment: Experiment) -> MathData:
         from transformers import AutoTokenizer
 
-        train = _config(experiment)
-        tokenizer = AutoTokenizer.from_pretrained(_model_path(train.model_id))
+        train, model = _config(experiment), _model(experiment)
+        hub.require(model, *(_data(experiment, hub_id) for hub_id, *_ in _SPLITS.values()))
+        rows = {
+            key: hub.load_rows(_data(experiment, hub_id), name, split, limit=limit, columns=columns).to_list()
+            for key, (hub_id, name, split, limit, columns) in _SPLITS.items()
+        }
+        with hub.loading(model):
+            tokenizer = AutoTokenizer.from_pretrained(model.path)
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
-        rows = _load_rows(MATH_DATA if train.model_id == TINY else None)
 
         def prompts(texts: Sequence[str]) -> list[str]:
             return [train.query_template.format(query=text) for text in texts]
@@ -186,30 +192,25 @@ def _config(experiment: Experiment) -> MathTrainConfig:
     return experiment.train
 
 
-def _model_path(model_id: str) -> str:
-    return str(MATH_MODEL) if model_id == TINY else model_id
+# Config, split, rows and columns of each data set.
+_SPLITS: dict[str, tuple[str, str | None, str, int | None, tuple[str, ...]]] = {
+    "train": ("meta-math/MetaMathQA", None, "train", None, ("query", "response")),
+    "valid": ("openai/gsm8k", "main", "train", VALID_SIZE, ("question", "answer")),
+    "test": ("openai/gsm8k", "main", "test", None, ("question", "answer")),
+    "documents": ("HuggingFaceFW/finewiki", "en", "train", DOCUMENTS, ("text",)),
+}
 
 
-def _load_rows(folder: Path | None) -> dict[str, list[dict[str, str]]]:
-    """Rows of the three data sets, from `folder` (a folder each, as on the hub) or from the hub itself."""
-    from datasets import load_dataset
+def _model(experiment: Experiment) -> hub.Source:
+    model_id = experiment.train.model_id
+    return hub.Source("model", TINY, MATH_MODEL) if model_id == TINY else hub.model_source(experiment, model_id)
 
-    def load(hub_id: str, name: str | None, split: str, limit: int | None = None) -> list[dict[str, str]]:
-        if folder is None:
-            streaming = limit is not None
-            rows = load_dataset(hub_id, name, split=split, streaming=streaming)
-            return list(rows.take(limit)) if streaming else rows.to_list()
-        # A cache of its own: nothing stale is read, and nothing stays behind.
-        with tempfile.TemporaryDirectory() as cache:
-            local = load_dataset(str(folder / Path(hub_id).name), split=split, cache_dir=cache, keep_in_memory=True)
-            return list(local.to_list()[:limit])
 
-    return {
-        "train": load("meta-math/MetaMathQA", None, "train"),
-        "valid": load("openai/gsm8k", "main", "train", VALID_SIZE),
-        "test": load("openai/gsm8k", "main", "test"),
-        "documents": load("HuggingFaceFW/finewiki", "en", "train", DOCUMENTS),
-    }
+def _data(experiment: Experiment, hub_id: str) -> hub.Source:
+    """The embedded base model has the embedded data."""
+    if experiment.train.model_id == TINY:
+        return hub.Source("data set", hub_id, MATH_DATA / Path(hub_id).name)
+    return hub.data_source(experiment, hub_id)
 
 
 def _pad(sequences: Sequence[list[int]], tokenizer: Any, device: str, side: str) -> Batch:

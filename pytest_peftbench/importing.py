@@ -1,0 +1,190 @@
+"""PEFT's published results as baselines, and what such a baseline may be compared with. Imports no torch.
+
+A result of PEFT's says neither which data and weights it was measured on, nor what its operators were. So an imported
+baseline is compared only with a case of the same training parameters and adapter config, on the same accelerator, and
+only in the figures that are the same measure in both: everything else is `not comparable`, or left out, by name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, fields, replace
+from pathlib import Path
+from typing import Any
+
+from pytest_peftbench.baseline import Baseline, baseline_path, from_result, write
+from pytest_peftbench.experiment import TRAIN_CONFIGS
+from pytest_peftbench.jsonfile import InputError, read_json
+from pytest_peftbench.result import CaseId, Result, SeedRun, Value
+
+MARK = "imported-"
+# PEFT's names of the test figures, by task; each in the last entry of `metrics`.
+_TASKS = {"MetaMathQA": "test accuracy", "image-gen": "test dino_similarity"}
+_QUALITY: dict[str, tuple[str, Callable[[float], float]]] = {
+    "test accuracy": ("test_accuracy", float),
+    "test dino_similarity": ("test_dino_similarity", float),
+    # PEFT's is the mean of 1 - cosine, ours has the half
+    "drift": ("drift", lambda drift: drift / 2),
+    "train loss": ("train_loss", float),
+}
+NOT_IMPORTED = {
+    "forgetting": "another measure: ours is of the next token",
+    "accelerator memory": "of the whole run: ours is by phase",
+    "times": "of another machine: ours are ratios to the base model",
+}
+# Of a `PeftConfig`, what says nothing about the adapter.
+_IGNORED = ("peft_version", "base_model_name_or_path", "revision", "auto_mapping", "inference_mode", "task_type")
+_ACCELERATORS = {"NVIDIA": "cuda", "AMD": "cuda", "Intel": "xpu"}
+
+
+def import_results(folder: Path, out: Path, say: Callable[[str], None]) -> int:
+    """Write a baseline below `out` for each result file below `folder`; returns how many.
+
+    say: gets a line per file. Raises InputError, naming file and key, for one that is no result, and when there is
+    nothing to import.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; it should hold PEFT's result files, results/*.json")
+    baselines: dict[CaseId, tuple[Path, Baseline]] = {}
+    others = 0
+    for file in sorted(folder.rglob("*.json")):
+        data = read_json(file)
+        if not {"run_info", "train_info", "meta_info"} <= data.keys():
+            others += 1
+            continue
+        if (status := _get(file, data, "train_info", "status")) != "success":
+            say(f"{file}: passed over: status {status}: {_get(file, data, 'run_info', 'error_msg')}")
+            continue
+        baseline = read_result(file, data)
+        first, _ = baselines.setdefault(baseline.case, (file, baseline))
+        if first != file:
+            raise InputError(f"{file}: {first} is case {baseline.case} too; import one at a time")
+    if not baselines:
+        raise InputError(f"{folder}: holds no result that succeeded; {others} JSON files are no results")
+    if others:
+        say(f"{others} JSON files passed over: no results, which have run_info, train_info and meta_info")
+    for case, (file, baseline) in baselines.items():
+        path = baseline_path(out, case)
+        write(baseline, path)
+        say(f"{file}: {path}")
+    if any(baseline.imported for _, baseline in baselines.values()):
+        say("drift: PEFT's 1 - cosine became (1 - cosine) / 2, as here")
+        for name, reason in NOT_IMPORTED.items():
+            say(f"{name}: kept, but not compared: {reason}")
+    return len(baselines)
+
+
+def read_result(file: Path, data: dict[str, Any]) -> Baseline:
+    """The baseline that a result file stands for: ours holds all of it, PEFT's what is the same measure in both."""
+    if "peftbench" in data:
+        return from_result(Result.from_json(data, str(file)))
+    train, last = _get(file, data, "run_info", "train_config"), _get(file, data, "train_info", "metrics")[-1]
+    tasks = [task for task, name in _TASKS.items() if name in last]
+    if len(tasks) != 1:
+        raise InputError(f"{file}: train_info.metrics: the last entry holds none of {', '.join(_TASKS.values())}")
+    method, _, name = _get(file, data, "run_info", "experiment_name").partition("/")
+    case = CaseId(tasks[0], Path(str(train.get("model_id", ""))).name, method, name)
+    config = _get(file, data, "run_info", "peft_config")
+    quality: dict[str, Value] = {
+        ours: convert(_number(file, last, theirs)) for theirs, (ours, convert) in _QUALITY.items() if theirs in last
+    }
+    definition = json.dumps([train, config], sort_keys=True)
+    return Baseline(
+        case=case,
+        case_version=MARK + hashlib.sha256(definition.encode()).hexdigest()[:16],
+        environment=_environment(file, data),
+        metrics={
+            "params.trainable": _get(file, data, "train_info", "num_trainable_params"),
+            "params.total": _get(file, data, "train_info", "num_total_params"),
+            "checkpoint.bytes": _get(file, data, "train_info", "file_size"),
+        },
+        seeds=[SeedRun(int(train.get("seed", 0)), quality)],
+        imported={"file": file.name, **data},
+    )
+
+
+def _environment(file: Path, data: dict[str, Any]) -> dict[str, str]:
+    packages, system = (_get(file, data, "meta_info", key) for key in ("package_info", "system_info"))
+    accelerator = str(system.get("accelerator", "unknown"))
+    versions = {name: str(packages.get(f"{name}-version")).split("+")[0] for name in ("torch", "transformers", "peft")}
+    return dict(
+        sorted(
+            {
+                **versions,
+                "machine": str(system.get("machine", "unknown")),
+                "device": _ACCELERATORS.get(accelerator.split()[0], "unknown"),
+                "accelerator": accelerator,
+            }.items()
+        )
+    )
+
+
+def matched(result: Result, baseline: Baseline) -> tuple[Result, Baseline]:
+    """Both sides with what can be compared of them, for an imported baseline; unchanged for any other.
+
+    Unchanged too where the two are not the same case: `why_not` says in what.
+    """
+    if not baseline.imported or why_not(result, baseline):
+        return result, baseline
+    run = next(run for run in result.seeds if run.seed == baseline.seeds[0].seed)
+    kept = SeedRun(run.seed, _shared(run.metrics, baseline.seeds[0].metrics))
+    metrics = _shared(result.metrics, baseline.metrics)
+    return replace(result, metrics=metrics, seeds=[kept]), replace(baseline, case_version=result.case_version)
+
+
+def _shared(values: Mapping[str, Value], expected: Mapping[str, Value]) -> dict[str, Value]:
+    return {name: value for name, value in values.items() if name in expected}
+
+
+def why_not(result: Result, baseline: Baseline) -> str:
+    """Why an imported baseline cannot be compared with the result; empty when it can."""
+    theirs, ours = baseline.imported["run_info"], result.peft.get("run_info", {})
+    expected, obtained = (side.get("accelerator", "unknown") for side in (baseline.environment, result.environment))
+    if baseline.case != result.case:
+        return f"the baseline is one of {baseline.case}, not of {result.case}"
+    if expected != obtained:
+        return f"imported from PEFT, measured on {expected}, not on {obtained}"
+    if baseline.seeds[0].seed not in [run.seed for run in result.seeds]:
+        return f"imported from PEFT, with seed {baseline.seeds[0].seed}, which did not run"
+    defaults = {
+        field.name: field.default for field in fields(TRAIN_CONFIGS[result.case.task]) if field.default is not MISSING
+    }
+    params = _difference(theirs["train_config"], ours.get("train_config") or {}, defaults)
+    # a key that one PEFT has and the other does not is as good as its value when it is off
+    adapter = _difference(theirs["peft_config"] or {}, ours.get("peft_config") or {}, None)
+    found = [*(f"training parameter {line}" for line in params), *(f"adapter config {line}" for line in adapter)]
+    return f"imported from PEFT, and measured with another {found[0]}" if found else ""
+
+
+def _difference(
+    expected: Mapping[str, Any], obtained: Mapping[str, Any], defaults: Mapping[str, Any] | None
+) -> list[str]:
+    """What differs, as `key: expected -> obtained`. A key that is absent has its default, or is off."""
+    lines = []
+    for key in sorted((expected.keys() | obtained.keys()) - set(_IGNORED)):
+        absent = (defaults or {}).get(key)
+        sides = [_plain(side.get(key, absent)) for side in (expected, obtained)]
+        off = defaults is None and key not in expected.keys() & obtained.keys() and not any(sides)
+        if sides[0] != sides[1] and not off:
+            lines.append(f"{key}: {sides[0]!r} -> {sides[1]!r}")
+    return lines
+
+
+def _plain(value: Any) -> Any:
+    return sorted(value) if isinstance(value, list) and all(isinstance(item, str) for item in value) else value
+
+
+def _get(file: Path, data: dict[str, Any], block: str, key: str) -> Any:
+    found = data[block]
+    if not isinstance(found, dict) or key not in found:
+        raise InputError(f"{file}: key {block}.{key} is missing")
+    return found[key]
+
+
+def _number(file: Path, entry: dict[str, Any], key: str) -> float:
+    value = entry[key]
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise InputError(f"{file}: train_info.metrics: {key} holds {value!r}, expected a number")
+    return float(value)
