@@ -90,6 +90,8 @@ def _function(target: str, original: Any) -> FunctionType:
     function = inspect.unwrap(getattr(original, "__func__", original))
     if not isinstance(function, FunctionType):
         raise StaleEdit(f"{target}: is no function written in Python")
+    if captured := set(function.__code__.co_freevars) - {"__class__"}:
+        raise StaleEdit(f"{target}: made inside another function, whose {', '.join(sorted(captured))} it reads")
     return function
 
 

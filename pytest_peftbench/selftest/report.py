@@ -50,7 +50,7 @@ def _problem(outcome: Outcome) -> list[str]:
     what = f"{fault.name} ({fault.size})" if fault else "unchanged"
     lines = [f"{outcome.status}: {outcome.trial.experiment}: {what}"]
     if fault:
-        lines.append(f"  expected: {' or '.join(fault.verdicts)}, by {' or '.join(fault.metrics)}")
+        lines.append(f"  expected: {fault.verdict}, by {' or '.join(fault.metrics)}")
     told = [outcome.error] if outcome.error else (outcome.verdict.text() if outcome.verdict else "").splitlines()
     return [*lines, *(f"  {line}" for line in told), ""]
 
@@ -77,11 +77,9 @@ def _by_lane(faults: Sequence[Outcome]) -> str:
 
 def _outcome(outcome: Outcome) -> dict[str, Any]:
     fault = outcome.trial.fault
-    told = (
-        {} if fault is None else {key: getattr(fault, key) for key in ("name", "size", "lane", "metrics", "verdicts")}
-    )
+    keys = ("name", "size", "lane", "metrics") if fault else ()
     return {
-        **told,
+        **{key: getattr(fault, key) for key in keys},
         "experiment": outcome.trial.experiment,
         "status": outcome.status,
         "caught_by": [finding.metric for finding in outcome.caught_by],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import time
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
@@ -23,6 +24,7 @@ from pytest_peftbench.selftest.patching import patched
 
 # Imported once, by the process that all others are forked from.
 _PRELOAD = ["peft", "transformers", "datasets", "pytest_peftbench.engine", "pytest_peftbench.tasks.math_reasoning"]
+_PRELOAD += ["pytest_peftbench.selftest.runner"]
 
 Status = Literal["caught", "MISSED", "red otherwise", "green", "RED"]
 
@@ -54,24 +56,19 @@ class Outcome:
 
     @property
     def caught_by(self) -> list[Finding]:
-        """The red findings of the metrics that should tell the fault."""
-        expected = self.trial.fault.metrics if self.trial.fault else ()
-        return [finding for finding in self.red if finding.metric in expected]
+        """The findings that tell the fault: of its metrics, with the verdict that its lane asks for."""
+        fault = self.trial.fault
+        return [item for item in self.red if fault and item.metric in fault.metrics and item.verdict == fault.verdict]
 
     @property
     def status(self) -> Status:
-        """Whether the gate did right.
-
-        A fault is caught when a metric that should tell it is red and the case has a verdict that is expected; it is
-        red otherwise when the case is red for another reason. An unchanged run must be green.
-        """
+        """Whether the gate did right. Red for another reason than the fault's own is not caught."""
         green = self.verdict is not None and is_green(self.verdict)
         if self.trial.fault is None:
             return "green" if green else "RED"
-        if green:
-            return "MISSED"
-        expected = self.verdict is not None and self.verdict.verdict in self.trial.fault.verdicts
-        return "caught" if expected and self.caught_by else "red otherwise"
+        if self.caught_by:
+            return "caught"
+        return "MISSED" if green else "red otherwise"
 
     @property
     def passed(self) -> bool:
@@ -193,6 +190,7 @@ def _in_process(context: Any, attempt: Callable[[Trial], CaseVerdict], trial: Tr
 
 def _child(sender: Connection[Any, Any], attempt: Callable[[Trial], CaseVerdict], trial: Trial) -> None:
     """Send the verdict, or what was raised: a fault may break the case altogether, and that is red as well."""
+    warnings.simplefilter("ignore")
     try:
         sender.send((attempt(trial), ""))
     except Exception as error:
