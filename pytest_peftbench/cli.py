@@ -59,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Run each fault of the catalogue on its case, and each of those cases unchanged, in processes of "
         "their own; tell which metric caught it. 1 when a fault was missed or an unchanged case is red.",
     )
-    selftest.add_argument("--only", default="", metavar="TEXT", help="faults whose name or <method>/<name> contains it")
+    selftest.add_argument("--only", default="", metavar="TEXT", help="faults whose lane, case or name contains it")
     selftest.add_argument("--suite", type=Path, default=Path("benchmarks/MetaMathQA/tiny"), metavar="DIR")
     selftest.add_argument("--baselines", type=Path, default=Path("baselines"), metavar="DIR")
     selftest.add_argument("--unchanged", type=_count, default=1, metavar="N", help="unchanged runs a case (default: 1)")

@@ -87,13 +87,13 @@ def judge(experiment: Experiment, baseline: Baseline | None, lane: Lane) -> Case
 
 
 def trials(suite: Path, root: Path, chosen: str, unchanged: int) -> list[Trial]:
-    """The faults whose name or case contains `chosen`, then each of their cases unchanged, that many times.
+    """The faults whose lane, case or name contains `chosen`, then each of their cases unchanged, that many times.
 
     Raises InputError when there are none, or when the suite lacks a case or the root folder its baseline.
     """
-    faults = [fault for fault in FAULTS if chosen in fault.name or chosen in fault.experiment]
+    faults = [fault for fault in FAULTS if chosen in f"{fault.lane} {fault.experiment} {fault.name}"]
     if not faults:
-        raise InputError(f"--only {chosen}: no fault's name or case contains it")
+        raise InputError(f"--only {chosen}: no fault's lane, case or name contains it")
     names = list(dict.fromkeys(fault.experiment for fault in faults))
     known = {_name(experiment): experiment for experiment in read_suite(suite)}
     for name in names:

@@ -138,7 +138,7 @@ def test_a_self_test_that_would_try_nothing_is_a_usage_error(tmp_path):
     suite = tmp_path / "MetaMathQA" / "mini"
     make_suite(suite, {"lora/rank8": (LORA, None)})
 
-    with pytest.raises(InputError, match="--only poetry: no fault's name or case contains it"):
+    with pytest.raises(InputError, match="--only poetry: no fault's lane, case or name contains it"):
         runner.trials(suite, tmp_path, "poetry", 1)
     with pytest.raises(InputError, match="holds no experiment loha/rank8, on which a fault is tried"):
         runner.trials(suite, tmp_path, "loha/rank8", 1)
