@@ -343,12 +343,12 @@ EXACT = (
         (Edit(f"{_XLORA}:XLoraLayer.adapters_disabled", "return self.model.disabled", "return False"),),
     ),
     Fault(
-        "base model's norm trained in place",
+        "adapter not disabled",
         "lntuning/default",
-        "no copy of the layer",
+        "norms are not told",
         "exact",
         ("disable.restores_base",),
-        (Edit(f"{_LN}.update_layer", "= deepcopy(layer)", "= layer"),),
+        (Edit(f"{_LN}.enable_adapters", "self._disable_adapters = True", "self._disable_adapters = False"),),
     ),
     Fault(
         "merged weights off",
@@ -623,37 +623,43 @@ QUALITY = (
         (Edit(f"{_VERA}.forward", "lambda_b * F.linear(", "lambda_b.detach() * F.linear("),),
     ),
 )
+# Each wait is measured in what the case itself does, so that a slow or busy machine stretches both.
 NOISY = (
     Fault(
         "training step waits",
         "loha/rank8",
-        "5 ms a layer",
+        "twice as long as the forward pass",
         "noisy",
         ("step_time_ratio",),
         (
             Edit(
-                f"{_LOHA}.forward",
-                "previous_dtype = x.dtype",
-                'previous_dtype = x.dtype\nif self.training:\n    __import__("time").sleep(0.005)',
+                f"{_TUNER}:BaseTuner.forward",
+                "return self.model(*args, **kwargs)",
+                "import time\n"
+                "started = time.perf_counter()\n"
+                "output = self.model(*args, **kwargs)\n"
+                "if self.training:\n"
+                "    time.sleep(2 * (time.perf_counter() - started))\n"
+                "return output",
             ),
         ),
     ),
     Fault(
-        "decoding step waits",
+        "decoding works on the host, without an operator",
         "hira/rank8",
-        "1 ms a layer",
+        "30,000 additions in Python a layer",
         "noisy",
         ("decode_time_ratio",),
         (
             Edit(
                 f"{_HIRA}:Linear.forward",
                 "if self.disable_adapters:",
-                'if not self.training:\n    __import__("time").sleep(0.001)\nif self.disable_adapters:',
+                "if not self.training:\n    sum(range(30_000))\nif self.disable_adapters:",
             ),
         ),
     ),
     Fault(
-        "work on the host, without an operator",
+        "every pass works on the host, without an operator",
         "ia3/default",
         "200,000 additions in Python a layer",
         "noisy",

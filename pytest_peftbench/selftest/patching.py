@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import ast
 import inspect
+import sys
 import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib import import_module
-from types import FunctionType
+from types import CodeType, FunctionType
 from typing import Any
 
 
@@ -46,30 +47,24 @@ class Edit:
 
 @contextmanager
 def patched(edits: Sequence[Edit]) -> Iterator[None]:
-    """Apply `edits` while the body runs, those of one function together. Raises StaleEdit, with nothing changed."""
+    """Apply `edits` while the body runs, those of one function together. Raises StaleEdit, with nothing changed.
+
+    A function keeps its identity and gets other code, so that it changes wherever it was imported to or decorated.
+    """
     by_target: dict[str, list[Edit]] = {}
     for edit in edits:
         by_target.setdefault(edit.target, []).append(edit)
-    replacements = [_replacement(target, group) for target, group in by_target.items()]
+    replacements = [(_function(target), group) for target, group in by_target.items()]
+    codes = [(function, function.__code__, _edited(function, group)) for function, group in replacements]
     with ExitStack() as restore:
-        for owner, name, original, edited in replacements:
-            restore.callback(setattr, owner, name, original)
-            setattr(owner, name, edited)
+        for function, original, edited in codes:
+            restore.callback(setattr, function, "__code__", original)
+            function.__code__ = edited
         yield
 
 
-def _replacement(target: str, edits: Sequence[Edit]) -> tuple[Any, str, Any, Any]:
-    """Where the target lies: its owner and name, what is there, and what takes its place."""
-    owner, name = _owner(target)
-    original = vars(owner)[name]
-    function = _function(target, original)
-    source = textwrap.dedent(inspect.getsource(function))
-    for edit in edits:
-        source = edit.apply(source)
-    return owner, name, original, _compiled(source, name, function, owner)
-
-
-def _owner(target: str) -> tuple[Any, str]:
+def _function(target: str) -> FunctionType:
+    """The function that the target names, below decorators, a property or a bound class."""
     module, _, path = target.partition(":")
     *classes, name = path.split(".")
     try:
@@ -80,14 +75,9 @@ def _owner(target: str) -> tuple[Any, str]:
         raise StaleEdit(f"{target}: {error}") from error
     if name not in vars(owner):
         raise StaleEdit(f"{target}: {owner.__name__} does not define {name!r}")
-    return owner, name
-
-
-def _function(target: str, original: Any) -> FunctionType:
-    """The function below decorators: its code tells file and line."""
-    if isinstance(original, property):
-        original = original.fget
-    function = inspect.unwrap(getattr(original, "__func__", original))
+    found: Any = vars(owner)[name]
+    found = found.fget if isinstance(found, property) else getattr(found, "__func__", found)
+    function = inspect.unwrap(found)
     if not isinstance(function, FunctionType):
         raise StaleEdit(f"{target}: is no function written in Python")
     if captured := set(function.__code__.co_freevars) - {"__class__"}:
@@ -95,13 +85,21 @@ def _function(target: str, original: Any) -> FunctionType:
     return function
 
 
-def _compiled(source: str, name: str, function: FunctionType, owner: Any) -> Any:
-    """What the source defines, decorators included, in the function's own module and file.
+def _edited(function: FunctionType, edits: Sequence[Edit]) -> CodeType:
+    """The code of the edited source, in the function's own file and line.
 
-    It is defined inside a function whose argument is `__class__`, which is where `super()` looks for its class.
+    It is compiled inside a function whose argument is `__class__`, which is where `super()` looks for its class.
     """
-    tree = ast.parse(f"def _define(__class__):\n{textwrap.indent(source, ' ')}\n return {name}")
+    source = textwrap.dedent(inspect.getsource(function))
+    for edit in edits:
+        source = edit.apply(source)
+    tree = ast.parse(f"def _define(__class__):\n{textwrap.indent(source, ' ')}")
     ast.increment_lineno(tree, function.__code__.co_firstlineno - 2)
-    namespace: dict[str, Any] = {}
-    exec(compile(tree, function.__code__.co_filename, "exec"), function.__globals__, namespace)
-    return namespace["_define"](owner)
+    (define,) = _codes(compile(tree, function.__code__.co_filename, "exec"))
+    (code,) = (code for code in _codes(define) if code.co_name == function.__code__.co_name)
+    # by this name the counters tell whose operators they count
+    return code.replace(co_qualname=function.__qualname__) if sys.version_info >= (3, 11) else code
+
+
+def _codes(code: CodeType) -> list[CodeType]:
+    return [constant for constant in code.co_consts if isinstance(constant, CodeType)]

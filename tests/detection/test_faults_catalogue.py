@@ -1,7 +1,5 @@
 """The catalogue of faults: each finds its place in the installed PEFT and is undone; they cover what they must."""
 
-from importlib import import_module
-
 import pytest
 from few import Few
 from support import TINY_SUITE, skip_under_an_older_peft
@@ -9,7 +7,7 @@ from support import TINY_SUITE, skip_under_an_older_peft
 from pytest_peftbench.experiment import read_suite
 from pytest_peftbench.result import METRICS
 from pytest_peftbench.selftest.faults import EXACT, FAULTS, NOISY, NUMERICS, QUALITY
-from pytest_peftbench.selftest.patching import patched
+from pytest_peftbench.selftest.patching import _function, patched
 from pytest_peftbench.selftest.report import LANES
 from pytest_peftbench.selftest.runner import Outcome, Trial
 
@@ -34,24 +32,21 @@ def label(fault):
     return f"{fault.experiment}-{fault.name}-{fault.size}".replace(" ", "_")
 
 
-def current(target):
-    """What lies at the target now."""
-    module, _, path = target.partition(":")
-    *classes, name = path.split(".")
-    owner = import_module(module)
-    for part in classes:
-        owner = getattr(owner, part)
-    return vars(owner)[name]
-
-
 @pytest.mark.parametrize("fault", FAULTS, ids=label)
 def test_each_fault_finds_its_place_and_is_undone(fault):
-    targets = {edit.target for edit in fault.edits}
-    before = {target: current(target) for target in targets}
+    functions = [_function(edit.target) for edit in fault.edits]
+    before = [function.__code__ for function in functions]
     with patched(fault.edits):
-        assert all(current(target) is not before[target] for target in targets)
+        faulty = [function.__code__ for function in functions]
 
-    assert all(current(target) is before[target] for target in targets)
+    assert all(function.__code__ is code for function, code in zip(functions, before, strict=True))
+    for code, other in zip(before, faulty, strict=True):
+        assert (code.co_code, code.co_consts) != (other.co_code, other.co_consts)
+        assert (code.co_filename, code.co_firstlineno, code.co_freevars) == (
+            other.co_filename,
+            other.co_firstlineno,
+            other.co_freevars,
+        )
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=label)
