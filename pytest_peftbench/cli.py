@@ -135,7 +135,7 @@ def _selftest(options: argparse.Namespace) -> int:
 
 
 def _build_tiny(options: argparse.Namespace) -> int:
-    environment.pin(fast=True)
+    environment.pin()
     build = import_module(f"pytest_peftbench.tiny.build_{options.task}").build
     out = options.out or TINY_DIR / options.task
     try:
