@@ -15,7 +15,7 @@ from pytest_peftbench.jsonfile import InputError
 from pytest_peftbench.methods import hooks_of
 from pytest_peftbench.metrics import is_correct, parse_answer
 from pytest_peftbench.result import CaseId
-from pytest_peftbench.tasks.math_reasoning import IGNORE, TASK, Problem
+from pytest_peftbench.tasks.math_reasoning import IGNORE, TASK, Problem, _solve
 
 
 def make_experiment(path="suite", adapter=None, **params):
@@ -219,6 +219,32 @@ def test_samples_tell_each_problem_and_each_document_in_order(few, base):
 
     assert evaluation.samples == {"test_correct": "101", "forgetting_per_document": [0.0] * 4}
     assert evaluation.metrics == {"test_accuracy": pytest.approx(2 / 3), "forgetting": 0.0}
+
+
+class Counter(torch.nn.Module):
+    """Answers each prompt with the number of its tokens, and remembers the batches."""
+
+    def __init__(self, data):
+        super().__init__()
+        self.data = data
+        self.batches = []
+
+    def generate(self, input_ids, attention_mask, generation_config, **extra):
+        lengths = attention_mask.sum(1).tolist()
+        self.batches.append(lengths)
+        replies = [f"The answer is: {length}" for length in lengths]
+        return torch.cat([input_ids, self.data.tokenizer(replies, padding=True, return_tensors="pt").input_ids], dim=1)
+
+
+def test_prompts_of_similar_length_share_a_batch_and_results_keep_the_given_order(few):
+    lengths = (9, 5, 12, 7, 5, 10)
+    problems = [Problem([4] * length, f"#### {length if length > 6 else 0}") for length in lengths]
+    model = Counter(few)
+
+    correct = _solve(model, few, problems, EXPERIMENT, no_inputs)
+
+    assert correct == [True, False, True, True, False, True]
+    assert model.batches == [[12, 10, 9], [7, 5, 5]]
 
 
 def test_a_model_that_lost_its_language_has_forgotten(few, base):

@@ -241,29 +241,34 @@ def _generate(model: nn.Module, data: MathData, batch: Batch, kwargs: dict[str, 
     return tokens[:, prompt_tokens:]
 
 
+def _by_length(lengths: Sequence[int], size: int) -> Iterator[list[int]]:
+    """Indices in batches of `size`, longest first: little padding, and what does not fit in memory fails at once."""
+    order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
+    return (order[start : start + size] for start in range(0, len(order), size))
+
+
 def _solve(
     model: nn.Module, data: MathData, problems: list[Problem], experiment: Experiment, extra: Extra
 ) -> list[bool]:
     """Whether each problem is solved, in the given order."""
-    correct: list[bool] = []
-    size = experiment.train.batch_size_eval
-    for start in range(0, len(problems), size):
-        chunk = problems[start : start + size]
-        batch = _pad([problem.prompt for problem in chunk], data.tokenizer, experiment.device, side="left")
+    correct = [False] * len(problems)
+    for chunk in _by_length([len(problem.prompt) for problem in problems], experiment.train.batch_size_eval):
+        batch = _pad([problems[index].prompt for index in chunk], data.tokenizer, experiment.device, side="left")
         tokens = _generate(model, data, batch, _config(experiment).generation_kwargs, extra)
         answers = data.tokenizer.batch_decode(tokens, skip_special_tokens=True)
-        correct += [is_correct(answer, problem.response) for answer, problem in zip(answers, chunk, strict=True)]
+        for index, answer in zip(chunk, answers, strict=True):
+            correct[index] = is_correct(answer, problems[index].response)
     return correct
 
 
 @torch.inference_mode()
 def _document_losses(model: nn.Module, data: MathData, experiment: Experiment, extra: Extra) -> list[Tensor]:
-    """Per-token losses of each document, in nats, on the CPU."""
-    losses: list[Tensor] = []
-    for start in range(0, len(data.documents), experiment.train.batch_size_eval):
-        chunk = data.documents[start : start + experiment.train.batch_size_eval]
-        batch = _pad(chunk, data.tokenizer, experiment.device, side="right")
+    """Per-token losses of each document, in nats, on the CPU, in the given order."""
+    losses = [torch.empty(0)] * len(data.documents)
+    for chunk in _by_length([len(ids) for ids in data.documents], experiment.train.batch_size_eval):
+        batch = _pad([data.documents[index] for index in chunk], data.tokenizer, experiment.device, side="right")
         logits = TASK.output(model, {**batch, **extra(len(chunk))})
         rows = token_losses(logits, batch["input_ids"], batch["attention_mask"]).cpu()
-        losses += [row[: len(ids) - 1] for row, ids in zip(rows, chunk, strict=True)]
+        for index, row in zip(chunk, rows, strict=True):
+            losses[index] = row[: len(data.documents[index]) - 1]
     return losses
