@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from pytest_peftbench.compare import Finding
 from pytest_peftbench.selftest.runner import Outcome, false_alarm_bound
 from pytest_peftbench.words import plural
 
@@ -33,11 +34,17 @@ def to_json(outcomes: Sequence[Outcome]) -> dict[str, Any]:
 def _row(outcome: Outcome) -> tuple[str, ...]:
     fault = outcome.trial.fault
     assert fault is not None
-    caught_by = [f"{finding.metric} {finding.change}".strip() for finding in outcome.caught_by]
+    first, *others = [_words(outcome, finding) for finding in outcome.caught_by] or [outcome.status]
+    caught_by = f"{first} and {len(others)} more" if others else first
     what = outcome.verdict.verdict if outcome.verdict else "failed"
-    more = f" and {len(caught_by) - 1} more" if len(caught_by) > 1 else ""
-    caught = f"{caught_by[0]}{more}" if outcome.passed else outcome.status
-    return fault.name, fault.experiment, fault.size, fault.lane, caught, what, f"{outcome.seconds:.1f} s"
+    return fault.name, fault.experiment, fault.size, fault.lane, caught_by, what, f"{outcome.seconds:.1f} s"
+
+
+def _words(outcome: Outcome, finding: Finding) -> str:
+    """`forgetting +0.41 (detectable 0.05)`: the smallest regression that the baseline's seeds can tell, if known."""
+    detectable = outcome.verdict.detectable.get(finding.metric) if outcome.verdict else None
+    known = "" if detectable is None else f" (detectable {detectable:.2g})"
+    return f"{finding.metric} {finding.change}".strip() + known
 
 
 def _table(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -15,12 +15,22 @@ from typing import Any, Literal
 
 from pytest_peftbench import baseline as baselines
 from pytest_peftbench.baseline import Baseline, baseline_path
-from pytest_peftbench.compare import GREEN_BY_DEFAULT, CaseVerdict, Finding, compare, is_green
+from pytest_peftbench.compare import (
+    GREEN_BY_DEFAULT,
+    CaseVerdict,
+    Finding,
+    compare,
+    corrected,
+    is_green,
+    second_stage,
+)
 from pytest_peftbench.experiment import Experiment, read_suite
 from pytest_peftbench.jsonfile import InputError
-from pytest_peftbench.result import Lane
+from pytest_peftbench.plugin import _with_margins as with_margins
+from pytest_peftbench.result import Lane, Result, SecondStage
 from pytest_peftbench.selftest.faults import FAULTS, Fault
 from pytest_peftbench.selftest.patching import patched
+from pytest_peftbench.session import QUALITY_METRICS
 
 # Imported once, by the process that all others are forked from.
 _PRELOAD = ["peft", "transformers", "datasets", "pytest_peftbench.engine", "pytest_peftbench.tasks.math_reasoning"]
@@ -76,14 +86,22 @@ class Outcome:
         return self.status in ("caught", "green")
 
 
-def judge(experiment: Experiment, baseline: Baseline | None, lane: Lane) -> CaseVerdict:
-    """Run one case as the plugin does and compare it; seeds beyond the first only where quality decides."""
+def judge(experiment: Experiment, baseline: Baseline, lane: Lane | None, tests: int) -> CaseVerdict:
+    """Run one case as the plugin does and compare it, in a session of `tests` quality tests where all else is green.
+
+    lane: that of the fault; further seeds are trained only where quality must tell it. None: unchanged.
+    """
     from pytest_peftbench.engine import cached_base_models, cached_task_data, run_experiment
 
-    seeds = [run.seed for run in baseline.seeds] if baseline else []
-    if lane == "quality" and seeds:
-        experiment = replace(experiment, seeds=tuple(seeds))
-    return compare(run_experiment(experiment, cached_base_models(), cached_task_data()), baseline)
+    metrics = with_margins(experiment.margins)
+
+    def stage(result: Result) -> SecondStage:
+        found = second_stage(result, baseline, metrics)
+        return found if lane in (None, "quality") else replace(found, seeds=())
+
+    result = run_experiment(experiment, cached_base_models(), cached_task_data(), second_stage=stage)
+    verdict = compare(result, baseline, metrics, tests)
+    return corrected({"": verdict})[""]
 
 
 def trials(suite: Path, root: Path, chosen: str, unchanged: int) -> list[Trial]:
@@ -135,10 +153,11 @@ def run(
 
 def run_trial(trial: Trial) -> CaseVerdict:
     """One trial, in this process."""
-    (experiment,) = (item for item in read_suite(trial.suite) if _name(item) == trial.experiment)
+    suite = read_suite(trial.suite)
+    (experiment,) = (item for item in suite if _name(item) == trial.experiment)
     baseline = baselines.read(baseline_path(trial.baselines, experiment.case))
     with patched(trial.fault.edits if trial.fault else ()):
-        return judge(experiment, baseline, trial.fault.lane if trial.fault else "exact")
+        return judge(experiment, baseline, trial.fault.lane if trial.fault else None, len(suite) * QUALITY_METRICS)
 
 
 def false_alarm_bound(outcomes: Iterable[Outcome]) -> tuple[int, int, float]:

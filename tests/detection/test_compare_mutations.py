@@ -59,6 +59,10 @@ def a_result(seeds=(), metrics=None, without=(), **fields):
     )
 
 
+def timed(ratio, interval):
+    return a_result(metrics={"step_time_ratio": ratio, "step_time_interval": interval})
+
+
 PLAIN = a_result()
 UNLIKE = {"adapter_sha256": "1" * 64}  # with other bits, so that seeds are compared at all
 ONE_LOST = [*PLAIN.seeds[:-1], a_run(4)]
@@ -85,6 +89,15 @@ EXPECTATIONS = {
     "more problems solved": (a_result(seeds={"solved": 80, **UNLIKE}), PLAIN, ("improved", "test_accuracy")),
     "more forgotten": (a_result(seeds={"rise": 0.5, **UNLIKE}), PLAIN, ("regressed", "forgetting")),
     "twice as slow": (a_result(metrics={"step_time_ratio": 2.4}), PLAIN, "regressed"),
+    "twice as slow, surely": (timed(2.4, [2.3, 2.5]), PLAIN, "regressed"),
+    "slower, perhaps": (timed(2.4, [1.1, 3.7]), PLAIN, "cannot tell"),
+    "a clock held back": (timed(1.2, []), PLAIN, "cannot tell"),
+    "a single seed": (replace(PLAIN, seeds=[a_run(0, solved=20, **UNLIKE)]), PLAIN, ("cannot tell", "test_accuracy")),
+    "another torch": (
+        a_result(environment={**ENVIRONMENT, "torch": "2.14.0"}),
+        PLAIN,
+        ("environment drift", "environment"),
+    ),
     "a little slower": (a_result(metrics={"step_time_ratio": 1.21}), PLAIN, ("within noise", "step_time_ratio")),
     "a metric vanished": (a_result(without=["params.trainable"]), PLAIN, "missing metric"),
     "a metric that the baseline lacks": (PLAIN, a_result(without=["params.trainable"]), "missing metric"),
@@ -139,9 +152,63 @@ MUTATIONS = [
     ),
     (
         "quality: direction",
+        'sign = -1 if metric.direction == "higher" else 1',
+        'sign = 1 if metric.direction == "higher" else -1',
+        "fewer problems solved",
+    ),
+    (
+        "quality: margin",
+        "if abs(worse) <= margin * (1 + 1e-9):",
+        "if abs(worse) > margin * (1 + 1e-9):",
+        "more forgotten",
+    ),
+    (
+        "quality: significance",
+        '"regressed" if p <= stats.ALPHA / tests else "cannot tell"',
+        '"regressed" if p > stats.ALPHA / tests else "cannot tell"',
+        "more forgotten",
+    ),
+    (
+        "quality: significance of an improvement",
+        '"improved" if significant else "within noise"',
+        '"within noise" if significant else "improved"',
+        "more problems solved",
+    ),
+    (
+        "quality: one seed",
+        'Finding(metric.name, "cannot tell", *figures, words.change(metric, mean(new), mean(old)), reason)',
+        'Finding(metric.name, "within noise", *figures, words.change(metric, mean(new), mean(old)), reason)',
+        "a single seed",
+    ),
+    (
+        "noisy: direction",
         "= _mean(ours.values()), _mean(theirs.values())",
         "= _mean(theirs.values()), _mean(ours.values())",
-        "fewer problems solved",
+        "twice as slow",
+    ),
+    (
+        "noisy: an interval beyond the margin",
+        'verdict = "regressed" if beyond[best] == "regressed" else "improved"',
+        'verdict = "improved" if beyond[best] == "regressed" else "regressed"',
+        "twice as slow, surely",
+    ),
+    (
+        "noisy: an interval that is too wide",
+        "ends[1] - ends[0] > metric.margin(expected)",
+        "ends[1] - ends[0] < metric.margin(expected)",
+        "slower, perhaps",
+    ),
+    (
+        "noisy: no interval",
+        'Finding(metric.name, "cannot tell", *figures, change, "too few blocks without throttling")',
+        'Finding(metric.name, "within noise", *figures, change, "too few blocks without throttling")',
+        "a clock held back",
+    ),
+    (
+        "environment drift",
+        'Finding("environment", "environment drift"',
+        'Finding("environment", "identical"',
+        "another torch",
     ),
     (
         "noisy: margin",

@@ -113,6 +113,13 @@ def test_the_report_tells_what_was_caught_what_was_not_and_how_many():
     assert text.endswith("2 unchanged runs: 1 red; at most 97.47% false alarms (95 %, exact binomial)")
 
 
+def test_the_report_tells_how_large_a_regression_of_quality_could_be_told():
+    found = outcome(replace(FAULT, lane="quality", metrics=("forgetting",)), forgetting="regressed")
+    verdict = replace(found.verdict, detectable={"forgetting": 0.0512})
+
+    assert "  forgetting (detectable 0.051)  regressed" in report.text([replace(found, verdict=verdict)])
+
+
 @pytest.mark.parametrize(
     ("outcomes", "code"),
     [
