@@ -25,6 +25,7 @@ PARAMS_FILE = "training_params.json"
 ADAPTER_FILE = "adapter_config.json"
 
 Dtype = Literal["float32", "float16", "bfloat16", "int8", "int4"]
+QUANTISED = ("int8", "int4")
 FloatDtype = Literal["float32", "float16", "bfloat16"]
 
 

@@ -30,6 +30,8 @@ IMAGE_PARAMS = {
     "model_id": "black-forest-labs/FLUX.2-klein-base-4B",
     "dataset_id": "peft-internal-testing/cat-image-dataset",
     "dino_model_id": "facebook/dinov2-base",
+    "dtype": "bfloat16",
+    "use_gc": True,
     "max_steps": 2,
     "eval_steps": 2,
     "batch_size": 2,
