@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     from pytest_peftbench.experiment import Experiment
     from pytest_peftbench.memory import MemoryTracker
-    from pytest_peftbench.result import Result
+    from pytest_peftbench.result import Result, SecondStage
 
 __version__ = "0.1.0"
 __all__ = ["run_experiment"]
@@ -24,6 +24,7 @@ def run_experiment(
     memory: MemoryTracker | None = None,
     benchmark: Any = None,
     progress: Callable[[str], None] = lambda text: None,
+    second_stage: Callable[[Result], SecondStage] | None = None,
 ) -> Result:
     """Train, evaluate and measure one experiment: see `engine.run_experiment`.
 
@@ -32,5 +33,11 @@ def run_experiment(
     from pytest_peftbench import engine
 
     return engine.run_experiment(
-        experiment, base_model, task_data, memory=memory, benchmark=benchmark, progress=progress
+        experiment,
+        base_model,
+        task_data,
+        memory=memory,
+        benchmark=benchmark,
+        progress=progress,
+        second_stage=second_stage,
     )

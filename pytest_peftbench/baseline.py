@@ -12,7 +12,20 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pytest_peftbench.jsonfile import InputError, read_json, write_json
-from pytest_peftbench.result import METRICS, SCHEMA_VERSION, CaseId, Kind, Metric, Operators, Result, SeedRun, Value
+from pytest_peftbench.result import (
+    METRICS,
+    SCHEMA_VERSION,
+    BaseReference,
+    CaseId,
+    Kind,
+    Metric,
+    Operators,
+    PeakTensors,
+    Result,
+    SeedRun,
+    Value,
+)
+from pytest_peftbench.stats import detectable, noise_floor, spread
 
 _T = TypeVar("_T")
 
@@ -36,16 +49,31 @@ _TYPES = {
 }
 
 
-# Between operator and owner in a row of `Operators`.
+# Between operator and owner in a row of `Operators`, tensor and owner in one of `PeakTensors`.
 _AT = " @ "
+
+
+@dataclass(frozen=True)
+class Noise:
+    """How much a quality metric differs between seeds of unchanged code.
+
+    sd: standard deviation between `seeds` seeds, in the metric's unit. detectable: smallest regression that a case is
+    caught with, nine times out of ten, when all of the baseline's seeds run.
+    """
+
+    sd: float
+    seeds: int
+    detectable: float
 
 
 @dataclass(frozen=True)
 class Baseline:
     """What a case is expected to measure; the fields are those of `Result`, as far as they are compared.
 
+    noise: of each quality metric, where there are at least two seeds.
     imported: PEFT's own result, where the baseline stands for one (see `importing`).
-    path: the file it was read from, if any; two baselines that differ in nothing else are equal.
+    path: the file it was read from, if any. intervals: of the values that a result measured, by the name of their
+    metric; no file holds them. Two baselines that differ in nothing else are equal.
     """
 
     case: CaseId
@@ -54,8 +82,12 @@ class Baseline:
     metrics: dict[str, Value]
     seeds: list[SeedRun]
     operators: Operators = field(default_factory=dict)
+    peak_tensors: PeakTensors = field(default_factory=dict)
+    base: BaseReference | None = None
+    noise: dict[str, Noise] = field(default_factory=dict)
     imported: dict[str, Any] = field(default_factory=dict)
     path: Path | None = field(default=None, compare=False)
+    intervals: dict[str, Value] = field(default_factory=dict, compare=False)
 
 
 def baseline_path(root: Path, case: CaseId) -> Path:
@@ -87,21 +119,55 @@ def from_result(result: Result, metrics: Mapping[str, Metric] = METRICS) -> Base
         environment=dict(sorted(result.environment.items())),
         metrics=_compared(result.metrics, metrics),
         seeds=[_compared_seed(run, metrics) for run in sorted(result.seeds, key=lambda run: run.seed)],
-        operators={
-            phase: {row: list(counts) for row, counts in sorted(rows.items())}
-            for phase, rows in sorted(result.operators.items())
+        operators=_sorted_operators(result.operators),
+        peak_tensors=_sorted_operators(result.peak_tensors),
+        base=replace(result.base, operators=_sorted_operators(result.base.operators)) if result.base else None,
+        intervals={
+            metric.name: result.metrics[metric.interval]
+            for metric in metrics.values()
+            if metric.interval in result.metrics
         },
     )
+
+
+def _sorted_operators(operators: Operators) -> Operators:
+    return {
+        phase: {row: list(counts) for row, counts in sorted(rows.items())} for phase, rows in sorted(operators.items())
+    }
+
+
+def with_noise(baseline: Baseline, others: Iterable[SeedRun] = (), metrics: Mapping[str, Metric] = METRICS) -> Baseline:
+    """The baseline with the noise of its quality metrics, from its own seeds and from further ones; needs two."""
+    runs = [*baseline.seeds, *others]
+    noise: dict[str, Noise] = {}
+    for metric in metrics.values():
+        found = [run.metrics.get(metric.name) for run in runs]
+        values = [float(v) for v in found if isinstance(v, (int, float)) and not problem(v)]
+        if metric.lane != "quality" or len(values) < 2 or len(values) < len(runs):
+            continue
+        sd, count = spread(values), len(baseline.seeds)
+        expected = sum(values[:count]) / count
+        allowed = max(metric.margin(expected), noise_floor(sd, len(values), count))
+        size = detectable(allowed, sd, len(values), count)
+        noise[metric.name] = Noise(_rounded(sd), len(values), _rounded(size))
+    return replace(baseline, noise=noise)
 
 
 def refreshed(old: Baseline | None, new: Baseline, metrics: Mapping[str, Metric] = METRICS) -> Baseline:
     """What an update writes: `old` when nothing but noise within the margins tells it from `new`, else `new`.
 
-    Keeping the old also keeps many updates, each within the margin, from adding up to a slow-down nobody sees.
+    Keeping the old also keeps many updates, each within the margin, from adding up to a slow-down nobody sees. The
+    noise of a calibration with more seeds stays, too.
     """
     if old is None:
         return new
     runs = {run.seed: run for run in old.seeds}
+    known = old.noise if old.case_version == new.case_version else {}
+    noise = {
+        name: known[name] if name in known and known[name].seeds > found.seeds else found
+        for name, found in new.noise.items()
+    }
+    new = replace(new, noise=noise)
     denoised = replace(
         new,
         metrics=_without_noise(old.metrics, new.metrics, metrics),
@@ -150,7 +216,13 @@ def read(path: Path, metrics: Mapping[str, Metric] = METRICS) -> Baseline:
         environment=_checked_environment(path, _get(path, data, "environment", dict)),
         metrics=_checked_metrics(path, "metrics", _get(path, data, "metrics", dict), metrics),
         seeds=_checked_seeds(path, _get(path, data, "seeds", list), metrics),
-        operators=_checked_operators(path, _get(path, data, "operators", dict)),
+        operators=_checked_rows(path, _get(path, data, "operators", dict), "operators", "calls and FLOPs"),
+        # older files do not hold the following
+        peak_tensors=_checked_rows(
+            path, _get(path, {"peak_tensors": {}, **data}, "peak_tensors", dict), "peak_tensors", "count and bytes"
+        ),
+        base=_checked_base(path, data.get("base")),
+        noise=_checked_noise(path, data.get("noise") or {}),
         imported=_checked_import(path, data.get("imported", {})),
         path=path,
     )
@@ -179,9 +251,16 @@ def _to_json(baseline: Baseline) -> dict[str, Any]:
         "environment": baseline.environment,
         "metrics": baseline.metrics,
         "seeds": [asdict(run) for run in baseline.seeds],
-        "operators": {phase: _by_owner(rows) for phase, rows in sorted(baseline.operators.items())},
+        "noise": {name: asdict(noise) for name, noise in baseline.noise.items()},
+        "operators": _by_phase(baseline.operators),
+        "peak_tensors": _by_phase(baseline.peak_tensors),
+        "base": asdict(baseline.base) | {"operators": _by_phase(baseline.base.operators)} if baseline.base else None,
         **imported,
     }
+
+
+def _by_phase(operators: Operators) -> dict[str, Any]:
+    return {phase: _by_owner(rows) for phase, rows in sorted(operators.items())}
 
 
 def _by_owner(rows: Mapping[str, list[int]]) -> dict[str, dict[str, list[int]]]:
@@ -336,17 +415,42 @@ def _checked_import(path: Path, imported: Any) -> dict[str, Any]:
     return imported
 
 
-def _checked_operators(path: Path, operators: dict[str, Any]) -> Operators:
-    """The operators by row, `aten.mm @ Linear.forward`, of a file that holds them by owner."""
-    checked: Operators = {}
-    for phase in operators:
-        owners = _get(path, operators, phase, dict, "operators.")
+def _checked_base(path: Path, base: Any) -> BaseReference | None:
+    if base is None:
+        return None
+    if not isinstance(base, dict):
+        raise InputError(f"{path}: base holds {_TYPES[type(base)]}, expected an object")
+    losses = _get(path, base, "losses", list, "base.")
+    if reason := problem(losses, "list"):
+        raise InputError(f"{path}: base.losses {reason}")
+    operators = _checked_rows(path, _get(path, base, "operators", dict, "base."), "base.operators", "calls and FLOPs")
+    metrics = _checked_metrics(path, "base.metrics", _get(path, base, "metrics", dict, "base."), METRICS)
+    return BaseReference(losses, metrics, operators)
+
+
+def _checked_noise(path: Path, noise: Any) -> dict[str, Noise]:
+    if not isinstance(noise, dict):
+        raise InputError(f"{path}: noise holds {_TYPES[type(noise)]}, expected an object")
+    checked = {}
+    for name in noise:
+        entry, place = _get(path, noise, name, dict, "noise."), f"noise.{name}."
+        for key in ("sd", "detectable"):
+            if reason := problem(entry.get(key), "number"):
+                raise InputError(f"{path}: {place}{key} {reason}")
+        checked[name] = Noise(entry["sd"], _get(path, entry, "seeds", int, place), entry["detectable"])
+    return checked
+
+
+def _checked_rows(path: Path, phases: dict[str, Any], place: str, meaning: str) -> dict[str, dict[str, list[int]]]:
+    """The counts by row, `aten.mm @ Linear.forward`, of a file that holds them by owner. meaning: of the two counts."""
+    checked: dict[str, dict[str, list[int]]] = {}
+    for phase in phases:
+        owners = _get(path, phases, phase, dict, f"{place}.")
         rows = checked[phase] = {}
         for owner in owners:
-            for operator, counts in _get(path, owners, owner, dict, f"operators.{phase}.").items():
+            for what, counts in _get(path, owners, owner, dict, f"{place}.{phase}.").items():
                 if not (isinstance(counts, list) and len(counts) == 2 and all(type(count) is int for count in counts)):
-                    place = f"operators.{phase}.{owner}.{operator}"
-                    raise InputError(f"{path}: {place} must be two integers, calls and FLOPs")
-                rows[f"{operator}{_AT}{owner}"] = counts
+                    raise InputError(f"{path}: {place}.{phase}.{owner}.{what} must be two integers, {meaning}")
+                rows[f"{what}{_AT}{owner}"] = counts
         checked[phase] = dict(sorted(rows.items()))
     return checked

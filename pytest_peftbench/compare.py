@@ -6,13 +6,24 @@ Each metric of either side gives one `Finding`, by the rule of its lane; the wor
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, get_args
 
-from pytest_peftbench import importing, words
-from pytest_peftbench.baseline import Baseline, from_result, problem, within_margin
-from pytest_peftbench.result import METRICS, CaseId, Metric, Operators, Result, Value, mean
+from pytest_peftbench import importing, stats, words
+from pytest_peftbench.baseline import Baseline, from_result, problem, with_noise, within_margin
+from pytest_peftbench.result import (
+    METRICS,
+    BaseReference,
+    CaseId,
+    Metric,
+    Result,
+    SecondStage,
+    SeedRun,
+    Value,
+    by_lane,
+    mean,
+)
 
 Verdict = Literal[
     "identical",
@@ -20,7 +31,9 @@ Verdict = Literal[
     "recorded",
     "not compared",
     "improved",
+    "environment drift",
     "numerics changed",
+    "cannot tell",
     "not comparable",
     "no baseline",
     "missing metric",
@@ -30,12 +43,14 @@ Verdict = Literal[
 ]
 # From best to worst. A case that failed comes last: it measured nothing, so nothing else about it can be trusted.
 SEVERITY: tuple[Verdict, ...] = get_args(Verdict)
-GREEN_BY_DEFAULT: frozenset[Verdict] = frozenset({"identical", "within noise", "improved"})
+GREEN_BY_DEFAULT: frozenset[Verdict] = frozenset({"identical", "within noise", "improved", "environment drift"})
 
 MAX_OPERATORS = 5
 MAX_TENSORS = 10
 # Alike findings of one cause (another torch moves every counter) are told once.
-_TOLD_TOGETHER: frozenset[Verdict] = frozenset({"not comparable", "missing metric"})
+_TOLD_TOGETHER: frozenset[Verdict] = frozenset({"environment drift", "not comparable", "missing metric"})
+# What software and processor decide; a metric that needs another key is not comparable where that differs.
+_DRIFTING = ("torch", "transformers", "arithmetic")
 
 # Values of one metric by training seed; None for a metric that does not depend on the seed.
 _BySeed = dict[int | None, Value]
@@ -46,7 +61,8 @@ class Finding:
     """What comparing one metric gave, in words.
 
     obtained, expected: the two values as shown, empty where there is none. change: their difference as shown.
-    reason: the rule, or why there is nothing to compare. details: lines that name the cause.
+    reason: the rule, or why there is nothing to compare. details: lines that name the cause. p: probability of a
+    difference of quality under the hypothesis that nothing became worse; None where none was tested.
     """
 
     metric: str
@@ -56,6 +72,7 @@ class Finding:
     change: str = ""
     reason: str = ""
     details: tuple[str, ...] = ()
+    p: float | None = None
 
     def text(self) -> str:
         """`train_step.flops regressed: 1.204e9 -> 1.806e9 (+50.0 %, must be equal)`, and the details below it."""
@@ -81,7 +98,8 @@ class CaseVerdict:
 
     findings: one per metric of either side, in the order in which metrics are declared. baseline: the file, empty
     without one. environment_note: the baseline's torch and what differs from it. values: the obtained numbers,
-    means over the seeds, for tables.
+    means over the seeds, for tables. drift: how the environment, or the base model without adapter, differs from the
+    baseline's. detectable: the smallest regression of each quality metric that the baseline's seeds can tell.
     """
 
     case: CaseId
@@ -89,6 +107,8 @@ class CaseVerdict:
     baseline: str = ""
     environment_note: str = ""
     values: dict[str, float] = field(default_factory=dict)
+    drift: tuple[str, ...] = ()
+    detectable: dict[str, float] = field(default_factory=dict)
 
     @property
     def verdict(self) -> Verdict:
@@ -121,6 +141,8 @@ class CaseVerdict:
             "baseline": self.baseline,
             "environment_note": self.environment_note,
             "values": dict(self.values),
+            "drift": list(self.drift),
+            "detectable": dict(self.detectable),
         }
 
     @classmethod
@@ -134,6 +156,8 @@ class CaseVerdict:
             baseline=data["baseline"],
             environment_note=data["environment_note"],
             values=dict(data["values"]),
+            drift=tuple(data["drift"]),
+            detectable=dict(data["detectable"]),
         )
 
 
@@ -147,24 +171,112 @@ def is_green(verdict: CaseVerdict, allowed: Collection[Verdict] = GREEN_BY_DEFAU
     return all(finding.verdict in allowed for finding in verdict.findings)
 
 
-def compare(result: Result, baseline: Baseline | None, metrics: Mapping[str, Metric] = METRICS) -> CaseVerdict:
-    """Hold what a case measured against its baseline."""
+def compare(
+    result: Result, baseline: Baseline | None, metrics: Mapping[str, Metric] = METRICS, tests: int = 1
+) -> CaseVerdict:
+    """Hold what a case measured against its baseline.
+
+    tests: how many quality tests the session may run in all; the more, the more certain each must be.
+    """
+    drift: tuple[str, ...] = ()
     if result.status != "success":
         findings = [_did_not_succeed(result)]
     elif baseline is not None and baseline.imported and (reason := importing.why_not(result, baseline)):
         findings = [Finding("case", "not comparable", reason=reason)]
     elif baseline is not None and baseline.imported:
         shared, expected = importing.matched(result, baseline)
-        findings = _findings(from_result(shared, metrics), expected, metrics)
+        findings = _findings(from_result(shared, metrics), expected, metrics, tests)
+    elif baseline is None:
+        findings = _findings(from_result(result, metrics), None, metrics, tests)
     else:
-        findings = _findings(from_result(result, metrics), baseline, metrics)
+        obtained, expected = (
+            from_result(result, metrics),
+            baseline if baseline.noise else with_noise(baseline, (), metrics),
+        )
+        drift = tuple(_drift(obtained, expected))
+        findings = _findings(obtained, expected, metrics, tests)
+        if drift and not any(finding.metric == "case" for finding in findings):
+            findings = [Finding("environment", "environment drift", reason="; ".join(drift)), *findings]
     return CaseVerdict(
         case=result.case,
         findings=tuple(findings),
         baseline=baseline.path.as_posix() if baseline and baseline.path else "",
         environment_note=_environment_note(result.environment, baseline.environment) if baseline else "",
         values=_numbers(result, metrics),
+        drift=drift,
+        detectable={name: noise.detectable for name, noise in baseline.noise.items()} if baseline else {},
     )
+
+
+def second_stage(result: Result, baseline: Baseline, metrics: Mapping[str, Metric] = METRICS) -> SecondStage:
+    """What else must run before the case can be judged, by what its first seed gave.
+
+    Of the seeds none, where all that the first one tells is bit-identical to the baseline's, or cannot be compared
+    with it; else all others of the baseline: their number is fixed, nobody looks on the way. Times that would be red
+    are taken once more.
+    """
+    obtained, names = from_result(result, metrics), by_lane(metrics, "noisy")
+    both = [name for name in names if name in obtained.metrics and name in baseline.metrics]
+    times = [_compare_metric(name, metrics[name], obtained, baseline, 1) for name in both]
+    retime = any(finding.verdict in ("regressed", "cannot tell") for finding in times)
+    return SecondStage(_further_seeds(result, baseline, metrics), retime)
+
+
+def _further_seeds(result: Result, baseline: Baseline, metrics: Mapping[str, Metric]) -> tuple[int, ...]:
+    if result.status != "success" or _another_case(obtained := from_result(result, metrics), baseline):
+        return ()
+    missing = tuple(seed for seed in _seeds(baseline) if seed not in _seeds(obtained))
+    expected = {run.seed: run for run in baseline.seeds}
+    names = [*by_lane(metrics, "numerics"), *by_lane(metrics, "quality")]
+    for run in obtained.seeds:
+        theirs = expected.get(run.seed)
+        if theirs is None or any(problem(value) for value in run.metrics.values()):
+            return ()
+        if run.samples != theirs.samples or any(run.metrics.get(name) != theirs.metrics.get(name) for name in names):
+            return missing
+    return ()
+
+
+def corrected(verdicts: Mapping[str, CaseVerdict]) -> dict[str, CaseVerdict]:
+    """The verdicts of a whole session, after Holm's correction over all its quality tests.
+
+    While a session runs nobody knows how many tests there will be, so each was held to the strictest level. What that
+    left at `cannot tell`, red already, may now be a regression.
+    """
+    probabilities = {
+        (key, index): finding.p
+        for key, verdict in verdicts.items()
+        for index, finding in enumerate(verdict.findings)
+        if finding.p is not None
+    }
+    significant = {place for place, p in stats.holm(probabilities).items() if p <= stats.ALPHA}
+    return {
+        key: replace(
+            verdict,
+            findings=tuple(
+                replace(finding, verdict="regressed")
+                if finding.verdict == "cannot tell" and (key, index) in significant
+                else finding
+                for index, finding in enumerate(verdict.findings)
+            ),
+        )
+        for key, verdict in verdicts.items()
+    }
+
+
+def margin_problems(baseline: Baseline, margins: Mapping[str, float]) -> list[str]:
+    """Why some of a suite's own margins cannot be held with the baseline's seeds, a line each."""
+    lines = []
+    for name in margins.keys() & baseline.noise.keys():
+        noise = baseline.noise[name]
+        floor = stats.noise_floor(noise.sd, noise.seeds, len(baseline.seeds))
+        if margins[name] < floor:
+            lines.append(
+                f"{name}: margin {margins[name]:g} is finer than {len(baseline.seeds)} seeds can support: unchanged "
+                f"code moves by up to {floor:.3g}; it takes {stats.seeds_needed(margins[name], noise.sd)} seeds "
+                f"(--peft-seeds)"
+            )
+    return sorted(lines)
 
 
 def diff_lines(old: Baseline | None, new: Baseline, metrics: Mapping[str, Metric] = METRICS) -> list[str]:
@@ -191,7 +303,9 @@ def _did_not_succeed(result: Result) -> Finding:
     return Finding("status", "failed", reason=f"{result.status}: {first}", details=tuple(rest))
 
 
-def _findings(obtained: Baseline, expected: Baseline | None, metrics: Mapping[str, Metric]) -> list[Finding]:
+def _findings(
+    obtained: Baseline, expected: Baseline | None, metrics: Mapping[str, Metric], tests: int
+) -> list[Finding]:
     unusable = _unusable(obtained, metrics)
     if expected is None:
         return [*unusable.values(), Finding("case", "no baseline", reason="nothing to compare with")]
@@ -200,7 +314,7 @@ def _findings(obtained: Baseline, expected: Baseline | None, metrics: Mapping[st
     names = _ordered({*_names(obtained, metrics), *_names(expected, metrics), *unusable}, metrics)
     if not names:
         return [Finding("case", "missing metric", reason="nothing was measured")]
-    return [unusable.get(name) or _compare_metric(name, metrics.get(name), obtained, expected) for name in names]
+    return [unusable.get(name) or _compare_metric(name, metrics.get(name), obtained, expected, tests) for name in names]
 
 
 def _another_case(obtained: Baseline, expected: Baseline) -> str:
@@ -243,6 +357,33 @@ def _differences(obtained: Mapping[str, str], expected: Mapping[str, str]) -> li
     ]
 
 
+def _drift(obtained: Baseline, expected: Baseline) -> list[str]:
+    """How the environment differs, and what the base model without adapter shows of it."""
+    ours, theirs = obtained.environment, expected.environment
+    lines = [
+        f"{key} {theirs[key]} -> {ours[key]}"
+        for key in _DRIFTING
+        if key in ours and key in theirs and ours[key] != theirs[key]
+    ]
+    before, after = expected.base, obtained.base
+    if before is None or after is None:
+        return lines
+    for phase in sorted(before.operators.keys() | after.operators.keys()):
+        for column, unit in enumerate(("calls", "flops")):
+            new, old = (_total(side.operators.get(phase, {}), column) for side in (after, before))
+            if new != old:
+                change = words.change(METRICS["train_step.calls"], new, old)
+                lines.append(f"base model {phase}.{unit} {old:,} -> {new:,} ({change})")
+    if before.losses != after.losses:
+        step = next((n for n, pair in enumerate(zip(before.losses, after.losses, strict=False)) if len({*pair}) > 1), 0)
+        lines.append(f"losses of the base model part at step {step + 1}")
+    return lines
+
+
+def _total(rows: Mapping[str, list[int]], column: int, left_out: Collection[str] = ()) -> int:
+    return sum(counts[column] for row, counts in rows.items() if row not in left_out)
+
+
 def _numbers(result: Result, metrics: Mapping[str, Metric]) -> dict[str, float]:
     """The finite numbers of a result, means over the seeds; those never compared are among them."""
     found: dict[str, list[float]] = {}
@@ -276,7 +417,7 @@ def _seeds(side: Baseline) -> list[int]:
     return [run.seed for run in side.seeds]
 
 
-def _compare_metric(name: str, metric: Metric | None, obtained: Baseline, expected: Baseline) -> Finding:
+def _compare_metric(name: str, metric: Metric | None, obtained: Baseline, expected: Baseline, tests: int) -> Finding:
     ours, theirs = _by_seed(obtained, name), _by_seed(expected, name)
     if metric is None:
         return Finding(name, "unknown metric", reason=_why_unknown(ours))
@@ -284,6 +425,8 @@ def _compare_metric(name: str, metric: Metric | None, obtained: Baseline, expect
         return _missing(metric, ours, theirs)
     if reason := _why_not_comparable(metric, obtained, expected):
         return Finding(name, "not comparable", *_figures_of(metric, ours, theirs), reason=reason)
+    if reason := _why_drifted(metric, obtained, expected):
+        return _compare_under_drift(metric, obtained, expected, reason)
     theirs = {seed: value for seed, value in theirs.items() if seed is None or seed in _seeds(obtained)}
     if reason := _why_seeds_differ(ours, theirs, expected):
         return Finding(name, "not comparable", reason=reason)
@@ -291,10 +434,15 @@ def _compare_metric(name: str, metric: Metric | None, obtained: Baseline, expect
         return _missing_for_a_seed(name, ours, theirs)
     if reason := next((reason for value in theirs.values() if (reason := problem(value, metric.kind))), ""):
         return Finding(name, "not comparable", reason=f"the baseline's value {reason}")
-    finding = _judge(metric, ours, theirs)
+    if metric.lane == "quality":
+        return _judge_quality(metric, obtained, expected, tests)
+    if name in obtained.intervals:
+        finding = _judge_interval(metric, _mean(ours.values()), _mean(theirs.values()), obtained.intervals[name])
+    else:
+        finding = _judge(metric, ours, theirs)
     if finding.verdict == "identical":
         return finding
-    return replace(finding, details=finding.details or _changed_operators(name, obtained.operators, expected.operators))
+    return replace(finding, details=finding.details or _causes(name, obtained, expected))
 
 
 def _why_unknown(ours: _BySeed) -> str:
@@ -320,11 +468,12 @@ def _missing_for_a_seed(name: str, ours: _BySeed, theirs: _BySeed) -> Finding:
 
 
 def _why_not_comparable(metric: Metric, obtained: Baseline, expected: Baseline) -> str:
-    """The environment keys that the metric needs equal and that differ, or that neither side knows."""
+    """The environment keys that the metric needs equal and that differ or are unknown, but for those that drift."""
     ours = {key: obtained.environment.get(key, "unknown") for key in metric.needs}
     theirs = {key: expected.environment.get(key, "unknown") for key in metric.needs}
-    differing = [f"{key} {theirs[key]} -> {ours[key]}" for key in metric.needs if ours[key] != theirs[key]]
-    unknown = [key for key in metric.needs if ours[key] == theirs[key] == "unknown"]
+    fixed = [key for key in metric.needs if key not in _DRIFTING or "unknown" in (ours[key], theirs[key])]
+    differing = [f"{key} {theirs[key]} -> {ours[key]}" for key in fixed if ours[key] != theirs[key]]
+    unknown = [key for key in fixed if ours[key] == theirs[key] == "unknown"]
     if differing:
         return f"environment differs: {', '.join(differing)}"
     return f"environment unknown: {', '.join(unknown)}" if unknown else ""
@@ -337,9 +486,123 @@ def _why_seeds_differ(ours: _BySeed, theirs: _BySeed, expected: Baseline) -> str
     return "" if theirs else f"no seed in common (the baseline has {words.listed(_seeds(expected))})"
 
 
+def _why_drifted(metric: Metric, obtained: Baseline, expected: Baseline) -> str:
+    """What changed for the metric that is not the adapter's doing; empty when nothing did."""
+    ours, theirs = obtained.environment, expected.environment
+    differing = [key for key in metric.needs if key in _DRIFTING and ours[key] != theirs[key]]
+    if differing:
+        return "environment differs: " + ", ".join(f"{key} {theirs[key]} -> {ours[key]}" for key in differing)
+    before, after = expected.base, obtained.base
+    if not metric.needs or before is None or after is None:
+        return ""
+    phase = metric.name.partition(".")[0]
+    if metric.lane == "numerics":
+        moved = before.losses != after.losses
+    elif metric.name in before.metrics:
+        moved = before.metrics[metric.name] != after.metrics.get(metric.name)
+    else:
+        moved = before.operators.get(phase) != after.operators.get(phase)
+    return "the base model's own figures moved" if moved else ""
+
+
+def _compare_under_drift(metric: Metric, obtained: Baseline, expected: Baseline, reason: str) -> Finding:
+    """A counter by what it counts beside the operators that changed in the base model too.
+
+    Bytes count as they are where the base model's own did not move. What is left cannot be told apart from the
+    environment's own change; without the base model's figures nothing can, and that is no comparison.
+    """
+    ours, theirs = obtained.metrics.get(metric.name), expected.metrics.get(metric.name)
+    phase, _, counter = metric.name.partition(".")
+    before, after = expected.base, obtained.base
+    if metric.lane != "exact":
+        return Finding(metric.name, "environment drift", reason=reason)
+    if before is None or after is None:
+        reason = f"{reason}; the base model's own figures are not there to tell"
+        return Finding(metric.name, "not comparable", reason=reason)
+    if counter in ("calls", "flops") and phase in before.operators and phase in after.operators:
+        moved = _moved_operators(phase, before, after)
+        column = ("calls", "flops").index(counter)
+        rows = [side.operators.get(phase, {}) for side in (obtained, expected)]
+        finding = _judge_exact(metric, *(_total(side, column, moved) for side in rows))
+        if finding.verdict == "identical":
+            return finding
+        left, right = (
+            replace(side, operators={phase: {row: counts for row, counts in found.items() if row not in moved}})
+            for side, found in zip((obtained, expected), rows, strict=True)
+        )
+        rule = ", ".join(part for part in (finding.reason, "beside what changed in the base model") if part)
+        return replace(finding, reason=rule, details=_causes(metric.name, left, right))
+    unmoved = metric.name in before.metrics and before.metrics[metric.name] == after.metrics.get(metric.name)
+    if unmoved and ours is not None and theirs is not None:
+        return _judge_exact(metric, ours, theirs)
+    return Finding(metric.name, "environment drift", reason=reason)
+
+
+def _moved_operators(phase: str, before: BaseReference, after: BaseReference) -> set[str]:
+    old, new = before.operators[phase], after.operators[phase]
+    return {row for row in old.keys() | new.keys() if old.get(row) != new.get(row)}
+
+
+def _judge_quality(metric: Metric, obtained: Baseline, expected: Baseline, tests: int) -> Finding:
+    """Both a margin and significance: beyond the margin alone a difference is one that nobody can tell from noise.
+
+    The margin allows for the noise between seeds, see `stats.noise_floor`.
+    """
+    ours = {run.seed: run for run in obtained.seeds}
+    theirs = {run.seed: run for run in expected.seeds if run.seed in ours}
+    new, old = ([_number(run, metric.name) for _, run in sorted(side.items())] for side in (ours, theirs))
+    figures = words.figures(metric, mean(new), mean(old))
+    if new == old and all(ours[seed].samples == theirs[seed].samples for seed in ours):
+        return Finding(metric.name, "identical", *figures)
+    noise = expected.noise.get(metric.name)
+    if len(new) < 2 or noise is None:
+        reason = "one seed cannot tell a change from noise; the second stage, or --peft-seeds, runs more"
+        return Finding(metric.name, "cannot tell", *figures, words.change(metric, mean(new), mean(old)), reason)
+    sign = -1 if metric.direction == "higher" else 1
+    floor = stats.noise_floor(noise.sd, noise.seeds, len(new))
+    margin = max(metric.margin(mean(old)), floor)
+    worse, p = sign * (mean(new) - mean(old)), _probability(metric, sign, old, new, theirs, ours)
+    if abs(worse) <= margin * (1 + 1e-9):
+        verdict: Verdict = "within noise"
+    elif worse > 0:
+        verdict = "regressed" if p <= stats.ALPHA / tests else "cannot tell"
+    else:
+        significant = _probability(metric, -sign, old, new, theirs, ours) <= stats.ALPHA / tests
+        verdict = "improved" if significant else "within noise"
+    because = f", noise of {noise.seeds} seeds" if floor >= metric.margin(mean(old)) else ""
+    reason = f"margin {words.amount(metric, margin)}{because}{_averaged(dict(ours))}, p = {p:.2g}"
+    return Finding(metric.name, verdict, *figures, words.change(metric, mean(new), mean(old)), reason, p=p)
+
+
+def _number(run: SeedRun, name: str) -> float:
+    value = run.metrics[name]
+    assert isinstance(value, (int, float))
+    return float(value)
+
+
+def _probability(
+    metric: Metric,
+    sign: int,
+    old: list[float],
+    new: list[float],
+    theirs: Mapping[int, SeedRun],
+    ours: Mapping[int, SeedRun],
+) -> float:
+    """Of a difference like this when nothing became worse: the larger one of the tests over seeds and samples."""
+    by_seed = stats.worse_by_seed([sign * value for value in old], [sign * value for value in new])
+    samples = [[side[seed].samples.get(metric.samples) for seed in sorted(ours)] for side in (theirs, ours)]
+    before, after = ([sample for sample in side if sample is not None] for side in samples)
+    if not before and not after:
+        return by_seed
+    try:
+        return max(by_seed, stats.worse_by_sample(before, after, sign))
+    except ValueError:  # samples that do not pair up cannot show anything
+        return 1.0
+
+
 def _judge(metric: Metric, ours: _BySeed, theirs: _BySeed) -> Finding:
     """The finding for values of the same seeds on both sides."""
-    if metric.lane in ("quality", "noisy"):
+    if metric.lane == "noisy":
         return _judge_mean(metric, ours, theirs)
     rule = _judge_exact if metric.lane == "exact" else _judge_numerics
     findings = [
@@ -356,7 +619,7 @@ def _with_seed(finding: Finding, seed: int | None) -> Finding:
 
 
 def _judge_mean(metric: Metric, ours: _BySeed, theirs: _BySeed) -> Finding:
-    """Quality and noisy lanes: the means over the seeds, a margin, and the direction beyond it."""
+    """Noisy lane: the means over the seeds, a margin, and the direction beyond it."""
     obtained, expected = _mean(ours.values()), _mean(theirs.values())
     figures = words.figures(metric, obtained, expected)
     if ours == theirs:
@@ -368,7 +631,29 @@ def _judge_mean(metric: Metric, ours: _BySeed, theirs: _BySeed) -> Finding:
     return Finding(metric.name, verdict, *figures, words.change(metric, obtained, expected), reason)
 
 
-def _averaged(values: _BySeed) -> str:
+def _judge_interval(metric: Metric, obtained: float, expected: float, interval: Value) -> Finding:
+    """Noisy lane with an interval: a difference counts when the whole interval lies beyond the margin.
+
+    An interval that reaches beyond it, and is wider than the margin itself, leaves open whether the metric regressed.
+    """
+    figures, change = words.figures(metric, obtained, expected), words.change(metric, obtained, expected)
+    if interval == []:
+        return Finding(metric.name, "cannot tell", *figures, change, "too few blocks without throttling")
+    ends = interval if isinstance(interval, list) and not problem(interval, "list") else []
+    if len(ends) != 2 or not ends[0] <= ends[1]:
+        return Finding(metric.name, "failed", *figures, change, f"its interval is {interval}, expected [low, high]")
+    best, worst = ends if metric.direction == "lower" else reversed(ends)
+    beyond = {end: "" if within_margin(metric, end, expected) else _side(metric, end, expected) for end in ends}
+    verdict: Verdict = "identical" if obtained == expected else "within noise"
+    if beyond[best] == beyond[worst] != "":
+        verdict = "regressed" if beyond[best] == "regressed" else "improved"
+    elif beyond[worst] == "regressed" and ends[1] - ends[0] > metric.margin(expected):
+        verdict = "cannot tell"
+    reason = f"interval {ends[0]:.4g} to {ends[1]:.4g}, margin {words.margin(metric, expected)}"
+    return Finding(metric.name, verdict, *figures, change, reason)
+
+
+def _averaged(values: Mapping[int | None, object] | Mapping[int, object]) -> str:
     seeds = sorted(seed for seed in values if seed is not None)
     if len(seeds) > 1:
         return f", mean of seeds {words.listed(seeds)}"
@@ -445,25 +730,47 @@ def _mean(values: Iterable[Value]) -> float:
     return mean([float(value) for value in values if isinstance(value, (int, float))])
 
 
-def _changed_operators(name: str, obtained: Operators, expected: Operators) -> tuple[str, ...]:
-    """The operators behind a changed counter, largest change first: `aten.mm  48 -> 96 calls in LoHaLayer.forward`."""
+def _causes(name: str, obtained: Baseline, expected: Baseline) -> tuple[str, ...]:
+    """The operators, or tensors alive at the peak, behind a changed counter, largest change first."""
     phase, _, counter = name.partition(".")
-    if counter not in ("calls", "flops") or not obtained.get(phase) or not expected.get(phase):
+    if counter in ("calls", "flops"):
+        ours, theirs, word = obtained.operators.get(phase), expected.operators.get(phase), _operator_line
+    elif counter == "peak_bytes":
+        ours, theirs, word = obtained.peak_tensors.get(phase), expected.peak_tensors.get(phase), _tensor_line
+    else:
         return ()
-    column = ("calls", "flops").index(counter)
+    if not ours or not theirs:
+        return ()
+    return words.first(_changed_rows(ours, theirs, 0 if counter == "calls" else 1, word), MAX_OPERATORS)
+
+
+def _changed_rows(
+    ours: Mapping[str, list[int]],
+    theirs: Mapping[str, list[int]],
+    column: int,
+    word: Callable[[str, list[int], list[int]], str],
+) -> list[str]:
     changes = []
-    for row in obtained[phase].keys() | expected[phase].keys():
-        ours, theirs = obtained[phase].get(row, [0, 0]), expected[phase].get(row, [0, 0])
-        if ours[column] != theirs[column]:
-            changes.append((-abs(ours[column] - theirs[column]), row, _operator_line(row, ours, theirs)))
-    return words.first([line for _, _, line in sorted(changes)], MAX_OPERATORS)
+    for row in ours.keys() | theirs.keys():
+        after, before = ours.get(row, [0, 0]), theirs.get(row, [0, 0])
+        if after[column] != before[column]:
+            changes.append((-abs(after[column] - before[column]), row, word(row, after, before)))
+    return [line for _, _, line in sorted(changes)]
 
 
 def _operator_line(row: str, ours: list[int], theirs: list[int]) -> str:
+    """`aten.mm  48 -> 96 calls (+602 MFLOP) in LoHaLayer.forward`."""
     operator, _, owner = row.partition(" @ ")
     calls = f"{ours[0]:,} calls" if ours[0] == theirs[0] else f"{theirs[0]:,} -> {ours[0]:,} calls"
     flops = f" ({words.flops_change(ours[1] - theirs[1])})" if ours[1] != theirs[1] else ""
     return f"{operator}  {calls}{flops}{f' in {owner}' if owner else ''}"
+
+
+def _tensor_line(row: str, ours: list[int], theirs: list[int]) -> str:
+    """`[128, 128] float32  4 -> 8 tensors (+256.00 KiB) of LoHaLayer.get_delta_weight`."""
+    tensor, _, owner = row.partition(" @ ")
+    count = words.plural(ours[0], "tensor") if ours[0] == theirs[0] else f"{theirs[0]:,} -> {ours[0]:,} tensors"
+    return f"{tensor}  {count} ({words.bytes_change(ours[1] - theirs[1])}){f' of {owner}' if owner else ''}"
 
 
 def _diff_of_metric(metric: Metric | None, old: _BySeed, new: _BySeed, name: str) -> list[str]:
@@ -487,7 +794,7 @@ def _diff_of_metric(metric: Metric | None, old: _BySeed, new: _BySeed, name: str
 
 
 def _diff_of_rest(old: Baseline, new: Baseline) -> list[str]:
-    """What has no figure of its own: samples and operators."""
+    """What has no figure of its own: samples, operators and tensors."""
     lines = []
     before, after = ({run.seed: run.samples for run in side.seeds} for side in (old, new))
     if changed := [seed for seed in sorted(before.keys() & after.keys()) if before[seed] != after[seed]]:
@@ -495,6 +802,9 @@ def _diff_of_rest(old: Baseline, new: Baseline) -> list[str]:
     phases = sorted({*old.operators, *new.operators})
     if differing := [phase for phase in phases if old.operators.get(phase) != new.operators.get(phase)]:
         lines.append(f"operators of {', '.join(differing)}: changed")
+    phases = sorted({*old.peak_tensors, *new.peak_tensors})
+    if differing := [phase for phase in phases if old.peak_tensors.get(phase) != new.peak_tensors.get(phase)]:
+        lines.append(f"tensors at the peak of {', '.join(differing)}: changed")
     return lines
 
 

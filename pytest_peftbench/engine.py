@@ -24,13 +24,26 @@ from pytest_peftbench.memory import MemoryTracker
 from pytest_peftbench.methods import Hooks, hooks_of, make_config
 from pytest_peftbench.metrics import digest, fingerprint
 from pytest_peftbench.peft_schema import peft_fields
-from pytest_peftbench.result import METRICS, Operators, Picture, Result, SeedRun, Value, mean
+from pytest_peftbench.result import (
+    METRICS,
+    BaseReference,
+    Operators,
+    PeakTensors,
+    Picture,
+    Result,
+    SecondStage,
+    SeedRun,
+    Value,
+    mean,
+)
 from pytest_peftbench.tasks import Batch, Extra, Task, task_of
 from pytest_peftbench.training import Trainer
 
 # Counts up when the recipe changes so that its figures are no longer comparable with earlier ones.
-RECIPE_VERSION = 1
-FIRST_LOSSES = 5
+RECIPE_VERSION = 2
+FIRST_LOSSES = 20
+# Of full fine-tuning on the probe batch, by which the base model shows what the environment does to its numbers.
+BASE_STEPS = 3
 
 BaseModel = Callable[[Experiment], nn.Module]
 TaskData = Callable[[Experiment], Any]
@@ -45,12 +58,14 @@ def run_experiment(
     memory: MemoryTracker | None = None,
     benchmark: Any = None,
     progress: Progress = lambda text: None,
+    second_stage: Callable[[Result], SecondStage] | None = None,
 ) -> Result:
     """Train the experiment with each of its seeds, evaluate it, and measure it on the first seed's model.
 
     base_model: gives a base model with fresh weights, the same ones each time after the same seed. task_data: gives
     the task's data. memory: tracker of the device's memory. benchmark: pytest-benchmark's fixture, to time the step
-    as well. progress: gets a few words now and then.
+    as well. progress: gets a few words now and then. second_stage: gets what the first seed gave, its checks yet to
+    come, and says what else to run; not asked where the experiment names several seeds.
     A device that runs out of memory gives a result that did not succeed, with the figures up to then. What else PEFT,
     torch or the task raise passes through: what did not train has no result.
     """
@@ -59,7 +74,7 @@ def run_experiment(
     with deterministic(experiment.device), tempfile.TemporaryDirectory() as folder:
         try:
             case = _Case(experiment, base_model, task_data, Path(folder), memory, progress, so_far)
-            return case.run(benchmark)
+            return case.run(benchmark, second_stage)
         except torch.OutOfMemoryError as error:
             result = _out_of_memory(experiment, str(error), so_far, memory, started)
     memory.release()  # here, where the exception no longer holds on to models
@@ -83,6 +98,7 @@ class _Reference:
 
 # Computed once per base model and data, used by every case of the session.
 _references: dict[tuple[object, ...], _Reference] = {}
+_base_references: dict[tuple[object, ...], BaseReference] = {}
 
 
 @dataclass
@@ -135,7 +151,7 @@ class _Run:
     reserved_bytes: list[int]
     history: list[dict[str, Value]]
     train_time_s: float
-    case_version: str
+    base_digest: str
 
 
 class _Case:
@@ -171,35 +187,49 @@ class _Case:
         if self.adapter is not None:
             self.adapter = self.hooks.prepare(dict(self.adapter), experiment.path, self.base(), folder)
 
-    def run(self, benchmark: Any) -> Result:
+    def run(self, benchmark: Any, second_stage: Callable[[Result], SecondStage] | None) -> Result:
         """The whole case; later steps build on the first seed's trained model, the merge last: it changes weights."""
         started = time.time()
-        first, *others = [self.train(seed) for seed in self.experiment.seeds]
+        first, *others = self.experiment.seeds
+        run = self.train(first)
         self.progress("measuring")
         self.so_far.phase = "measuring"
-        metrics, operators = self.measure(first)
-        metrics.update(self.time(first, benchmark))
-        metrics.update(self.check(first))
-        metrics = {name: metrics[name] for name in METRICS if name in metrics}
-        if benchmark is not None:
-            benchmark.extra_info.update(case=str(self.experiment.case), **metrics, **first.seed_run.metrics)
-        return Result(
+        metrics, operators, peak_tensors = self.measure(run)
+        metrics.update(self.time(run, benchmark))
+        result = Result(
             case=self.experiment.case,
-            case_version=first.case_version,
+            case_version=self.case_version(run.base_digest),
             environment=describe(self.experiment.device),
             metrics=metrics,
-            seeds=[first.seed_run, *(other.seed_run for other in others)],
+            seeds=[run.seed_run],
             operators=operators,
             warnings=[self.memory.busy] if self.memory.busy else [],
-            pictures=first.pictures,
+            peak_tensors=peak_tensors,
+            base=self.base_reference(run.base_digest),
+            pictures=run.pictures,
+        )
+        stage = SecondStage(tuple(others))
+        if second_stage is not None and not others:
+            stage = second_stage(result)
+        if stage.retime:
+            metrics.update(self.time(run, blocks=timing.CONFIRMING_BLOCKS))
+        metrics.update(self.check(run))
+        metrics = {name: metrics[name] for name in METRICS if name in metrics}
+        if benchmark is not None:
+            benchmark.extra_info.update(case=str(self.experiment.case), **metrics, **run.seed_run.metrics)
+        further = [self.train(seed, validate=False).seed_run for seed in stage.seeds]
+        return replace(
+            result,
+            metrics=metrics,
+            seeds=[run.seed_run, *further],
             peft=peft_fields(
                 self.experiment,
                 config=None if self.adapter is None else self.peft_config().to_dict(),
-                history=first.history,
+                history=run.history,
                 metrics=metrics,
-                train_time_s=first.train_time_s,
+                train_time_s=run.train_time_s,
                 started=started,
-                reserved_bytes=first.reserved_bytes,
+                reserved_bytes=run.reserved_bytes,
             ),
         )
 
@@ -259,6 +289,40 @@ class _Case:
             _references[key] = _Reference(evaluation, self.base_output(base))
         return _references[key]
 
+    def base_reference(self, base_digest: str) -> BaseReference:
+        """The base model's own counters and losses on the probe batch, fully fine-tuned, once per session."""
+        config = self.config
+        key = (base_digest, self.data.digest, self.experiment.device, config.values(config.REFERENCE))
+        if key not in _base_references:
+            base, no_hooks = self.base(), hooks_of(None)
+            with torch.inference_mode():
+                forward = footprint.measure(lambda: self.task.output(base, self.probe), base)
+            shorter, longer = (footprint.measure(self.decoding(base, steps, no_hooks), base) for steps in (2, 3))
+            trainer = self.base_trainer(base)
+            losses = [float(trainer.step(self.probe)) for _ in range(BASE_STEPS)]
+            trainer.optimizer.zero_grad()
+            loss = footprint.measure(lambda: self.task.loss(base, self.probe), base, trainer.optimizer)
+            step = footprint.measure(lambda: trainer.step(self.probe), base, trainer.optimizer)
+            phases = {
+                "forward_inference": forward,
+                "decode_step": footprint.difference(longer, shorter),
+                "forward_train": loss,
+                "train_step": step,
+            }
+            names = [f"{phase}.{name}" for phase in phases for name in ("peak_bytes", "saved_bytes")]
+            _base_references[key] = BaseReference(
+                losses=losses,
+                metrics={n: getattr(phases[n.partition(".")[0]], n.partition(".")[2]) for n in names if n in METRICS},
+                operators={phase: counted.operators for phase, counted in phases.items()},
+            )
+        return _base_references[key]
+
+    def base_trainer(self, base: nn.Module) -> Trainer:
+        """Full fine-tuning of the base model, in training mode, whatever the experiment's own optimizer is."""
+        config = replace(self.config, optimizer_type="AdamW", optimizer_kwargs={"lr": 1e-4})
+        base.train()
+        return Trainer(base, config, hooks_of(None), self.task.loss)
+
     def case_version(self, base_digest: str) -> str:
         """Hash of all that defines the case: recipe, experiment files, base model and data."""
         definition = [RECIPE_VERSION, self.experiment.definition(), base_digest, self.data.digest]
@@ -266,8 +330,8 @@ class _Case:
 
     # Training -------------------------------------------------------------------------------------------------------
 
-    def train(self, seed: int) -> _Run:
-        """Train with one seed and evaluate."""
+    def train(self, seed: int, *, validate: bool = True) -> _Run:
+        """Train with one seed and evaluate; validate on the way, too."""
         config, task = self.config, self.task
         self.so_far.phase = "loading"
         self.memory.reset()
@@ -295,7 +359,7 @@ class _Case:
         def after_step(step: int, losses: list[Tensor]) -> None:
             self.progress(f"seed {seed}, step {step}/{config.max_steps}")
             reserved_bytes.append(self.memory.reserved_bytes())
-            if step % config.eval_steps == 0:
+            if validate and step % config.eval_steps == 0:
                 validation = task.validate(model.eval(), self.data, self.experiment, self.hooks.inputs)
                 model.train()
                 validations.append(validation)
@@ -337,7 +401,7 @@ class _Case:
             reserved_bytes=reserved_bytes,
             history=history,
             train_time_s=train_time_s,
-            case_version=self.case_version(base_digest),
+            base_digest=base_digest,
         )
 
     def try_out(self) -> dict[str, Value]:
@@ -358,8 +422,11 @@ class _Case:
 
     # Measuring ------------------------------------------------------------------------------------------------------
 
-    def measure(self, run: _Run) -> tuple[dict[str, Value], Operators]:
-        """The exact counters, on the trained model: everything is warmed up, the optimizer has its state."""
+    def measure(self, run: _Run) -> tuple[dict[str, Value], Operators, PeakTensors]:
+        """The exact counters, on the trained model: everything is warmed up, the optimizer has its state.
+
+        With them the operators of each phase, and the tensors alive at the peak of a training step.
+        """
         model, trainer = run.model, run.trainer
         batch = {**self.probe, **self.probe_inputs}
         metrics: dict[str, Value] = {
@@ -384,7 +451,8 @@ class _Case:
             for name in ("flops", "calls", "peak_bytes", "saved_bytes"):
                 if f"{phase}.{name}" in METRICS:
                     metrics[f"{phase}.{name}"] = getattr(counted, name)
-        return metrics, {phase: counted.operators for phase, counted in phases.items()}
+        operators = {phase: counted.operators for phase, counted in phases.items()}
+        return metrics, operators, {"train_step": phases["train_step"].peak_tensors}
 
     def measure_injection(self) -> tuple[Footprint, int]:
         """Counters and Python calls of adding the adapter, each on a fresh base model."""
@@ -399,15 +467,13 @@ class _Case:
         inputs = (hooks or self.hooks).inputs
         return partial(self.task.decode, model, self.data, self.experiment, steps, inputs)
 
-    def time(self, run: _Run, benchmark: Any) -> dict[str, Value]:
+    def time(self, run: _Run, benchmark: Any = None, blocks: int = timing.BLOCKS) -> dict[str, Value]:
         """Step and decode time over those of the base model, fully fine-tuned, in interleaved blocks."""
         device, base, no_hooks = self.experiment.device, self.base(), hooks_of(None)
-        base_config = replace(self.config, optimizer_type="AdamW", optimizer_kwargs={"lr": 1e-4})
-        base_trainer = Trainer(base, base_config, no_hooks, self.task.loss)
         run.model.train()
-        base.train()
+        base_trainer = self.base_trainer(base)
         step = partial(run.trainer.step, self.probe)
-        steps = timing.compare(step, partial(base_trainer.step, self.probe), device)
+        steps = timing.compare(step, partial(base_trainer.step, self.probe), device, blocks, _margin("step_time_ratio"))
         if benchmark is not None:
             benchmark.pedantic(step, rounds=timing.BLOCKS, warmup_rounds=1)
         run.model.eval()
@@ -416,13 +482,21 @@ class _Case:
             self.decoding(run.model, self.task.timed_steps),
             self.decoding(base, self.task.timed_steps, no_hooks),
             device,
+            blocks,
+            _margin("decode_time_ratio"),
         )
-        return {
+        metrics: dict[str, Value] = {
             "step_time_ratio": steps.ratio,
             "decode_time_ratio": decodes.ratio,
+            "step_time_interval": steps.interval,
+            "decode_time_interval": decodes.interval,
             "step_time_s": steps.time_s,
             "decode_time_s": decodes.time_s,
         }
+        if steps.sm_mhz is not None:
+            metrics["gpu.sm_clock_mhz"] = steps.sm_mhz
+            metrics["gpu.throttled_blocks"] = steps.throttled_blocks + decodes.throttled_blocks
+        return metrics
 
     def check(self, run: _Run) -> dict[str, Value]:
         """What an adapter must be able to do; nothing for full fine-tuning, whose checkpoint is the whole model."""
@@ -453,6 +527,10 @@ def _parameters(model: nn.Module) -> dict[str, Value]:
 
 def _on_device(inputs: Extra, device: str) -> Extra:
     return lambda size: {key: value.to(device) for key, value in inputs(size).items()}
+
+
+def _margin(metric: str) -> float:
+    return METRICS[metric].relative_margin
 
 
 def _peft_names(metrics: dict[str, Value]) -> dict[str, Value]:

@@ -19,7 +19,7 @@ THREADS = 1
 # Same kernels on every x86-64 processor with AVX2: AVX-512 and AVX2 differ in the seventh digit after 15 steps. Of MKL
 # only this branch is the same on Intel and AMD: asked for AVX2, it takes kernels of its own on AMD's Zen, and sizes of
 # the processor's caches, and training parts at the second step. It costs 10 to 50 % of a step's time.
-_PINS = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_CBWR": "COMPATIBLE"}
+_PINS = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_CBWR": "AVX2"}
 # Enough where the same bits on the same kind of processor will do.
 _FAST_PINS = {**_PINS, "MKL_CBWR": "AVX2"}
 _THREADS = {"OMP_NUM_THREADS": str(THREADS), "MKL_NUM_THREADS": str(THREADS), "TOKENIZERS_PARALLELISM": "false"}

@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
 
 from pytest_peftbench.jsonfile import InputError, read_json
-from pytest_peftbench.result import CaseId
+from pytest_peftbench.result import METRICS, CaseId
 
 DEFAULTS_FILE = "default_training_params.json"
 PARAMS_FILE = "training_params.json"
 ADAPTER_FILE = "adapter_config.json"
+MARGINS_FILE = "margins.json"
 
 Dtype = Literal["float32", "float16", "bfloat16", "int8", "int4"]
 QUANTISED = ("int8", "int4")
@@ -184,6 +185,7 @@ class Experiment:
 
     adapter: the content of `adapter_config.json`; None for full fine-tuning. files: further JSON files below the
     experiment's folder, such as the configs of X-LoRA's experts, by relative path. seeds: training seeds to run.
+    margins: differences by metric, in its unit, below which nobody cares, where they are not those of `result.METRICS`.
     data, models: local folders of data sets and models, `--peft-data` and `--peft-models`; None: each id says itself.
     problem: why this case cannot run with the installed PEFT, though the rest of its suite can; empty when it can.
     """
@@ -195,6 +197,7 @@ class Experiment:
     files: dict[str, Any] = field(default_factory=dict)
     device: str = "cpu"
     seeds: tuple[int, ...] = (0,)
+    margins: dict[str, float] = field(default_factory=dict)
     data: Path | None = None
     models: Path | None = None
     problem: str = ""
@@ -285,10 +288,26 @@ def _read_experiment(
         )
     adapter = _read_adapter(adapter_file) if adapter_file.exists() else None
     unknown += _unknown_type(adapter, adapter_file)
-    others = [file for file in sorted(path.rglob("*.json")) if file not in (adapter_file, params_file)]
+    margins = {**_read_margins(path.parents[2]), **_read_margins(path)}
+    ours = (adapter_file, params_file, path / MARGINS_FILE)
+    others = [file for file in sorted(path.rglob("*.json")) if file not in ours]
     files = {file.relative_to(path).as_posix(): read_json(file) for file in others}
     case = CaseId(task, base_model, path.parent.name, path.name)
-    return Experiment(case, path, train, adapter, files, seeds=(train.seed,), problem="\n".join(unknown))
+    return Experiment(
+        case, path, train, adapter, files, seeds=(train.seed,), margins=margins, problem="\n".join(unknown)
+    )
+
+
+def _read_margins(folder: Path) -> dict[str, float]:
+    file = folder / MARGINS_FILE
+    margins = read_json(file) if file.exists() else {}
+    known = [metric.name for metric in METRICS.values() if metric.lane in ("quality", "noisy")]
+    for name, margin in margins.items():
+        if name not in known:
+            raise InputError(f"{file}: key {name!r} is no metric with a margin; there are {', '.join(known)}")
+        if not _is_a(margin, float) or margin < 0:
+            raise InputError(f"{file}: {name}: expected a number of at least 0, found {margin!r}")
+    return margins
 
 
 def _read_adapter(file: Path) -> dict[str, Any]:

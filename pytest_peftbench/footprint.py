@@ -43,6 +43,9 @@ class Footprint:
     buffers not counted.
     operators: "aten.mm @ LoHaLayer.get_delta_weight" -> [calls, FLOPs], sorted by name. The name after the @ is that
     of the innermost function outside torch; it only serves to explain a difference.
+    peak_tensors: the storages alive at the peak, "[128, 128] float32 @ LoHaLayer.get_delta_weight" -> [count, bytes],
+    sorted by name; the first peak when there are several. After the @ stands who made them, or what they are: weights,
+    gradients and optimizer state from before the work (these three without shape), other earlier tensors.
     """
 
     flops: int
@@ -50,6 +53,7 @@ class Footprint:
     peak_bytes: int
     saved_bytes: int
     operators: dict[str, list[int]] = field(default_factory=dict)
+    peak_tensors: dict[str, list[int]] = field(default_factory=dict)
 
 
 def measure(
@@ -66,7 +70,7 @@ def measure(
     collecting = gc.isenabled()
     gc.disable()
     try:
-        memory = _LiveStorages(_weights(model), [*_gradients(model), *_optimizer_state(optimizer)])
+        memory = _LiveStorages(_weights(model), _gradients(model), _optimizer_state(optimizer))
         counter = _Counter(memory, _Owners(optimizer))
         with torch.autograd.graph.saved_tensors_hooks(memory.save, lambda saved: saved), counter:
             function()
@@ -75,7 +79,7 @@ def measure(
             gc.enable()
     operators = {name: counter.operators[name] for name in sorted(counter.operators)}
     calls, flops = (sum(row[i] for row in operators.values()) for i in (0, 1))
-    return Footprint(flops, calls, memory.peak_bytes, memory.saved_bytes, operators)
+    return Footprint(flops, calls, memory.peak_bytes, memory.saved_bytes, operators, memory.at_peak())
 
 
 def difference(a: Footprint, b: Footprint) -> Footprint:
@@ -149,6 +153,16 @@ def _storage(tensor: Tensor) -> torch.UntypedStorage | None:
         return None
 
 
+# What was there before the work. Weights and what belongs to them have no shape: they are many, and known.
+_WEIGHTS, _GRADIENTS, _OPTIMIZER_STATE, _EARLIER = "weights", "gradients", "optimizer state", "earlier work"
+
+
+def _row(tensor: Tensor, owner: str) -> str:
+    """`[128, 128] float32 @ LoHaLayer.get_delta_weight`."""
+    shape = "" if owner in (_WEIGHTS, _GRADIENTS, _OPTIMIZER_STATE) else f"{list(tensor.shape)} "
+    return f"{shape}{str(tensor.dtype).removeprefix('torch.')} @ {owner}"
+
+
 class _LiveStorages:
     """Bytes of the storages that are alive, and their peak.
 
@@ -156,24 +170,38 @@ class _LiveStorages:
     holds it, so the object's id names the storage and a weak reference to it tells the storage's death.
     """
 
-    def __init__(self, weights: Iterable[Tensor], others: Iterable[Tensor]) -> None:
+    def __init__(self, weights: Iterable[Tensor], gradients: Iterable[Tensor], state: Iterable[Tensor]) -> None:
         self.live_bytes = 0
         self.peak_bytes = 0
         self.saved_bytes = 0
         self._references: dict[int, weakref.ref[torch.UntypedStorage]] = {}
         self._sizes: dict[int, int] = {}
+        self._rows: dict[int, str] = {}
+        # What came and went: row, storages and bytes more or less. Who is alive at the peak is only known at the end.
+        self._log: list[tuple[str, int, int]] = []
+        self._log_at_peak = 0
         # Storages that `saved_bytes` no longer counts: the weights, and what is in it already.
         self._not_saved_again: set[int] = set()
         for tensor in weights:
             if (storage := _storage(tensor)) is not None:
-                self._not_saved_again.add(self._add(storage))
-        self.add(others)
+                self._not_saved_again.add(self._add(storage, tensor, _WEIGHTS))
+        self.add(gradients, _GRADIENTS)
+        self.add(state, _OPTIMIZER_STATE)
 
-    def add(self, values: Iterable[object]) -> None:
+    def add(self, values: Iterable[object], owner: str) -> None:
         """Count the tensors among `values` from now on, each storage once; views and known storages change nothing."""
         for value in values:
             if isinstance(value, Tensor) and (storage := _storage(value)) is not None:
-                self._add(storage)
+                self._add(storage, value, owner)
+
+    def at_peak(self) -> dict[str, list[int]]:
+        """Count and bytes of the storages alive when `peak_bytes` was first reached, by row."""
+        rows: dict[str, list[int]] = {}
+        for row, count, size in self._log[: self._log_at_peak]:
+            totals = rows.setdefault(row, [0, 0])
+            totals[0] += count
+            totals[1] += size
+        return {row: rows[row] for row in sorted(rows) if rows[row][1]}
 
     def save(self, tensor: Tensor) -> Tensor:
         """Hook that autograd calls with each tensor it saves; what it returns is what autograd keeps.
@@ -182,26 +210,34 @@ class _LiveStorages:
         a graph that is dropped without a backward pass would never be freed; hence the detached alias.
         """
         if (storage := _storage(tensor)) is not None:
-            key = self._add(storage)
+            key = self._add(storage, tensor, _EARLIER)
             if key not in self._not_saved_again:
                 self._not_saved_again.add(key)
                 self.saved_bytes += storage.nbytes()
         return tensor.detach()
 
-    def _add(self, storage: torch.UntypedStorage) -> int:
+    def _add(self, storage: torch.UntypedStorage, tensor: Tensor, owner: str) -> int:
         key = id(storage)
-        if key not in self._references:
+        born = key not in self._references
+        if born:
             self._references[key] = weakref.ref(storage, lambda _: self._forget(key))
             self._sizes[key] = 0
+            self._rows[key] = _row(tensor, owner)
         # A storage may be resized in place; that is noticed when an operator next sees it.
         size = storage.nbytes()
-        self.live_bytes += size - self._sizes[key]
+        grown = size - self._sizes[key]
+        if born or grown:
+            self._log.append((self._rows[key], int(born), grown))
+        self.live_bytes += grown
         self._sizes[key] = size
-        self.peak_bytes = max(self.peak_bytes, self.live_bytes)
+        if self.live_bytes > self.peak_bytes:
+            self.peak_bytes, self._log_at_peak = self.live_bytes, len(self._log)
         return key
 
     def _forget(self, key: int) -> None:
-        self.live_bytes -= self._sizes.pop(key)
+        size = self._sizes.pop(key)
+        self.live_bytes -= size
+        self._log.append((self._rows.pop(key), -1, -size))
         self._not_saved_again.discard(key)
         del self._references[key]
 
@@ -278,9 +314,9 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
             with self:
                 return func.decompose(*args, **kwargs)
         owner = self._owners.current()
-        self._memory.add(tree_leaves((args, kwargs)))
+        self._memory.add(tree_leaves((args, kwargs)), _EARLIER)
         result = func(*args, **kwargs)
-        self._memory.add(tree_leaves(result))
+        self._memory.add(tree_leaves(result), owner)
         if packet not in (aten.detach, aten.detach_):
             formula = _FORMULAS.get(packet)
             row = self.operators.setdefault(f"{packet} @ {owner}", [0, 0])

@@ -73,7 +73,7 @@ class MemoryTracker:
         self._nvml_error = ""
         if self._allocator is not None and self._device.type == "cuda":
             try:
-                self._nvml_device = _nvml_device(self._device)
+                self._nvml_device = nvml_device(self._device)
             except pynvml.NVMLError as error:
                 self._nvml_error = str(error)
         self.busy = self._find_busy()
@@ -148,7 +148,7 @@ def _allocator(device: torch.device) -> Any:
     return module if module is not None and module.is_available() else None
 
 
-def _nvml_device(device: torch.device) -> Any:
+def nvml_device(device: torch.device) -> Any:
     """NVML's handle of a CUDA device, by UUID: NVML numbers all devices, CUDA only the visible ones."""
     pynvml.nvmlInit()
     return pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(device).uuid}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import shlex
+import sys
 import warnings
 from argparse import ArgumentTypeError
 from collections.abc import Callable, Generator, Iterator
@@ -15,11 +16,22 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pytest
 
 from pytest_peftbench import environment
-from pytest_peftbench.baseline import Baseline, baseline_path, from_result, read, refreshed, write
-from pytest_peftbench.compare import CaseVerdict, Finding, compare, diff_lines, is_green
+from pytest_peftbench.baseline import Baseline, baseline_path, from_result, read, refreshed, with_noise, write
+from pytest_peftbench.bisection import SKIP, Bisection
+from pytest_peftbench.compare import (
+    CaseVerdict,
+    Finding,
+    compare,
+    corrected,
+    diff_lines,
+    is_green,
+    margin_problems,
+    second_stage,
+)
 from pytest_peftbench.experiment import TRAIN_CONFIGS, Experiment
 from pytest_peftbench.jsonfile import InputError, write_file, write_json
-from pytest_peftbench.report.terminal import QUALITY, row, summary
+from pytest_peftbench.report.terminal import QUALITY, drift_lines, row, summary
+from pytest_peftbench.result import METRICS, Metric, SecondStage
 from pytest_peftbench.session import SESSION, Progress, Session, Settings, positive, verdicts
 
 if TYPE_CHECKING:
@@ -34,6 +46,7 @@ T = TypeVar("T")
 _VERDICT = pytest.StashKey[CaseVerdict]()
 _RED = pytest.StashKey[bool]()
 _CHANGES = pytest.StashKey[list[str]]()
+_BISECTION = pytest.StashKey[Bisection]()
 _USAGE_ERROR = "peftbench_usage_error"
 
 
@@ -65,12 +78,25 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     add(
         "--peft-seeds",
-        "training seeds per case, counted up from the experiment's own (default: 1)",
+        "training seeds per case, counted up from the experiment's own (default: 1, then the baseline's others where "
+        "the first is not identical; 5 to record a baseline)",
+        type=_option(positive),
+        metavar="N",
+    )
+    add(
+        "--peft-calibrate",
+        "train N further seeds per case and record the noise between seeds in its baseline",
         type=_option(positive),
         metavar="N",
     )
     add("--peft-json", "write each case's result here, in PEFT's schema plus our block", metavar="DIR")
     add("--peft-no-compare", "measure only: compare with no baseline", "bool", action="store_true")
+    add(
+        "--peft-strict-env",
+        "fail where torch, transformers or the processor's arithmetic are not the baseline's",
+        "bool",
+        action="store_true",
+    )
     add(
         "--peft-data",
         "folder of the data sets, each in a folder named like the last part of its id (default: the hub)",
@@ -84,9 +110,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add("--peft-device", "torch device to run on (default: cpu)", metavar="DEVICE")
     add(
         "--peft-green",
-        "verdicts that pass, separated by commas (default: identical,within noise,improved)",
+        "verdicts that pass, separated by commas (default: identical,within noise,improved,environment drift)",
         type=_option(verdicts),
         metavar="VERDICTS",
+    )
+    add(
+        "--peft-bisect",
+        "end with what `git bisect run` reads: 1 for a regression, 125 where a case could not be compared, else 0",
+        "bool",
+        action="store_true",
     )
 
 
@@ -102,6 +134,26 @@ def _option(convert: Callable[[str], T]) -> Callable[[str], T]:
     return converted
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_cmdline_main(config: pytest.Config) -> Generator[None, int | None, int | None]:
+    """Under `--peft-bisect`, replace pytest's exit code; an xdist worker has none that anybody reads."""
+    try:
+        status = yield
+    except pytest.UsageError as error:
+        if not _bisects(config):
+            raise
+        sys.stderr.write(f"ERROR: {error}\n")
+        return SKIP
+    bisection = config.stash.get(_BISECTION, None)
+    return bisection.exit_code(status or 0) if bisection is not None and _bisects(config) else status
+
+
+def _bisects(config: pytest.Config) -> bool:
+    if hasattr(config, "workerinput"):
+        return False
+    return config.stash[SESSION].settings.bisect if SESSION in config.stash else bool(config.getoption("peft_bisect"))
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Read the settings and describe the markers."""
     try:
@@ -111,6 +163,8 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "peft_task(name): the test takes the experiments of this task only")
     config.addinivalue_line("markers", "peft_<method>: set on each case of the method, as peft_lora; select with -m")
     config.pluginmanager.register(_Table(config), "peftbench-table")
+    config.stash[_BISECTION] = Bisection()
+    config.pluginmanager.register(config.stash[_BISECTION], "peftbench-bisection")
     if config.pluginmanager.hasplugin("xdist"):
         config.pluginmanager.register(_XdistHooks(), "peftbench-xdist")
 
@@ -163,6 +217,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Refuse, before anything runs, what cannot be read: suites, and the baselines of the selected cases."""
     yield
     session = config.stash[SESSION]
+    session.cases = sum(_experiment_of(item) is not None for item in items)
     problems = [*session.problems, *_unreadable_baselines(session.settings, items)]
     if not problems:
         return
@@ -273,7 +328,10 @@ def peft_progress(request: pytest.FixtureRequest, experiment: Experiment) -> Ite
 
 @pytest.fixture
 def peft_baseline(request: pytest.FixtureRequest) -> BaselineCheck:
-    """`peft_baseline.check(result)` compares a result with its baseline, or updates that, and fails when it must."""
+    """`peft_baseline.check(result)` compares a result with its baseline, or updates that, and fails when it must.
+
+    `peft_baseline.second_stage` tells `run_experiment` what must run for that beside the first seed.
+    """
     return BaselineCheck(request.node, request.config)
 
 
@@ -283,6 +341,20 @@ class BaselineCheck:
     def __init__(self, item: pytest.Item, config: pytest.Config) -> None:
         self._item = item
         self._settings = config.stash[SESSION].settings
+        self._tests = config.stash[SESSION].quality_tests
+        experiment = _experiment_of(item)
+        self._margins = experiment.margins if experiment else {}
+        self._metrics = _with_margins(self._margins)
+
+    def second_stage(self, result: Result) -> SecondStage:
+        """What else the case must run: the baseline's other seeds where the first is not identical to it."""
+        baseline = self._read(baseline_path(self._settings.baselines, result.case))
+        if baseline is None or self._settings.update or not self._settings.compare:
+            return SecondStage()
+        stage = second_stage(result, baseline, self._metrics)
+        last = max(run.seed for run in baseline.seeds)
+        further = range(last + 1, last + 1 + self._settings.calibrate)
+        return replace(stage, seeds=(*stage.seeds, *further))
 
     def check(self, result: Result) -> None:
         """Fail unless the result's verdict is green; with `--peft-update-baselines` write the baseline instead."""
@@ -299,6 +371,8 @@ class BaselineCheck:
             self._compare(result, path)  # red, whatever was asked for
         elif settings.update:
             self._update(result, path)
+        elif settings.compare and settings.calibrate:
+            self._calibrate(result, path)
         elif settings.compare:
             self._compare(result, path)
         else:
@@ -307,7 +381,8 @@ class BaselineCheck:
             )
 
     def _compare(self, result: Result, path: Path) -> None:
-        verdict = replace(compare(result, self._read(path)), baseline=_short_path(path, self._item.config))
+        found = compare(result, self._read(path), self._metrics, self._tests)
+        verdict = replace(found, baseline=_short_path(path, self._item.config))
         self._item.stash[_VERDICT] = verdict
         if not is_green(verdict, self._settings.green):
             self._item.stash[_RED] = True
@@ -327,18 +402,41 @@ class BaselineCheck:
         return shlex.join(["pytest", f"{file}::{test}", *options, "--peft-update-baselines"])
 
     def _update(self, result: Result, path: Path) -> None:
+        old, measured = self._read(path), from_result(result)
+        count = len(measured.seeds) - self._settings.calibrate
+        kept, others = measured.seeds[:count], measured.seeds[count:]
+        new = refreshed(old, with_noise(replace(measured, seeds=kept), others, self._metrics))
+        if problems := margin_problems(new, self._margins):
+            raise InputError("\n".join(f"{result.case}: not recorded: {problem}" for problem in problems))
+        self._write(old, new, path, result)
+
+    def _calibrate(self, result: Result, path: Path) -> None:
+        """Add the noise of the seeds that the baseline does not have; the first seed must be as it was."""
         old = self._read(path)
-        new = refreshed(old, from_result(result))
+        known = {run.seed for run in old.seeds} if old else set()
+        self._compare(replace(result, seeds=[run for run in result.seeds if not old or run.seed in known]), path)
+        assert old is not None  # or the comparison had failed
+        others = [run for run in from_result(result).seeds if run.seed not in known]
+        self._write(old, with_noise(old, others, self._metrics), path, result)
+
+    def _write(self, old: Baseline | None, new: Baseline, path: Path, result: Result) -> None:
         changes = diff_lines(old, new)
         if changes:
             write(new, path)
         self._item.stash[_CHANGES] = changes
         count = f"{len(changes)} change{'s' * (len(changes) != 1)}"
         finding = Finding("", "recorded", reason="new" if old is None else count if changes else "unchanged")
-        self._item.stash[_VERDICT] = replace(compare(result, new), findings=(finding,))
+        self._item.stash[_VERDICT] = replace(compare(result, new), findings=(finding,), drift=())
 
     def _read(self, path: Path) -> Baseline | None:
         return read(path) if path.exists() else None
+
+
+def _with_margins(margins: dict[str, float]) -> dict[str, Metric]:
+    """The metrics, with a suite's or an experiment's own margins."""
+    return METRICS | {
+        name: replace(METRICS[name], absolute_margin=margin, relative_margin=0.0) for name, margin in margins.items()
+    }
 
 
 def _file_name(result: Result) -> str:
@@ -366,6 +464,7 @@ def pytest_runtest_makereport(
     experiment = _experiment_of(item)
     if experiment is None:
         return report
+    report.peftbench_case = True  # type: ignore[attr-defined]
     if report.failed and call.excinfo is not None and isinstance(call.excinfo.value, InputError):
         report.longrepr = str(call.excinfo.value)
     verdict = item.stash.get(_VERDICT, None)
@@ -409,14 +508,15 @@ class _Table:
         """What an update changed, the table, the count of every verdict."""
         if not self._verdicts:
             return
-        rows = [row(verdict, self._wall_s[nodeid]) for nodeid, verdict in self._verdicts.items()]
+        verdicts = corrected(self._verdicts)
+        rows = [row(verdict, self._wall_s[nodeid]) for nodeid, verdict in verdicts.items()]
         terminalreporter.section("PEFT benchmark")
         for case in sorted(self._changes):
             terminalreporter.write_line(f"{case}: baseline written", bold=True)
             for change in self._changes[case]:
                 terminalreporter.write_line(f"  {change}")
         arguments = shlex.join(["pytest", *self._config.invocation_params.args, "--peft-update-baselines"])
-        for line, markup in summary(rows, QUALITY, arguments):
+        for line, markup in [*drift_lines(verdicts.values()), *summary(rows, QUALITY, arguments)]:
             terminalreporter.write_line(line, **markup)
 
 

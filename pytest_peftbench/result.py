@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 from pytest_peftbench.jsonfile import InputError
 
-SCHEMA_VERSION = 1
-# History: 1, first version.
+SCHEMA_VERSION = 2
+# History: 1, first version. 2, `base` (the base model's own figures), and in baselines `noise`, both optional.
 
 Lane = Literal["exact", "numerics", "quality", "noisy", "info"]
 Direction = Literal["lower", "higher", "equal"]
@@ -28,7 +28,8 @@ class Metric:
     lane: how it is compared (see `compare`). direction: which way is better; "equal" knows no better.
     margin: difference below which nobody cares, `absolute` in the metric's unit, or `relative` to the expected
     value. needs: environment keys that must be equal for the metric to be comparable at all. kind: what a value
-    is; "list" holds numbers, "table" texts by name.
+    is; "list" holds numbers, "table" texts by name. samples: name of the samples that the metric is the mean of.
+    interval: name of the metric that holds its `[low, high]`, if any.
     """
 
     name: str
@@ -40,6 +41,8 @@ class Metric:
     relative_margin: float = 0.0
     needs: tuple[str, ...] = ()
     kind: Kind = "number"
+    samples: str = ""
+    interval: str = ""
 
     def margin(self, expected: float) -> float:
         """Largest difference from `expected` that nobody cares about, in the metric's unit."""
@@ -135,7 +138,15 @@ METRICS: dict[str, Metric] = {
             "largest difference of the output before training from the base model's",
             needs=_BITS,
         ),
-        Metric("test_accuracy", "fraction", "higher", "quality", "share of test problems solved", absolute_margin=0.05),
+        Metric(
+            "test_accuracy",
+            "fraction",
+            "higher",
+            "quality",
+            "share of test problems solved",
+            absolute_margin=0.05,
+            samples="test_correct",
+        ),
         Metric("valid_accuracy", "fraction", "higher", "info", "share of validation problems solved"),
         Metric(
             "forgetting",
@@ -145,6 +156,7 @@ METRICS: dict[str, Metric] = {
             "rise of the mean per-token cross-entropy on general text",
             absolute_margin=0.02,
             relative_margin=0.05,
+            samples="forgetting_per_document",
         ),
         Metric(
             "test_dino_similarity",
@@ -153,6 +165,7 @@ METRICS: dict[str, Metric] = {
             "quality",
             "likeness of generated to held-out pictures of the concept, to the image encoder",
             absolute_margin=0.02,
+            samples="similarity_per_image",
         ),
         _outcome("images.changed", "some picture of an unrelated prompt is not the base model's own, to the bit"),
         Metric("valid_dino_similarity", "cosine", "higher", "info", "the same for the validation pictures"),
@@ -164,6 +177,7 @@ METRICS: dict[str, Metric] = {
             "distance of pictures of unrelated prompts from the base model's",
             absolute_margin=0.005,
             relative_margin=0.05,
+            samples="drift_per_image",
         ),
         Metric(
             "images_sha256",
@@ -190,6 +204,7 @@ METRICS: dict[str, Metric] = {
             "noisy",
             "time of a training step over the base model's (full fine-tuning), interleaved in one process",
             relative_margin=0.30,
+            interval="step_time_interval",
         ),
         Metric(
             "decode_time_ratio",
@@ -198,6 +213,23 @@ METRICS: dict[str, Metric] = {
             "noisy",
             "time of generating with a fixed number of steps over the base model's, interleaved in one process",
             relative_margin=0.30,
+            interval="decode_time_interval",
+        ),
+        Metric(
+            "step_time_interval",
+            "ratio",
+            "lower",
+            "info",
+            "bootstrap interval of step_time_ratio, low and high; empty where it was throttled",
+            kind="list",
+        ),
+        Metric(
+            "decode_time_interval",
+            "ratio",
+            "lower",
+            "info",
+            "bootstrap interval of decode_time_ratio, low and high; empty where it was throttled",
+            kind="list",
         ),
         Metric("host.rss_bytes", "bytes", "lower", "info", "resident memory of the process at the end of training"),
         Metric(
@@ -240,6 +272,14 @@ METRICS: dict[str, Metric] = {
             "gpu.other_processes_bytes", "bytes", "lower", "info", "memory of the device that others hold, from NVML"
         ),
         Metric("gpu.device_bytes", "bytes", "lower", "info", "memory of the whole device in use, from NVML"),
+        Metric("gpu.sm_clock_mhz", "MHz", "higher", "info", "clock of the accelerator while a step was timed"),
+        Metric(
+            "gpu.throttled_blocks",
+            "blocks",
+            "lower",
+            "info",
+            "timed blocks that do not count because the accelerator's clock was held back",
+        ),
         Metric("step_time_s", "s", "lower", "info", "median time of one training step"),
         Metric("decode_time_s", "s", "lower", "info", "median time of generating with a fixed number of steps"),
     ]
@@ -288,6 +328,21 @@ class Picture:
 
 # phase -> "operator @ owner" -> [calls, FLOPs]; says who spends what, and is compared only to explain a difference
 Operators = dict[str, dict[str, list[int]]]
+# phase -> "shape dtype @ owner" -> [count, bytes]; what is alive at the peak, likewise
+PeakTensors = dict[str, dict[str, list[int]]]
+
+
+@dataclass(frozen=True)
+class BaseReference:
+    """The base model's own figures, without adapter, on the batch that the case's counters are taken on.
+
+    What the environment moves, another torch or processor, it moves here too. losses: of a few steps of full
+    fine-tuning. metrics: peak and saved bytes by the name of the case's metric. operators: as in `Result`.
+    """
+
+    losses: list[float]
+    metrics: dict[str, Value]
+    operators: Operators
 
 
 @dataclass(frozen=True)
@@ -296,9 +351,9 @@ class Result:
 
     metrics: the metrics that do not depend on the training seed (counters, checks, times). seeds: the others, by
     seed, ascending. case_version: a hash of all that defines the case; figures of different versions are not
-    comparable. environment: see `environment.describe`. warnings: of a device that was not idle. pictures: samples of
-    the first seed's model. peft: the fields that PEFT's own schema wants and we do not compare (`run_info`,
-    `train_info`, `meta_info`).
+    comparable. environment: see `environment.describe`. base: the base model's own figures. warnings: of a device that
+    was not idle. pictures: samples of the first seed's model. peft: the fields that PEFT's own schema wants and we do
+    not compare (`run_info`, `train_info`, `meta_info`).
     """
 
     case: CaseId
@@ -307,6 +362,8 @@ class Result:
     metrics: dict[str, Value]
     seeds: list[SeedRun]
     operators: Operators = field(default_factory=dict)
+    peak_tensors: PeakTensors = field(default_factory=dict)
+    base: BaseReference | None = None
     status: str = "success"
     error_msg: str = ""
     warnings: list[str] = field(default_factory=list)
@@ -326,6 +383,8 @@ class Result:
             "metrics": self.metrics,
             "seeds": [asdict(seed) for seed in self.seeds],
             "operators": self.operators,
+            "peak_tensors": self.peak_tensors,
+            "base": asdict(self.base) if self.base else None,
             "pictures": [{"file": item.name, "prompt": item.prompt, "seed": item.seed} for item in self.pictures],
         }
         return {**self.peft, "peftbench": block}
@@ -338,29 +397,31 @@ class Result:
         """
         block = data["peftbench"]
         try:
-            if block["schema"] != SCHEMA_VERSION:
+            if not 1 <= block["schema"] <= SCHEMA_VERSION:
                 raise InputError(
                     f"{source}: peftbench.schema is {block['schema']}, this version reads {SCHEMA_VERSION}"
                 )
+            base = block.get("base")
+            names = ("case_version", "environment", "metrics", "operators", "status", "error_msg")
             return cls(
                 case=CaseId(**block["case"]),
                 seeds=[SeedRun(**run) for run in block["seeds"]],
                 peft={key: value for key, value in data.items() if key != "peftbench"},
-                **{
-                    name: block[name]
-                    for name in (
-                        "case_version",
-                        "environment",
-                        "metrics",
-                        "operators",
-                        "status",
-                        "error_msg",
-                        "warnings",
-                    )
-                },
+                base=BaseReference(**base) if base else None,
+                peak_tensors=block.get("peak_tensors", {}),
+                warnings=block.get("warnings", []),
+                **{name: block[name] for name in names},
             )
         except (KeyError, TypeError) as error:
             raise InputError(f"{source}: peftbench: damaged: {error}") from error
+
+
+@dataclass(frozen=True)
+class SecondStage:
+    """What a case does after its first seed: the further seeds that it trains, and whether it takes its times again."""
+
+    seeds: tuple[int, ...] = ()
+    retime: bool = False
 
 
 def mean(values: list[float]) -> float:

@@ -19,6 +19,12 @@ if TYPE_CHECKING:
     from _pytest.terminal import TerminalReporter
 
 
+# Of a baseline that is recorded without --peft-seeds.
+BASELINE_SEEDS = 5
+# A task's two and the training loss.
+QUALITY_METRICS = 3
+
+
 @dataclass(frozen=True)
 class Settings:
     """The options of the plugin, from the command line or the ini file."""
@@ -31,8 +37,10 @@ class Settings:
     models: Path | None
     results: Path | None
     update: bool
+    calibrate: int
     compare: bool
     green: frozenset[Verdict]
+    bisect: bool
 
     @classmethod
     def from_pytest_config(cls, config: pytest.Config) -> Settings:
@@ -64,6 +72,7 @@ class Settings:
                 raise InputError(f"{name}: {path}: no such folder")
             return path
 
+        green = option("peft_green", verdicts) or GREEN_BY_DEFAULT
         return cls(
             baselines=next(iter(paths("peft_baselines")), config.rootpath / "baselines"),
             suites=paths("peft_suite"),
@@ -73,8 +82,10 @@ class Settings:
             models=folder("peft_models"),
             results=next(iter(paths("peft_json")), None),
             update=bool(option("peft_update_baselines")),
+            calibrate=option("peft_calibrate", positive) or 0,
             compare=not option("peft_no_compare"),
-            green=option("peft_green", verdicts) or GREEN_BY_DEFAULT,
+            green=green - {"environment drift"} if option("peft_strict_env") else green,
+            bisect=bool(option("peft_bisect")),
         )
 
 
@@ -100,10 +111,11 @@ def verdicts(text: str) -> frozenset[Verdict]:
 
 @dataclass
 class Session:
-    """The settings, the cases of each suite, and the problems found while reading them."""
+    """The settings, the cases of each suite, and the problems found while reading them. cases: how many will run."""
 
     settings: Settings
     problems: list[str] = field(default_factory=list)
+    cases: int = 1
     _suites: dict[Path, list[Experiment]] = field(default_factory=dict)
 
     def experiments(self, folder: Path, task: str | None) -> list[Experiment]:
@@ -131,6 +143,11 @@ class Session:
             )
         return cases
 
+    @property
+    def quality_tests(self) -> int:
+        """The most tests of quality that the session can run."""
+        return max(1, self.cases) * QUALITY_METRICS
+
     def add_problem(self, problem: str) -> None:
         """Remember what makes the session end before anything runs."""
         if problem not in self.problems:
@@ -155,13 +172,16 @@ class Session:
         return self._suites[suite]
 
     def _configured(self, experiment: Experiment) -> Experiment:
-        first, count = experiment.train.seed, self.settings.seeds or 1
+        settings, first = self.settings, experiment.train.seed
+        count = settings.seeds or (BASELINE_SEEDS if settings.update else 1)
+        if settings.update:
+            count += settings.calibrate
         return replace(
             experiment,
-            device=self.settings.device,
+            device=settings.device,
             seeds=tuple(range(first, first + count)),
-            data=self.settings.data,
-            models=self.settings.models,
+            data=settings.data,
+            models=settings.models,
         )
 
 

@@ -6,55 +6,161 @@ Between processes the time of unchanged code moves by tens of per cent, the rati
 from __future__ import annotations
 
 import gc
+import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
+import numpy
 import torch
+from scipy.stats import bootstrap
 
-BLOCKS = 5
+from pytest_peftbench.clocks import ClockReader
+
+BLOCKS = 7
+# Fixed, so that nobody looks at the figures until they please.
+CONFIRMING_BLOCKS = 21
+CONFIDENCE = 0.95
+RESAMPLES = 9_999
+# Blocks in which the clock was throttled are run again, until there were this many times the blocks asked for.
+_MAX_ATTEMPTS = 3
+
+_Timer = Callable[[Callable[[], object]], float]
 
 
 @dataclass(frozen=True)
 class Timing:
-    """ratio: median over the blocks of time over reference time; lower is better. time_s: median of one call."""
+    """One function's time over another's; lower is better.
+
+    ratio: median over the blocks. low, high: its bootstrap interval; from 0 to infinity where too few blocks ran
+    without throttling. time_s: median of one call. ratios: of each block that counts. throttled_blocks: how many do
+    not, since the accelerator's clock was held back. sm_mhz: median of its clock, None where nobody can tell.
+    """
+
+    ratio: float
+    low: float
+    high: float
+    time_s: float
+    ratios: tuple[float, ...]
+    throttled_blocks: int = 0
+    sm_mhz: float | None = None
+
+    @property
+    def interval(self) -> list[float]:
+        """`[low, high]`; empty where there is none."""
+        return [self.low, self.high] if math.isfinite(self.high) else []
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Times of A B B A. ratio: of A over B. time_s: of one A."""
 
     ratio: float
     time_s: float
+    throttled: bool
+    sm_mhz: int | None
 
 
 def compare(
-    function: Callable[[], object], reference: Callable[[], object], device: str, blocks: int = BLOCKS
+    function: Callable[[], object],
+    reference: Callable[[], object],
+    device: str,
+    blocks: int = BLOCKS,
+    relative_margin: float = math.inf,
 ) -> Timing:
-    """Run both in blocks of A B B A, after one warm-up each, garbage collector off."""
-    _time(function, device), _time(reference, device)
-    ratios: list[float] = []
-    times: list[float] = []
+    """Run both in blocks of A B B A, after one warm-up each, garbage collector off.
+
+    An interval wider than `relative_margin` times the ratio tells nothing: then CONFIRMING_BLOCKS are run once, and
+    they alone count.
+    """
+    function(), reference()
+    timing = _run(function, reference, device, blocks)
+    if timing.high - timing.low > relative_margin * timing.ratio and blocks < CONFIRMING_BLOCKS:
+        return _run(function, reference, device, CONFIRMING_BLOCKS)
+    return timing
+
+
+def _run(function: Callable[[], object], reference: Callable[[], object], device: str, blocks: int) -> Timing:
+    timer, clocks = _timer(device), ClockReader(device)
+    run: list[_Block] = []
+    with _garbage_collector_off():
+        while len(run) < _MAX_ATTEMPTS * blocks and sum(not block.throttled for block in run) < blocks:
+            run.append(_block(function, reference, timer, clocks))
+    counted = [block for block in run if not block.throttled]
+    enough = len(counted) == blocks
+    ratios = tuple(block.ratio for block in (counted if enough else run))
+    low, high = _interval(ratios) if enough else (0.0, math.inf)
+    clock = [block.sm_mhz for block in run if block.sm_mhz is not None]
+    return Timing(
+        ratio=statistics.median(ratios),
+        low=low,
+        high=high,
+        time_s=statistics.median(block.time_s for block in (counted if enough else run)),
+        ratios=ratios,
+        throttled_blocks=len(run) - len(counted),
+        sm_mhz=statistics.median(clock) if clock else None,
+    )
+
+
+def _block(
+    function: Callable[[], object], reference: Callable[[], object], timer: _Timer, clocks: ClockReader
+) -> _Block:
+    before = clocks.read()
+    first = timer(function)
+    between = timer(reference) + timer(reference)
+    last = timer(function)
+    after = clocks.read()
+    return _Block((first + last) / between, (first + last) / 2, before.throttled or after.throttled, after.sm_mhz)
+
+
+def _interval(ratios: tuple[float, ...]) -> tuple[float, float]:
+    """Percentile bootstrap of the median, the same for the same ratios."""
+    if len(ratios) < 2:
+        return 0.0, math.inf
+    found = bootstrap(
+        (ratios,),
+        numpy.median,
+        n_resamples=RESAMPLES,
+        confidence_level=CONFIDENCE,
+        method="percentile",
+        rng=numpy.random.default_rng(0),
+    ).confidence_interval
+    return float(found.low), float(found.high)
+
+
+@contextmanager
+def _garbage_collector_off() -> Iterator[None]:
     enabled = gc.isenabled()
     gc.collect()
     gc.disable()
     try:
-        for _ in range(blocks):
-            first = _time(function, device)
-            between = _time(reference, device) + _time(reference, device)
-            last = _time(function, device)
-            ratios.append((first + last) / between)
-            times += [first, last]
+        yield
     finally:
         if enabled:
             gc.enable()
-    return Timing(statistics.median(ratios), statistics.median(times))
 
 
-def _time(function: Callable[[], object], device: str) -> float:
-    _synchronize(device)
+def _timer(device: str) -> _Timer:
+    """What times one call, in seconds."""
+    return _wall_time if torch.device(device).type == "cpu" else partial(_event_time, device)
+
+
+def _wall_time(function: Callable[[], object]) -> float:
     started = time.perf_counter()
     function()
-    _synchronize(device)
     return time.perf_counter() - started
 
 
-def _synchronize(device: str) -> None:
-    if torch.device(device).type != "cpu":
-        torch.accelerator.synchronize(device)
+def _event_time(device: str, function: Callable[[], object]) -> float:
+    """The accelerator's own time, from an event before the work in its queue to one after."""
+    start, end = (torch.Event(device, enable_timing=True) for _ in range(2))
+    stream = torch.accelerator.current_stream(device)
+    torch.accelerator.synchronize(device)
+    start.record(stream)
+    function()
+    end.record(stream)
+    end.synchronize()
+    return start.elapsed_time(end) / 1000

@@ -80,11 +80,16 @@ def change(metric: Metric, obtained: float, expected: float) -> str:
 
 def margin(metric: Metric, expected: float) -> str:
     """The difference below which nobody cares, in the metric's unit or as a share."""
-    if metric.unit == "fraction":
-        return f"{100 * metric.margin(expected):.3g} points"
-    if not metric.absolute_margin:
+    if not metric.absolute_margin and metric.unit != "fraction":
         return f"{100 * metric.relative_margin:.3g} %"
-    return f"{metric.margin(expected):.3g} {metric.unit}"
+    return amount(metric, metric.margin(expected))
+
+
+def amount(metric: Metric, difference: float) -> str:
+    """A difference in the metric's unit: `4.2 points`, `0.02 nats`."""
+    if metric.unit == "fraction":
+        return f"{100 * difference:.3g} points"
+    return f"{difference:.3g} {metric.unit}"
 
 
 def _exact(number: float) -> str:
@@ -97,6 +102,11 @@ def bytes_text(number: float) -> str:
         return f"{number:.0f} bytes"
     power = min(int(math.log(abs(number), 1024)), 5)
     return f"{number / 1024**power:.2f} {('KiB', 'MiB', 'GiB', 'TiB', 'PiB')[power - 1]}"
+
+
+def bytes_change(difference: int) -> str:
+    """`+10.70 MiB`."""
+    return f"{'-' if difference < 0 else '+'}{bytes_text(abs(difference))}"
 
 
 def flops_text(number: float) -> str:

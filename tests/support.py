@@ -68,7 +68,13 @@ REAL_TEST = """
     @pytest.mark.peft_task("MetaMathQA")
     def test_mini(experiment, base_model, task_data, gpu_memory, benchmark, peft_progress, peft_baseline):
         result = run_experiment(
-            experiment, base_model, task_data, memory=gpu_memory, benchmark=benchmark, progress=peft_progress
+            experiment,
+            base_model,
+            task_data,
+            memory=gpu_memory,
+            benchmark=benchmark,
+            progress=peft_progress,
+            second_stage=peft_baseline.second_stage,
         )
         peft_baseline.check(result)
 """
@@ -94,7 +100,7 @@ FEW_ITEMS = """
 
         # no clock: another process on the machine must not turn a case red
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(timing, "compare", lambda function, reference, device: timing.Timing(1.0, 0.01))
+            patch.setattr(timing, "compare", lambda *_, **__: timing.Timing(1.0, 1.0, 1.0, 0.01, ()))
             yield few
 """
 

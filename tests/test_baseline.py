@@ -29,6 +29,7 @@ def a_result(**changes):
         },
         seeds=[a_run(0), a_run(1)],
         operators={"train_step": {"aten.mm @ B": [2, 3], "aten.mm @ A": [1, 2]}},
+        peak_tensors={"train_step": {"float32 @ weights": [2, 8], "[2, 2] float32 @ A.f": [1, 16]}},
     )
     return replace(result, **changes)
 
@@ -142,7 +143,10 @@ def test_the_keys_of_a_file_are_in_a_fixed_order(tmp_path):
         "environment",
         "metrics",
         "seeds",
+        "noise",
         "operators",
+        "peak_tensors",
+        "base",
     ]
 
 
@@ -196,7 +200,7 @@ def test_a_footprint_without_training_is_written(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"schema": 2}, r"schema 2 is newer than this version reads \(1\); update pytest-peftbench"),
+        ({"schema": 3}, r"schema 3 is newer than this version reads \(2\); update pytest-peftbench"),
         ({"schema": 0}, "schema 0 is unknown"),
         ({"schema": True}, "schema holds a boolean, expected an integer"),
         ({"schema": "1"}, "schema holds text, expected an integer"),
@@ -240,6 +244,8 @@ def test_a_footprint_without_training_is_written(tmp_path):
             {"operators": {"train_step": {"A.f": {"aten.mm": [1, True]}}}},
             "operators.train_step.A.f.aten.mm must be two",
         ),
+        ({"peak_tensors": []}, "peak_tensors holds a list, expected an object"),
+        ({"peak_tensors": {"train_step": {"A.f": {"[2] float32": [1, 1.5]}}}}, r"peak_tensors.train_step.A.f.\[2\] fl"),
     ],
 )
 def test_a_baseline_that_cannot_be_used_names_file_and_key(tmp_path, changes, words):
@@ -256,6 +262,15 @@ def test_a_missing_key_is_named(tmp_path, key):
 
     with pytest.raises(InputError, match=f"x.json: key {key} is missing"):
         read(path)
+
+
+def test_an_older_baseline_without_tensors_at_the_peak_can_still_be_read(tmp_path):
+    path = written(tmp_path)
+    data = json.loads(path.read_text())
+    assert list(data.pop("peak_tensors")["train_step"]) == ["A.f", "weights"]
+    path.write_text(json.dumps(data))
+
+    assert read(path) == replace(from_result(a_result()), peak_tensors={})
 
 
 def test_nan_in_a_baseline_is_refused(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -9,17 +10,20 @@ from pathlib import Path
 
 import pytest
 
-from pytest_peftbench.baseline import from_result, read, write
+from pytest_peftbench.baseline import from_result, read, with_noise, write
 from pytest_peftbench.compare import (
     GREEN_BY_DEFAULT,
     SEVERITY,
     CaseVerdict,
     Finding,
     compare,
+    corrected,
     diff_lines,
     is_green,
+    margin_problems,
+    second_stage,
 )
-from pytest_peftbench.result import METRICS, CaseId, Metric, Result, SeedRun
+from pytest_peftbench.result import METRICS, BaseReference, CaseId, Metric, Result, SecondStage, SeedRun
 from pytest_peftbench.words import bytes_text, flops_text
 
 CASE = CaseId("MetaMathQA", "tiny", "loha", "rank8")
@@ -34,6 +38,9 @@ ENVIRONMENT = {
     "threads": "1",
     "arithmetic": "0123456789ab",
     "accelerator": "none",
+}
+PEAK_TENSORS = {
+    "train_step": {"[128, 128] float32 @ LoHaLayer.get_delta_weight": [4, 262_144], "float32 @ weights": [9, 900]}
 }
 OPERATORS = {
     "train_step": {"aten.mm @ LoHaLayer.get_delta_weight": [48, 602_000_000], "aten.add @ Linear.forward": [9, 9]}
@@ -56,6 +63,7 @@ def a_result(**changes):
         },
         seeds=[a_run(0), a_run(1)],
         operators=OPERATORS,
+        peak_tensors=PEAK_TENSORS,
     )
     return replace(result, **changes)
 
@@ -81,6 +89,23 @@ def measuring(result=None, **metrics):
 def training(**metrics):
     """A result with some metrics of both seeds replaced."""
     return a_result(seeds=[a_run(0, **metrics), a_run(1, **metrics)])
+
+
+def quality_run(seed, accuracy, forgetting=0.1, **metrics):
+    """A run whose samples have the means that its metrics say: 200 answers and 50 documents."""
+    solved = round(200 * accuracy)
+    run = a_run(seed, test_accuracy=solved / 200, forgetting=forgetting, **metrics)
+    documents = [forgetting + 0.01 * (n % 5 - 2) for n in range(50)]
+    return replace(
+        run, samples={"test_correct": "1" * solved + "0" * (200 - solved), "forgetting_per_document": documents}
+    )
+
+
+def quality(accuracy=0.5, forgetting=0.1, spread=0.01, seeds=5, **metrics):
+    """A result of several seeds, which lie around the figures at equal distances of `spread`."""
+    steps = [spread * (seed - (seeds - 1) / 2) for seed in range(seeds)]
+    runs = [quality_run(seed, accuracy + step, forgetting + step, **metrics) for seed, step in enumerate(steps)]
+    return a_result(seeds=runs)
 
 
 def against(obtained, expected=None):
@@ -141,12 +166,12 @@ def test_the_worst_finding_is_the_verdict():
 
 
 def test_an_improvement_counts_only_when_nothing_is_worse():
-    assert against(training(test_accuracy=0.9)).verdict == "improved"
-    assert against(training(test_accuracy=0.9, adapter_sha256="1" * 64)).verdict == "numerics changed"
+    assert against(quality(0.9), quality()).verdict == "improved"
+    assert against(quality(0.9, adapter_sha256="1" * 64), quality()).verdict == "numerics changed"
 
 
-def test_only_identical_within_noise_and_improved_are_green():
-    assert {"identical", "within noise", "improved"} == GREEN_BY_DEFAULT
+def test_only_identical_within_noise_improved_and_environment_drift_are_green():
+    assert {"identical", "within noise", "improved", "environment drift"} == GREEN_BY_DEFAULT
     for word in SEVERITY:
         verdict = CaseVerdict(CASE, (Finding("a", word),))
         assert is_green(verdict) == (word in GREEN_BY_DEFAULT)
@@ -161,7 +186,7 @@ def test_allowing_the_worst_verdict_does_not_hide_a_lesser_one():
 
 
 def test_improved_can_be_made_red():
-    assert not is_green(against(training(test_accuracy=0.9)), {"identical", "within noise"})
+    assert not is_green(against(quality(0.9), quality()), {"identical", "within noise"})
 
 
 def test_a_run_that_measured_nothing_is_not_green():
@@ -331,25 +356,72 @@ def test_the_baseline_of_another_case_is_not_comparable():
     assert "the baseline is one of MetaMathQA-tiny-loha-rank8, not of MetaMathQA-tiny-loKr-rank8" in verdict.text()
 
 
-def test_counters_of_another_torch_are_not_comparable_but_parameters_are():
+def test_counters_of_another_torch_are_not_comparable_without_the_base_model_s_own():
     verdict = against(measuring(a_result(environment={**ENVIRONMENT, "torch": "2.14.0"}), params__trainable=9000))
 
-    assert found(verdict, "train_step.flops").reason == "environment differs: torch 2.13.0 -> 2.14.0"
     assert found(verdict, "train_step.flops").verdict == "not comparable"
     assert found(verdict, "params.trainable").verdict == "regressed"
     assert found(verdict, "test_accuracy").verdict == "identical"
     assert (
-        "4 metrics not comparable: environment differs: torch 2.13.0 -> 2.14.0\n"
-        "  train_step.flops, train_step.peak_bytes, first_losses, adapter_sha256"
+        "2 metrics not comparable: environment differs: torch 2.13.0 -> 2.14.0; the base model's own figures are not "
+        "there to tell\n  train_step.flops, train_step.peak_bytes"
     ) in verdict.text()
 
 
-def test_bits_of_another_processor_are_not_comparable_but_counters_are():
+def test_bits_of_another_processor_drift_but_counters_are_compared():
     verdict = against(a_result(environment={**ENVIRONMENT, "arithmetic": "ba9876543210"}))
 
-    assert moved_metrics(verdict) == ["first_losses", "adapter_sha256"]
-    assert found(verdict, "first_losses").reason == ("environment differs: arithmetic 0123456789ab -> ba9876543210")
-    assert verdict.moved() == found(verdict, "first_losses").reason
+    assert moved_metrics(verdict) == ["environment", "first_losses", "adapter_sha256"]
+    assert found(verdict, "first_losses").verdict == "environment drift"
+    assert found(verdict, "first_losses").reason == "environment differs: arithmetic 0123456789ab -> ba9876543210"
+    assert verdict.drift == ("arithmetic 0123456789ab -> ba9876543210",)
+    assert verdict.verdict == "environment drift"
+    assert is_green(verdict)
+
+
+# Environment drift
+
+BASE_ROWS = {"aten.mm @ Linear.forward": [10, 1000], "aten.silu @ MLP.forward": [4, 0]}
+LOHA_ROWS = {"aten.mm @ LoHaLayer.get_delta_weight": [48, 600]}
+
+
+def with_base(base_rows=BASE_ROWS, own_rows=LOHA_ROWS, losses=(5.0, 4.0), **changes):
+    """A result whose counters are the sum of the base model's operators and the adapter's own."""
+    rows = {**base_rows, **own_rows}
+    result = measuring(
+        a_result(operators={"train_step": rows}, **changes),
+        train_step__flops=sum(flops for _, flops in rows.values()),
+        train_step__calls=sum(calls for calls, _ in rows.values()),
+    )
+    base = BaseReference(list(losses), {"train_step.peak_bytes": 1000}, {"train_step": dict(base_rows)})
+    return replace(result, base=base)
+
+
+def test_an_operator_more_in_the_base_model_is_no_adapter_s_fault():
+    verdict = against(with_base({**BASE_ROWS, "aten.silu @ MLP.forward": [8, 0]}), with_base())
+
+    assert verdict.verdict == "environment drift"
+    assert found(verdict, "train_step.calls").verdict == "identical"
+    assert verdict.drift == ("base model train_step.calls 14 -> 18 (+28.6 %)",)
+    assert is_green(verdict)
+
+
+def test_an_adapter_that_costs_more_is_red_though_the_base_model_moved_too():
+    base, twice = {**BASE_ROWS, "aten.silu @ MLP.forward": [8, 0]}, {"aten.mm @ LoHaLayer.get_delta_weight": [96, 1200]}
+    verdict = against(with_base(base, twice, environment={**ENVIRONMENT, "torch": "2.14.0"}), with_base())
+
+    assert verdict.verdict == "regressed"
+    assert found(verdict, "train_step.flops").text() == (
+        "train_step.flops regressed: 1,600 -> 2,200 (+37.5 %, must be equal, beside what changed in the base model)\n"
+        "  aten.mm  48 -> 96 calls (+600 FLOP) in LoHaLayer.get_delta_weight"
+    )
+
+
+def test_losses_of_the_base_model_that_part_make_bits_drift():
+    verdict = against(replace(with_base(losses=[5.0, 4.1]), seeds=[a_run(0, adapter_sha256="1" * 64)]), with_base())
+
+    assert found(verdict, "adapter_sha256").verdict == "environment drift"
+    assert verdict.drift == ("losses of the base model part at step 2",)
 
 
 def test_memory_of_another_accelerator_is_not_comparable():
@@ -583,59 +655,121 @@ def test_another_number_of_the_numerics_lane_is_numerics_changed():
 
 
 @pytest.mark.parametrize(
-    ("metric", "value", "verdict"),
+    ("changes", "metric", "verdict"),
     [
-        ("test_accuracy", 0.5, "identical"),
-        ("test_accuracy", 0.5000001, "identical"),  # equal to six digits
-        ("test_accuracy", 0.46, "within noise"),
-        ("test_accuracy", 0.55, "within noise"),  # just the margin
-        ("test_accuracy", 0.44, "regressed"),
-        ("test_accuracy", 0.56, "improved"),
-        ("forgetting", 0.119, "within noise"),
-        ("forgetting", 0.121, "regressed"),
-        ("forgetting", 0.079, "improved"),
-        ("train_loss", 1.019, "within noise"),
-        ("train_loss", 1.03, "regressed"),
-        ("train_loss", 0.97, "improved"),
+        ({}, "test_accuracy", "identical"),
+        ({"accuracy": 0.48}, "test_accuracy", "within noise"),
+        ({"accuracy": 0.42}, "test_accuracy", "regressed"),
+        ({"accuracy": 0.58}, "test_accuracy", "improved"),
+        ({"forgetting": 0.13}, "forgetting", "within noise"),
+        ({"forgetting": 0.18}, "forgetting", "regressed"),
+        ({"forgetting": 0.02}, "forgetting", "improved"),
+        ({"train_loss": 1.019}, "train_loss", "within noise"),
+        ({"train_loss": 1.03}, "train_loss", "regressed"),
+        ({"train_loss": 0.97}, "train_loss", "improved"),
     ],
 )
-def test_quality_has_a_margin_and_beyond_it_a_direction(metric, value, verdict):
-    assert against(training(**{metric: value})).verdict == verdict
+def test_quality_has_a_margin_and_beyond_it_a_direction(changes, metric, verdict):
+    assert found(against(quality(**changes), quality()), metric).verdict == verdict
 
 
-def test_a_regression_of_quality_gives_values_margin_and_seeds():
-    assert against(training(test_accuracy=0.375)).text() == (
-        "test_accuracy regressed: 50 % -> 37.5 % (-12.5 points, margin 5 points, mean of seeds 0, 1)"
+def test_a_regression_of_quality_gives_values_margin_seeds_and_probability():
+    assert re.fullmatch(
+        r"test_accuracy regressed: 50 % -> 37.5 % \(-12.5 points, margin 6.23 points, noise of 5 seeds, "
+        r"mean of seeds 0, 1, 2, 3, 4, p = \S+\)",
+        found(against(quality(0.375), quality()), "test_accuracy").text(),
     )
-    assert against(training(forgetting=0.2111)).text() == (
-        "forgetting regressed: 0.1 -> 0.2111 (+0.1111, margin 0.02 nats, mean of seeds 0, 1)"
+    assert "margin 0.02 loss, mean" in found(against(quality(train_loss=1.5), quality()), "train_loss").text()
+
+
+def test_noise_between_seeds_widens_the_margin():
+    assert found(against(quality(0.42, spread=0.05), quality(spread=0.05)), "test_accuracy").verdict == "within noise"
+
+
+def test_a_difference_that_one_seed_makes_is_not_told_from_noise():
+    runs = [quality_run(seed, accuracy) for seed, accuracy in enumerate([0.5, 0.5, 0.5, 0.5, 0.1])]
+
+    finding = found(against(a_result(seeds=runs), quality(spread=0.0)), "test_accuracy")
+
+    assert finding.verdict == "cannot tell"
+    assert not is_green(CaseVerdict(CASE, (finding,)))
+
+
+def test_one_seed_that_differs_cannot_tell():
+    verdict = against(a_result(seeds=[quality_run(0, 0.5)]), quality())
+
+    assert found(verdict, "test_accuracy").verdict == "cannot tell"
+    assert not is_green(verdict)
+
+
+def test_more_tests_in_a_session_ask_for_more_certainty():
+    obtained, expected = quality(0.42), from_result(quality())
+
+    (few, many) = (found(compare(obtained, expected, tests=tests), "test_accuracy").verdict for tests in (1, 10**9))
+    assert (few, many) == ("regressed", "cannot tell")
+
+
+def test_what_the_strictest_level_could_not_tell_is_settled_when_the_session_is_over():
+    verdict = compare(quality(0.42), from_result(quality()), tests=10**9)
+
+    (settled,) = corrected({"a": verdict}).values()
+
+    assert found(settled, "test_accuracy").verdict == "regressed"
+    assert settled.values == verdict.values
+
+
+def test_a_baseline_says_what_it_can_detect_and_refuses_a_finer_margin():
+    baseline = with_noise(from_result(quality()))
+
+    assert 0.06 < baseline.noise["test_accuracy"].detectable < 0.09
+    assert baseline.noise["test_accuracy"].seeds == 5
+    assert margin_problems(baseline, {"test_accuracy": 0.07}) == []
+    (problem,) = margin_problems(baseline, {"test_accuracy": 0.02})
+    assert re.fullmatch(
+        r"test_accuracy: margin 0.02 is finer than 5 seeds can support: unchanged code moves by up to 0.0623; "
+        r"it takes \d+ seeds \(--peft-seeds\)",
+        problem,
     )
 
 
-def test_within_noise_is_told_with_its_margin_but_is_no_news_for_the_table():
-    verdict = against(training(test_accuracy=0.49))
+# The second stage
 
-    assert verdict.text() == (
-        "test_accuracy within noise: 50 % -> 49 % (-1 points, margin 5 points, mean of seeds 0, 1)"
-    )
-    assert verdict.moved() == ""
+
+def test_an_identical_first_seed_needs_no_other():
+    first = a_result(seeds=quality().seeds[:1])
+
+    assert second_stage(first, from_result(quality())) == SecondStage()
+
+
+@pytest.mark.parametrize("change", [{"forgetting": 0.2}, {"adapter_sha256": "1" * 64}, {"first_losses": [5.5, 5.4]}])
+def test_a_first_seed_that_differs_asks_for_all_others_of_the_baseline(change):
+    run = quality().seeds[0]
+    first = a_result(seeds=[replace(run, metrics={**run.metrics, **change})])
+
+    assert second_stage(first, from_result(quality())).seeds == (1, 2, 3, 4)
+
+
+def test_another_case_needs_no_second_stage():
+    first = a_result(seeds=[a_run(0, forgetting=0.9)], case_version="v2")
+
+    assert second_stage(first, from_result(quality())) == SecondStage()
+
+
+def test_a_time_that_would_be_red_is_taken_again():
+    slow = measuring(a_result(seeds=quality().seeds[:1]), step_time_ratio=2.0)
+
+    assert second_stage(slow, from_result(quality())) == SecondStage(retime=True)
 
 
 def test_a_quality_that_looks_the_same_is_shown_with_more_digits():
     assert "1 -> 1.00002 (+2e-05" in against(training(train_loss=1.00002)).text()
 
 
-def test_quality_is_the_mean_over_the_seeds():
-    assert against(a_result(seeds=[a_run(0, test_accuracy=0.4), a_run(1, test_accuracy=0.6)])).verdict == "within noise"
-    assert against(a_result(seeds=[a_run(0, test_accuracy=0.3), a_run(1)])).verdict == "regressed"
-
-
 def test_only_the_seeds_that_ran_are_compared():
-    expected = a_result(seeds=[a_run(0), a_run(1, test_accuracy=0.9)])
-
-    assert against(a_result(seeds=[a_run(0)]), expected).verdict == "identical"
-    verdict = against(a_result(seeds=[a_run(1)]), expected)
-    assert found(verdict, "test_accuracy").text().endswith("(-40 points, margin 5 points, seed 1)")
+    assert against(a_result(seeds=quality().seeds[:1]), quality()).verdict == "identical"
+    some = found(against(a_result(seeds=quality(0.2).seeds[1:4]), quality()), "test_accuracy")
+    assert some.verdict == "regressed"
+    assert "mean of seeds 1, 2, 3, p = " in some.reason
 
 
 def test_seeds_that_the_baseline_does_not_hold_are_not_comparable():
@@ -668,6 +802,83 @@ def test_a_slow_step_gives_ratio_and_margin_on_any_machine():
     assert against(slow).text() == "step_time_ratio regressed: 1.2 -> 1.8 (+50.0 %, margin 30 %)"
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"),
+    [
+        (1.19, 1.22, "within noise"),
+        (1.5, 1.6, "within noise"),  # reaches beyond the margin, but is narrower
+        (1.56, 1.57, "within noise"),  # 1.2 + 30 % is where the margin ends
+        (1.57, 1.58, "regressed"),
+        (1.57, 5.0, "regressed"),
+        (1.0, 1.6, "cannot tell"),
+        (0.1, 1.57, "cannot tell"),
+        (0.82, 0.83, "improved"),
+        (0.1, 0.83, "improved"),
+        (0.1, 1.5, "within noise"),  # may have improved, has not regressed
+    ],
+)
+def test_a_time_regressed_when_its_whole_interval_lies_beyond_the_margin(low, high, verdict):
+    obtained = measuring(step_time_ratio=(low + high) / 2, step_time_interval=[low, high])
+
+    assert found(against(obtained), "step_time_ratio").verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("interval", "again"),
+    [([1.15, 1.25], False), ([1.5, 1.6], False), ([1.57, 1.6], True), ([1.0, 1.6], True), ([0.7, 0.8], False)],
+)
+def test_a_time_that_would_be_red_is_taken_once_more(interval, again):
+    obtained = measuring(step_time_ratio=sum(interval) / 2, step_time_interval=interval)
+
+    assert second_stage(obtained, from_result(a_result())).retime == again
+
+
+def test_a_time_is_told_with_its_interval():
+    slow = measuring(step_time_ratio=1.8, step_time_interval=[1.75, 1.861234])
+
+    words = "step_time_ratio regressed: 1.2 -> 1.8 (+50.0 %, interval 1.75 to 1.861, margin 30 %)"
+    assert against(slow).text() == words
+
+
+def test_an_interval_too_wide_to_rule_a_regression_out_is_not_green():
+    verdict = against(measuring(step_time_ratio=1.25, step_time_interval=[0.9, 1.7]))
+
+    assert verdict.verdict == "cannot tell"
+    assert not is_green(verdict)
+    assert verdict.text() == "step_time_ratio cannot tell: 1.2 -> 1.25 (+4.2 %, interval 0.9 to 1.7, margin 30 %)"
+
+
+def test_a_time_without_an_interval_because_the_clock_was_throttled_cannot_be_told():
+    verdict = against(measuring(step_time_ratio=1.2, step_time_interval=[]))
+
+    assert verdict.verdict == "cannot tell"
+    assert found(verdict, "step_time_ratio").reason == "too few blocks without throttling"
+
+
+@pytest.mark.parametrize("interval", [[math.nan, 1.2], [1.2], [1.3, 1.2], [1.2, math.inf], "1.2", {}])
+def test_an_interval_that_is_none_is_never_green(interval):
+    assert against(measuring(step_time_ratio=1.2, step_time_interval=interval)).verdict == "failed"
+
+
+def test_the_same_time_within_its_interval_is_identical():
+    assert found(against(measuring(step_time_interval=[1.15, 1.25])), "step_time_ratio").verdict == "identical"
+
+
+def test_of_a_figure_of_which_more_is_better_the_interval_counts_the_other_way():
+    speed = Metric("speed", "ratio", "higher", "noisy", "", relative_margin=0.3, interval="speed_interval")
+    metrics = {"speed": speed, "speed_interval": replace(METRICS["step_time_interval"], name="speed_interval")}
+    baseline = from_result(measuring(a_result(metrics={}, seeds=[]), speed=1.0), metrics)
+
+    for interval, verdict in (
+        ([0.5, 0.6], "regressed"),
+        ([1.4, 1.5], "improved"),
+        ([0.5, 1.0], "cannot tell"),
+        ([0.8, 1.5], "within noise"),
+    ):
+        result = measuring(a_result(metrics={}, seeds=[]), speed=sum(interval) / 2, speed_interval=interval)
+        assert compare(result, baseline, metrics).verdict == verdict
+
+
 def test_memory_of_the_same_accelerator_is_compared():
     verdict = against(measuring(gpu__allocated_peak_bytes=2**31), measuring(gpu__allocated_peak_bytes=2**30))
 
@@ -675,6 +886,49 @@ def test_memory_of_the_same_accelerator_is_compared():
 
 
 # Words
+
+
+def test_a_higher_peak_names_the_tensors_alive_at_it_largest_change_first():
+    rows = {
+        "[128, 128] float32 @ LoHaLayer.get_delta_weight": [8, 524_288],
+        "[4, 128] bfloat16 @ Linear.forward": [1, 1024],
+        "float32 @ weights": [9, 900],
+    }
+    obtained = measuring(a_result(peak_tensors={"train_step": rows}), train_step__peak_bytes=11_482_931)
+
+    assert found(against(obtained), "train_step.peak_bytes").text() == (
+        "train_step.peak_bytes regressed: 10.70 MiB -> 10.95 MiB (+2.3 %, must be equal)\n"
+        "  [128, 128] float32  4 -> 8 tensors (+256.00 KiB) of LoHaLayer.get_delta_weight\n"
+        "  [4, 128] bfloat16  0 -> 1 tensors (+1.00 KiB) of Linear.forward"
+    )
+
+
+def test_a_lower_peak_names_the_tensors_that_are_gone():
+    obtained = measuring(
+        a_result(peak_tensors={"train_step": {"float32 @ weights": [9, 800]}}), train_step__peak_bytes=10_957_519
+    )
+
+    assert found(against(obtained), "train_step.peak_bytes").details == (
+        "[128, 128] float32  4 -> 0 tensors (-256.00 KiB) of LoHaLayer.get_delta_weight",
+        "float32  9 tensors (-100 bytes) of weights",
+    )
+
+
+def test_five_of_many_changed_tensors_are_named_and_the_rest_counted():
+    rows = {f"[{size}] float32 @ f": [1, 4 * size] for size in range(1, 8)}
+    obtained = measuring(a_result(peak_tensors={"train_step": rows}), train_step__peak_bytes=12_000_000)
+
+    details = found(against(obtained), "train_step.peak_bytes").details
+    assert len(details) == 6
+    assert details[-1] == "and 4 more"
+
+
+def test_a_baseline_that_does_not_hold_the_tensors_at_the_peak_names_none():
+    obtained = measuring(train_step__peak_bytes=12_000_000)
+
+    verdict = against(obtained, a_result(peak_tensors={}))
+
+    assert found(verdict, "train_step.peak_bytes").details == ()
 
 
 def test_the_worst_is_told_first():
@@ -685,7 +939,7 @@ def test_the_worst_is_told_first():
 
 
 def test_an_improvement_is_recorded_not_accepted():
-    assert against(training(test_accuracy=0.9)).text(ACCEPT).endswith(f"\nto record: {ACCEPT}")
+    assert against(quality(0.9), quality()).text(ACCEPT).endswith(f"\nto record: {ACCEPT}")
 
 
 def test_a_finding_about_the_whole_case_is_told_by_its_reason():
@@ -693,7 +947,11 @@ def test_a_finding_about_the_whole_case_is_told_by_its_reason():
 
 
 def test_noise_needs_no_update():
-    assert ACCEPT not in against(training(test_accuracy=0.49)).text(ACCEPT)
+    verdict = against(quality(0.49, 0.11), quality())
+
+    assert verdict.verdict == "within noise"
+    assert verdict.moved() == ""
+    assert ACCEPT not in verdict.text(ACCEPT)
 
 
 def test_what_differs_from_the_environment_of_the_baseline_is_told():
@@ -778,7 +1036,9 @@ def test_an_update_tells_old_and_new_of_each_changed_metric():
 
 
 def test_an_update_tells_what_is_no_metric():
-    new = replace(a_result(), case_version="v2", environment={**ENVIRONMENT, "torch": "2.14.0"}, operators={})
+    new = replace(
+        a_result(), case_version="v2", environment={**ENVIRONMENT, "torch": "2.14.0"}, operators={}, peak_tensors={}
+    )
     new = replace(new, seeds=[replace(a_run(0), samples={"test_correct": "1010"})])
 
     assert diff(a_result(), new) == [
@@ -789,6 +1049,7 @@ def test_an_update_tells_what_is_no_metric():
         *(f"{name}: {value} (by seed it changed)" for name, value in QUALITY),
         "samples of seed 0: changed",
         "operators of train_step: changed",
+        "tensors at the peak of train_step: changed",
     ]
 
 

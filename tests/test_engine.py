@@ -1,5 +1,6 @@
 import gc
 import json
+import math
 import os
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from pytest_peftbench.compare import compare
 from pytest_peftbench.experiment import Experiment, MathTrainConfig
 from pytest_peftbench.jsonfile import InputError
 from pytest_peftbench.metrics import digest
-from pytest_peftbench.result import METRICS, CaseId
+from pytest_peftbench.result import METRICS, CaseId, SecondStage
 from pytest_peftbench.timing import Timing
 
 OF_IMAGES = {"test_dino_similarity", "valid_dino_similarity", "drift", "images.changed", "images_sha256"}
@@ -54,13 +55,13 @@ real_compare = timing.compare
 @pytest.fixture(autouse=True)
 def no_clock(monkeypatch):
     """Times take a second and are tested elsewhere."""
-    monkeypatch.setattr(timing, "compare", lambda function, reference, device: Timing(1.0, 0.01))
+    monkeypatch.setattr(timing, "compare", lambda *_, **__: Timing(1.0, 1.0, 1.0, 0.01, ()))
 
 
 @pytest.fixture(scope="module")
 def lora():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(timing, "compare", lambda function, reference, device: Timing(1.0, 0.01))
+        patch.setattr(timing, "compare", lambda *_, **__: Timing(1.0, 1.0, 1.0, 0.01, ()))
         return run()
 
 
@@ -128,13 +129,60 @@ def test_operators_say_who_spent_the_counters(lora):
     assert "aten.mm @ Linear.forward" in lora.operators["train_step"]
 
 
+def test_the_tensors_alive_at_the_peak_of_a_step_add_up_to_it(lora):
+    (phase,) = lora.peak_tensors
+    rows = lora.peak_tensors[phase]
+
+    assert phase == "train_step"
+    assert sum(size for _, size in rows.values()) == lora.metrics["train_step.peak_bytes"]
+    assert rows["float32 @ weights"][1] >= 4 * lora.metrics["params.total"]
+    # AdamW: two moments and a step count for each trained weight
+    assert rows["float32 @ optimizer state"][1] >= 8 * lora.metrics["params.trainable"]
+    assert lora.to_json()["peftbench"]["peak_tensors"] == lora.peak_tensors
+
+
 def test_times_are_ratios_to_the_base_model_and_seconds(monkeypatch):
     monkeypatch.setattr(timing, "compare", real_compare)
 
     result = run()
 
-    for name in ("step_time_ratio", "decode_time_ratio", "step_time_s", "decode_time_s"):
-        assert result.metrics[name] > 0
+    for name in ("step_time", "decode_time"):
+        low, high = result.metrics[f"{name}_interval"]
+        assert 0 < low <= result.metrics[f"{name}_ratio"] <= high
+        assert result.metrics[f"{name}_s"] > 0
+    assert not from_result(result).metrics.keys() & {"step_time_interval", "decode_time_interval"}
+
+
+def test_times_are_asked_for_with_their_metrics_margin_and_clocks_are_kept(monkeypatch):
+    asked = []
+
+    def compare(function, reference, device, blocks, relative_margin):
+        asked.append((device, blocks, relative_margin))
+        return Timing(1.5, 0.0, math.inf, 0.01, (1.5,) * 21, throttled_blocks=21, sm_mhz=1980)
+
+    monkeypatch.setattr(timing, "compare", compare)
+
+    metrics = run().metrics
+
+    assert asked == [("cpu", 7, 0.3)] * 2
+    assert metrics["step_time_interval"] == metrics["decode_time_interval"] == []
+    assert (metrics["gpu.sm_clock_mhz"], metrics["gpu.throttled_blocks"]) == (1980, 42)
+
+
+def test_times_that_would_be_red_are_taken_once_more_with_more_blocks(monkeypatch):
+    asked = []
+
+    def compare(function, reference, device, blocks, relative_margin):
+        asked.append(blocks)
+        return Timing(1.0 + blocks / 10, 1.0, 9.0, 0.01, ())
+
+    monkeypatch.setattr(timing, "compare", compare)
+
+    result = run(second_stage=lambda first: SecondStage((), retime=first.metrics["step_time_ratio"] == 1.7))
+
+    assert asked == [7, 7, 21, 21]
+    assert result.metrics["step_time_ratio"] == result.metrics["decode_time_ratio"] == 3.1
+    assert result.metrics["merge.same_output"] == "ok"
 
 
 def test_full_fine_tuning_has_no_adapter_metrics():
@@ -203,7 +251,7 @@ sys.path.insert(0, {tests!r})
 import test_engine
 from pytest_peftbench import timing
 from pytest_peftbench.timing import Timing
-timing.compare = lambda function, reference, device: Timing(1.0, 0.01)
+timing.compare = lambda *_, **__: Timing(1.0, 1.0, 1.0, 0.01, ())
 result = test_engine.run()
 print(json.dumps([test_engine.exact(result), [seed.__dict__ for seed in result.seeds], result.operators,
                   result.case_version]))
@@ -234,7 +282,7 @@ def test_compared_with_itself_a_case_is_identical(lora, tmp_path):
 @pytest.fixture(scope="module")
 def two_seeds():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(timing, "compare", lambda function, reference, device: Timing(1.0, 0.01))
+        patch.setattr(timing, "compare", lambda *_, **__: Timing(1.0, 1.0, 1.0, 0.01, ()))
         return run(make_experiment(seeds=(0, 1)))
 
 

@@ -248,6 +248,60 @@ def test_saved_bytes_are_the_activations_without_the_weights():
     assert measure(function, model).saved_bytes == (3 * 10 + 2 * 3 * 20) * FLOAT
 
 
+def test_the_tensors_alive_at_the_peak_are_named_by_owner_shape_and_dtype():
+    model = nn.Linear(10, 10, bias=False)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    model(torch.ones(1, 10)).sum().backward()
+    optimizer.step()
+    x = torch.ones(3, 10)
+
+    class Layer:
+        def forward(self):
+            kept = [x @ model.weight for _ in range(2)]
+            torch.zeros(5)  # gone before the peak
+            kept.append(torch.zeros(100, dtype=torch.float64))
+
+    result = measure(Layer().forward, model, optimizer)
+    owner = "test_the_tensors_alive_at_the_peak_are_named_by_owner_shape_and_dtype.Layer.forward"
+    assert result.peak_tensors == {
+        f"[100] float64 @ {owner}": [1, 800],
+        "[3, 10] float32 @ earlier work": [1, 120],
+        f"[3, 10] float32 @ {owner}": [2, 240],
+        "float32 @ gradients": [1, 400],
+        "float32 @ optimizer state": [1, 400],
+        "float32 @ weights": [1, 400],
+    }
+
+
+def test_of_several_peaks_the_first_is_told():
+    def function():
+        torch.zeros(4, 25)
+        torch.zeros(10, 10)
+
+    assert list(measure(function).peak_tensors) == [
+        "[4, 25] float32 @ test_of_several_peaks_the_first_is_told.function"
+    ]
+
+
+def test_a_resized_storage_is_told_at_its_size_at_the_peak():
+    def function():
+        a = torch.zeros(100)
+        a.resize_(200)
+        a.zero_()
+
+    assert list(measure(function).peak_tensors.values()) == [[1, 200 * FLOAT]]
+
+
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_the_tensors_alive_at_the_peak_add_up_to_it(name):
+    step, optimizer = train_step(model := llama(ADAPTERS[name]))
+    step()
+    result = measure(step, model, optimizer)
+    assert sum(size for _, size in result.peak_tensors.values()) == result.peak_bytes
+    assert all(count > 0 and size > 0 for count, size in result.peak_tensors.values())
+    assert list(result.peak_tensors) == sorted(result.peak_tensors)
+
+
 def test_checkpointing_saves_bytes_and_costs_flops():
     layers = nn.Sequential(*[nn.Linear(16, 16) for _ in range(4)], nn.Tanh(), nn.Linear(16, 1))
     x = torch.zeros(8, 16, requires_grad=True)

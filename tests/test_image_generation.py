@@ -63,7 +63,7 @@ def base():
 
 @pytest.fixture(autouse=True)
 def no_clock(monkeypatch):
-    monkeypatch.setattr(timing, "compare", lambda function, reference, device: timing.Timing(1.0, 0.01))
+    monkeypatch.setattr(timing, "compare", lambda *_, **__: timing.Timing(1.0, 1.0, 1.0, 0.01, ()))
 
 
 # Data
@@ -231,7 +231,7 @@ def run(experiment=EXPERIMENT):
 @pytest.fixture(scope="module")
 def lora():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(timing, "compare", lambda function, reference, device: timing.Timing(1.0, 0.01))
+        patch.setattr(timing, "compare", lambda *_, **__: timing.Timing(1.0, 1.0, 1.0, 0.01, ()))
         return run()
 
 

@@ -6,21 +6,25 @@ Lines come with markup for pytest's terminal writer, which drops it where colour
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pytest_peftbench.compare import SEVERITY, CaseVerdict, Verdict
-from pytest_peftbench.words import bytes_text, flops_text
+from pytest_peftbench.words import bytes_text, first, flops_text
 
 WIDTH = 120
 # Less than this says nothing, so the column is left out.
 _MIN_MOVED = 12
+_MAX_DRIFT = 8
+_LEGEND = "±: the smallest regression that is caught nine times out of ten"
 
 Markup = dict[str, bool]
 Line = tuple[str, Markup]
 
 _MARKUP: dict[Verdict, Markup] = {
     "improved": {"green": True},
+    "environment drift": {"yellow": True},
+    "cannot tell": {"yellow": True},
     "numerics changed": {"yellow": True},
     "not comparable": {"yellow": True},
     "no baseline": {"yellow": True},
@@ -49,7 +53,10 @@ QUALITY: dict[str, tuple[Column, ...]] = {
 
 @dataclass(frozen=True)
 class Row:
-    """One case of the table. values: numbers by metric name; a column whose metric is not there shows a dash."""
+    """One case of the table. values: numbers by metric name; a column whose metric is not there shows a dash.
+
+    detectable: the smallest regression that the gate can tell, by metric, in its unit.
+    """
 
     case: str
     task: str
@@ -57,6 +64,7 @@ class Row:
     values: Mapping[str, float] = field(default_factory=dict)
     wall_s: float | None = None
     moved: str = ""
+    detectable: Mapping[str, float] = field(default_factory=dict)
 
 
 _Cell = Callable[[Row], str]
@@ -69,9 +77,23 @@ def row(verdict: CaseVerdict, wall_s: float | None = None) -> Row:
         task=verdict.case.task,
         verdict=verdict.verdict,
         values=verdict.values,
+        detectable=verdict.detectable,
         wall_s=wall_s,
         moved=verdict.moved(),
     )
+
+
+def drift_lines(verdicts: Iterable[CaseVerdict]) -> list[Line]:
+    """What the environment changed since the baselines, once for each base model."""
+    found: dict[str, dict[str, None]] = {}
+    for verdict in verdicts:
+        if verdict.drift:
+            found.setdefault(f"{verdict.case.task}-{verdict.case.base_model}", {}).update(dict.fromkeys(verdict.drift))
+    lines: list[Line] = []
+    for base_model, drift in sorted(found.items()):
+        lines.append((f"environment drift of {base_model}: adapters are compared by what they add", {"yellow": True}))
+        lines += [(f"  {line}", {}) for line in first(list(drift), _MAX_DRIFT)]
+    return [*lines, ("", {})] if lines else []
 
 
 def summary(
@@ -85,6 +107,8 @@ def summary(
     for task in sorted({row.task for row in rows}):
         lines += table([row for row in rows if row.task == task], quality.get(task, ()), width)
         lines.append(("", {}))
+    if any(row.detectable for row in rows):
+        lines.append((_LEGEND, {}))
     if rows:
         lines.append(_count_line(rows))
     if update_command and any(row.verdict == "improved" for row in rows):
@@ -108,7 +132,7 @@ def _cells(quality: Sequence[Column]) -> dict[str, _Cell]:
     """How each column words its cell; empty where a row has no such figure."""
     cells: dict[str, _Cell] = {"case": lambda row: row.case, "verdict": lambda row: row.verdict}
     for column in quality:
-        cells[column.header] = _number(column.metric, f"{{:{column.form}}}".format)
+        cells[column.header] = _quality(column)
     cells["step FLOP"] = _number("train_step.flops", flops_text)
     cells["peak"] = _number("train_step.peak_bytes", bytes_text)
     cells["time"] = _number("step_time_ratio", "{:.2f}x".format)
@@ -118,6 +142,19 @@ def _cells(quality: Sequence[Column]) -> dict[str, _Cell]:
 
 def _number(metric: str, words: Callable[[float], str]) -> _Cell:
     return lambda row: words(row.values[metric]) if metric in row.values else ""
+
+
+def _quality(column: Column) -> _Cell:
+    """The figure, and behind ± what `_LEGEND` says."""
+
+    def words(row: Row) -> str:
+        if column.metric not in row.values:
+            return ""
+        figure = format(row.values[column.metric], column.form)
+        size = row.detectable.get(column.metric)
+        return figure if size is None else f"{figure} ±{format(size, column.form.lstrip('+'))}"
+
+    return words
 
 
 def _left(columns: Sequence[Sequence[str]]) -> list[bool]:
