@@ -276,14 +276,15 @@ class _Case:
         """The output on the probe batch of a model without adapter."""
         return self.task.output(model.eval(), self.probe).clone()
 
+    def reference_key(self, base_digest: str) -> tuple[object, ...]:
+        """What the base model's own figures depend on. The digest of a large model tells no weights, its name does."""
+        config, experiment = self.config, self.experiment
+        model = (config.values(config.BASE_MODEL), experiment.models, base_digest)
+        return (model, self.data.digest, experiment.device, config.values(config.REFERENCE))
+
     def reference(self, base: nn.Module, base_digest: str) -> _Reference:
         """The base model's own figures, before an adapter is added to it."""
-        key = (
-            base_digest,
-            self.data.digest,
-            self.experiment.device,
-            self.config.values(self.config.REFERENCE),
-        )
+        key = self.reference_key(base_digest)
         if key not in _references:
             evaluation = self.task.reference(base, self.data, self.experiment)
             _references[key] = _Reference(evaluation, self.base_output(base))
@@ -291,8 +292,7 @@ class _Case:
 
     def base_reference(self, base_digest: str) -> BaseReference:
         """The base model's own counters and losses on the probe batch, fully fine-tuned, once per session."""
-        config = self.config
-        key = (base_digest, self.data.digest, self.experiment.device, config.values(config.REFERENCE))
+        key = self.reference_key(base_digest)
         if key not in _base_references:
             base, no_hooks = self.base(), hooks_of(None)
             with torch.inference_mode():

@@ -173,7 +173,9 @@ def local(tmp_path_factory):
 
 def run(bench, *arguments, **environment):
     suites = [f"--peft-suite={bench.path / path}" for path in ("MetaMathQA/llama", "MetaMathQA/qwen3", "image-gen")]
-    return bench.spawn(*suites, "--peft-data", "data", "--peft-models", "models", *arguments, **environment)
+    return bench.spawn(
+        *suites, "--peft-data", "data", "--peft-models", "models", "--peft-seeds", "1", *arguments, **environment
+    )
 
 
 def verdicts(result):
