@@ -26,9 +26,11 @@ Output = Callable[[nn.Module], Tensor]
 
 
 def outcome(check: Callable[[], bool]) -> str:
-    """`ok`, `differs`, or the class name of what `check` raised."""
+    """`ok`, `differs`, or the class name of what `check` raised; out of memory passes through."""
     try:
         return OK if check() else DIFFERS
+    except torch.OutOfMemoryError:
+        raise  # the device's, and no property of the adapter
     except Exception as error:
         return type(error).__name__
 

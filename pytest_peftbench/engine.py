@@ -18,11 +18,11 @@ from torch import Tensor, nn
 
 from pytest_peftbench import checks, footprint, timing
 from pytest_peftbench.environment import describe, deterministic, seed_everything
-from pytest_peftbench.experiment import ADAPTER_FILE, Experiment
+from pytest_peftbench.experiment import ADAPTER_FILE, QUANTISED, Experiment
 from pytest_peftbench.footprint import Footprint
 from pytest_peftbench.memory import MemoryTracker
 from pytest_peftbench.methods import Hooks, hooks_of, make_config
-from pytest_peftbench.metrics import digest
+from pytest_peftbench.metrics import digest, fingerprint
 from pytest_peftbench.peft_schema import peft_fields
 from pytest_peftbench.result import (
     METRICS,
@@ -238,7 +238,9 @@ class _Case:
     def base(self, seed: int | None = None) -> nn.Module:
         """The base model with fresh weights, in evaluation mode."""
         seed_everything(self.experiment.seeds[0] if seed is None else seed)
-        return self.base_model(self.experiment).to(self.experiment.device).eval()
+        base = self.base_model(self.experiment)
+        # quantised weights were made on their device, and refuse to be moved
+        return (base if self.config.dtype in QUANTISED else base.to(self.experiment.device)).eval()
 
     def injectable_base(self, seed: int | None = None) -> nn.Module:
         """The base model as the method wants it."""
@@ -274,14 +276,15 @@ class _Case:
         """The output on the probe batch of a model without adapter."""
         return self.task.output(model.eval(), self.probe).clone()
 
+    def reference_key(self, base_digest: str) -> tuple[object, ...]:
+        """What the base model's own figures depend on. The digest of a large model tells no weights, its name does."""
+        config, experiment = self.config, self.experiment
+        model = (config.values(config.BASE_MODEL), experiment.models, base_digest)
+        return (model, self.data.digest, experiment.device, config.values(config.REFERENCE))
+
     def reference(self, base: nn.Module, base_digest: str) -> _Reference:
         """The base model's own figures, before an adapter is added to it."""
-        key = (
-            base_digest,
-            self.data.digest,
-            self.experiment.device,
-            self.config.values(self.config.REFERENCE),
-        )
+        key = self.reference_key(base_digest)
         if key not in _references:
             evaluation = self.task.reference(base, self.data, self.experiment)
             _references[key] = _Reference(evaluation, self.base_output(base))
@@ -289,8 +292,7 @@ class _Case:
 
     def base_reference(self, base_digest: str) -> BaseReference:
         """The base model's own counters and losses on the probe batch, fully fine-tuned, once per session."""
-        config = self.config
-        key = (base_digest, self.data.digest, self.experiment.device, config.values(config.REFERENCE))
+        key = self.reference_key(base_digest)
         if key not in _base_references:
             base, no_hooks = self.base(), hooks_of(None)
             with torch.inference_mode():
@@ -538,14 +540,24 @@ def _peft_names(metrics: dict[str, Value]) -> dict[str, Value]:
 
 
 def cached_base_models() -> BaseModel:
-    """Loads each base model once and gives a copy with fresh weights at each call."""
-    loaded: dict[tuple[object, ...], nn.Module] = {}
+    """Loads each base model once and gives a copy of it at each call, with the weights as loaded, to the bit.
+
+    A quantised one is loaded each time: it lies on its device, where there is no room for two.
+    """
+    loaded: dict[tuple[object, ...], tuple[nn.Module, int]] = {}
 
     def base_model(experiment: Experiment) -> nn.Module:
+        if experiment.train.dtype in QUANTISED:
+            return task_of(experiment).load_base_model(experiment)
         key = (experiment.case.task, experiment.models, experiment.train.values(experiment.train.BASE_MODEL))
         if key not in loaded:
-            loaded[key] = task_of(experiment).load_base_model(experiment)
-        return copy.deepcopy(loaded[key])
+            model = task_of(experiment).load_base_model(experiment)
+            loaded[key] = model, fingerprint(model)
+        model, expected = loaded[key]
+        restored = copy.deepcopy(model)
+        if fingerprint(restored) != expected:
+            raise RuntimeError(f"{experiment.train.model_id}: an earlier case changed the weights that all start from")
+        return restored
 
     return base_model
 

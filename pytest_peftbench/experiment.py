@@ -26,6 +26,7 @@ ADAPTER_FILE = "adapter_config.json"
 MARGINS_FILE = "margins.json"
 
 Dtype = Literal["float32", "float16", "bfloat16", "int8", "int4"]
+QUANTISED = ("int8", "int4")
 FloatDtype = Literal["float32", "float16", "bfloat16"]
 
 

@@ -14,7 +14,7 @@ from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import Any
 
-from pytest_peftbench.baseline import Baseline, baseline_path, from_result, write
+from pytest_peftbench.baseline import DIGITS, Baseline, baseline_path, from_result, write
 from pytest_peftbench.experiment import TRAIN_CONFIGS
 from pytest_peftbench.jsonfile import InputError, read_json
 from pytest_peftbench.result import CaseId, Result, SeedRun, Value
@@ -88,7 +88,9 @@ def read_result(file: Path, data: dict[str, Any]) -> Baseline:
     case = CaseId(tasks[0], Path(str(train.get("model_id", ""))).name, method, name)
     config = _get(file, data, "run_info", "peft_config")
     quality: dict[str, Value] = {
-        ours: convert(_number(file, last, theirs)) for theirs, (ours, convert) in _QUALITY.items() if theirs in last
+        ours: _rounded(convert(_number(file, last, theirs)))
+        for theirs, (ours, convert) in _QUALITY.items()
+        if theirs in last
     }
     definition = json.dumps([train, config], sort_keys=True)
     return Baseline(
@@ -181,6 +183,11 @@ def _get(file: Path, data: dict[str, Any], block: str, key: str) -> Any:
     if not isinstance(found, dict) or key not in found:
         raise InputError(f"{file}: key {block}.{key} is missing")
     return found[key]
+
+
+def _rounded(number: float) -> float:
+    """As any baseline's quality is; `imported` keeps all digits."""
+    return float(f"{number:.{DIGITS}g}")
 
 
 def _number(file: Path, entry: dict[str, Any], key: str) -> float:

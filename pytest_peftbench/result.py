@@ -397,28 +397,20 @@ class Result:
         """
         block = data["peftbench"]
         try:
-            if block["schema"] != SCHEMA_VERSION:
+            if not 1 <= block["schema"] <= SCHEMA_VERSION:
                 raise InputError(
                     f"{source}: peftbench.schema is {block['schema']}, this version reads {SCHEMA_VERSION}"
                 )
+            base = block.get("base")
+            names = ("case_version", "environment", "metrics", "operators", "status", "error_msg")
             return cls(
                 case=CaseId(**block["case"]),
                 seeds=[SeedRun(**run) for run in block["seeds"]],
                 peft={key: value for key, value in data.items() if key != "peftbench"},
-                base=BaseReference(**block["base"]) if block["base"] else None,
-                **{
-                    name: block[name]
-                    for name in (
-                        "case_version",
-                        "environment",
-                        "metrics",
-                        "operators",
-                        "peak_tensors",
-                        "status",
-                        "error_msg",
-                        "warnings",
-                    )
-                },
+                base=BaseReference(**base) if base else None,
+                peak_tensors=block.get("peak_tensors", {}),
+                warnings=block.get("warnings", []),
+                **{name: block[name] for name in names},
             )
         except (KeyError, TypeError) as error:
             raise InputError(f"{source}: peftbench: damaged: {error}") from error

@@ -257,3 +257,11 @@ def test_an_output_that_is_nan_is_never_ok():
     assert found["enable.restores_adapter"] == "differs"
     assert found["merge.same_output"] == "differs"
     assert found["init.identity"] == "differs"
+
+
+def test_out_of_memory_is_no_outcome_of_a_check():
+    def check():
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        checks.outcome(check)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -462,6 +463,34 @@ def test_each_case_gets_fresh_weights_of_a_base_model_that_is_loaded_once(monkey
     assert digest(second) == before
     assert second.config.use_cache is True
     assert len(loads) == 1
+
+
+def test_weights_that_all_cases_start_from_and_that_one_changed_are_an_error(monkeypatch):
+    kept = []
+    base_models = engine.cached_base_models()
+    no_copy = SimpleNamespace(deepcopy=lambda model: kept.append(model) or model)
+    monkeypatch.setattr(engine, "copy", no_copy)
+    base_models(make_experiment())
+    with torch.no_grad():
+        next(kept[0].parameters()).view(-1)[0] += 1e-6
+
+    with pytest.raises(RuntimeError, match="tiny: an earlier case changed the weights"):
+        base_models(make_experiment())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8, torch.bool])
+def test_the_fingerprint_sees_each_bit_and_where_it_stands(monkeypatch, dtype):
+    monkeypatch.setattr(metrics, "_CHUNK", 8)
+
+    def of(values):
+        model = torch.nn.Module()
+        model.register_buffer("weights", torch.tensor(values).to(dtype))
+        return metrics.fingerprint(model)
+
+    weights = [0, 1, 0, 0, 1] * 23
+    others = [[*weights[:i], 1 - weights[i], *weights[i + 1 :]] for i in range(len(weights))]
+    assert of(weights) == of(list(weights))
+    assert of(weights) not in [of(other) for other in [*others, weights[::-1], weights[1:] + weights[:1]]]
 
 
 def test_base_models_of_another_type_or_attention_are_loaded_apart():

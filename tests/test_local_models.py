@@ -30,6 +30,8 @@ IMAGE_PARAMS = {
     "model_id": "black-forest-labs/FLUX.2-klein-base-4B",
     "dataset_id": "peft-internal-testing/cat-image-dataset",
     "dino_model_id": "facebook/dinov2-base",
+    "dtype": "bfloat16",
+    "use_gc": True,
     "max_steps": 2,
     "eval_steps": 2,
     "batch_size": 2,
@@ -53,7 +55,7 @@ CONFTEST = """
     def no_clock():
         from pytest_peftbench import timing
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(timing, "compare", lambda function, reference, device: timing.Timing(1.0, 0.01))
+            patch.setattr(timing, "compare", lambda *_, **__: timing.Timing(1.0, 1.0, 1.0, 0.01, ()))
             yield
 
     def refuse(*arguments, **kwargs):
@@ -171,7 +173,9 @@ def local(tmp_path_factory):
 
 def run(bench, *arguments, **environment):
     suites = [f"--peft-suite={bench.path / path}" for path in ("MetaMathQA/llama", "MetaMathQA/qwen3", "image-gen")]
-    return bench.spawn(*suites, "--peft-data", "data", "--peft-models", "models", *arguments, **environment)
+    return bench.spawn(
+        *suites, "--peft-data", "data", "--peft-models", "models", "--peft-seeds", "1", *arguments, **environment
+    )
 
 
 def verdicts(result):

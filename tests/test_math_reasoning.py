@@ -8,6 +8,7 @@ from itertools import islice
 import peft
 import pytest
 import torch
+import transformers
 from support import DEFAULTS
 
 from pytest_peftbench.experiment import Experiment, MathTrainConfig
@@ -15,6 +16,7 @@ from pytest_peftbench.jsonfile import InputError
 from pytest_peftbench.methods import hooks_of
 from pytest_peftbench.metrics import is_correct, parse_answer
 from pytest_peftbench.result import CaseId
+from pytest_peftbench.tasks import math_reasoning
 from pytest_peftbench.tasks.math_reasoning import IGNORE, TASK, Problem, _solve
 
 
@@ -76,9 +78,27 @@ def test_each_reference_holds_an_answer(data):
     assert all(is_correct(problem.response, problem.response) for problem in [*data.valid, *data.test])
 
 
-def test_a_quantised_base_model_is_refused_by_name():
-    with pytest.raises(InputError, match=r"my/suite: dtype 'int4' is not supported"):
-        TASK.load_base_model(make_experiment(path="my/suite", dtype="int4"))
+@pytest.mark.parametrize("dtype", ["int8", "int4"])
+def test_a_quantised_base_model_needs_bitsandbytes(monkeypatch, dtype):
+    monkeypatch.setattr(math_reasoning, "installed", lambda package: "not installed")
+
+    with pytest.raises(InputError, match=f"my/suite: dtype '{dtype}' needs bitsandbytes; pip install bitsandbytes"):
+        TASK.load_base_model(make_experiment("my/suite", dtype=dtype))
+
+
+@pytest.mark.parametrize(("dtype", "bits"), [("int8", "load_in_8bit"), ("int4", "load_in_4bit")])
+def test_a_quantised_base_model_is_made_on_its_device_by_bitsandbytes(monkeypatch, dtype, bits):
+    asked = {}
+    monkeypatch.setattr(math_reasoning, "installed", lambda package: "0.49.2")
+    monkeypatch.setattr(
+        transformers.AutoModelForCausalLM, "from_pretrained", lambda path, **kwargs: asked.update(kwargs)
+    )
+
+    TASK.load_base_model(replace(make_experiment(dtype=dtype), device="cuda:1"))
+
+    assert asked["device_map"] == "cuda:1"
+    assert "dtype" not in asked
+    assert [name for name in ("load_in_8bit", "load_in_4bit") if getattr(asked["quantization_config"], name)] == [bits]
 
 
 def test_gradient_checkpointing_and_the_type_of_the_weights_are_as_the_parameters_say():

@@ -20,7 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from pytest_peftbench import hub
-from pytest_peftbench.experiment import Experiment, MathTrainConfig
+from pytest_peftbench.environment import installed
+from pytest_peftbench.experiment import QUANTISED, Experiment, MathTrainConfig
 from pytest_peftbench.jsonfile import InputError
 from pytest_peftbench.metrics import forgetting, is_correct, token_losses
 from pytest_peftbench.result import Value
@@ -70,13 +71,11 @@ class MathReasoning:
         from transformers import AutoModelForCausalLM
 
         train = _config(experiment)
-        if train.dtype in ("int8", "int4"):
-            raise InputError(f"{experiment.path}: dtype {train.dtype!r} is not supported yet; choose a float type")
-        source = _model(experiment)
+        source, options = _model(experiment), _weights(experiment)
         hub.require(source)
         with hub.loading(source):
             model: nn.Module = AutoModelForCausalLM.from_pretrained(
-                source.path, dtype=getattr(torch, train.dtype), attn_implementation=train.attn_implementation
+                source.path, attn_implementation=train.attn_implementation, **options
             )
         if train.use_gc:
             model.enable_input_require_grads()  # type: ignore[operator]
@@ -190,6 +189,22 @@ TASK = MathReasoning()
 def _config(experiment: Experiment) -> MathTrainConfig:
     assert isinstance(experiment.train, MathTrainConfig)
     return experiment.train
+
+
+def _weights(experiment: Experiment) -> dict[str, Any]:
+    """How `from_pretrained` makes the weights: of a float type, or quantised by bitsandbytes as PEFT's script does.
+
+    Quantised weights are made on their device. Raises InputError without bitsandbytes.
+    """
+    dtype = experiment.train.dtype
+    if dtype not in QUANTISED:
+        return {"dtype": getattr(torch, dtype)}
+    if installed("bitsandbytes") == "not installed":
+        raise InputError(f"{experiment.path}: dtype {dtype!r} needs bitsandbytes; pip install bitsandbytes")
+    from transformers import BitsAndBytesConfig
+
+    config = BitsAndBytesConfig(load_in_8bit=dtype == "int8", load_in_4bit=dtype == "int4")
+    return {"quantization_config": config, "device_map": experiment.device}
 
 
 # Config, split, rows and columns of each data set.
