@@ -13,8 +13,9 @@ import inspect
 import os
 import sys
 import weakref
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields
 from types import CodeType, FrameType
 from typing import Any, TypeVar
 
@@ -27,6 +28,21 @@ from torch.utils.flop_counter import flop_registry
 
 T = TypeVar("T")
 aten = torch.ops.aten
+
+
+@dataclass(frozen=True)
+class Peak:
+    """What was alive when the most bytes were; the parts add up to `peak_bytes`.
+
+    weights: of the model, its buffers too. activations: what autograd saved for the backward pass at any time.
+    temporary: all else, the batch included.
+    """
+
+    weights_bytes: int = 0
+    gradients_bytes: int = 0
+    optimizer_bytes: int = 0
+    activations_bytes: int = 0
+    temporary_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -43,6 +59,7 @@ class Footprint:
     buffers not counted.
     operators: "aten.mm @ LoHaLayer.get_delta_weight" -> [calls, FLOPs], sorted by name. The name after the @ is that
     of the innermost function outside torch; it only serves to explain a difference.
+    peak: what `peak_bytes` consists of.
     """
 
     flops: int
@@ -50,6 +67,13 @@ class Footprint:
     peak_bytes: int
     saved_bytes: int
     operators: dict[str, list[int]] = field(default_factory=dict)
+    peak: Peak = Peak()
+
+    def figures(self) -> dict[str, int]:
+        """The counters by name, the parts of the peak as `peak_weights_bytes` and so on."""
+        parts = {f"peak_{name}": value for name, value in asdict(self.peak).items()}
+        counters = ("flops", "calls", "peak_bytes", "saved_bytes")
+        return {**{name: getattr(self, name) for name in counters}, **parts}
 
 
 def measure(
@@ -66,16 +90,20 @@ def measure(
     collecting = gc.isenabled()
     gc.disable()
     try:
-        memory = _LiveStorages(_weights(model), [*_gradients(model), *_optimizer_state(optimizer)])
+        memory = _LiveStorages(_weights(model), _gradients(model), _optimizer_state(optimizer))
         counter = _Counter(memory, _Owners(optimizer))
-        with torch.autograd.graph.saved_tensors_hooks(memory.save, lambda saved: saved), counter:
+        with (
+            _gradient_hooks(model, memory),
+            torch.autograd.graph.saved_tensors_hooks(memory.save, lambda saved: saved),
+            counter,
+        ):
             function()
     finally:
         if collecting:
             gc.enable()
-    operators = {name: counter.operators[name] for name in sorted(counter.operators)}
+    operators = counter.operators()
     calls, flops = (sum(row[i] for row in operators.values()) for i in (0, 1))
-    return Footprint(flops, calls, memory.peak_bytes, memory.saved_bytes, operators)
+    return Footprint(flops, calls, memory.peak_bytes, memory.saved_bytes, operators, memory.peak())
 
 
 def difference(a: Footprint, b: Footprint) -> Footprint:
@@ -153,27 +181,43 @@ class _LiveStorages:
     """Bytes of the storages that are alive, and their peak.
 
     torch keeps one Python object per storage for as long as the storage lives, also while only autograd's graph (C++)
-    holds it, so the object's id names the storage and a weak reference to it tells the storage's death.
+    holds it, so the object's id names the storage and a weak reference to it tells the storage's death. Ids are used
+    again; a number of its own tells each storage from those before it. A storage shows only later what it was for
+    (saved for backward, a gradient), so what the peak consists of is found at the end, from the log of all changes.
     """
 
-    def __init__(self, weights: Iterable[Tensor], others: Iterable[Tensor]) -> None:
+    def __init__(self, weights: Iterable[Tensor], gradients: Iterable[Tensor], optimizer: Iterable[Tensor]) -> None:
         self.live_bytes = 0
         self.peak_bytes = 0
         self.saved_bytes = 0
         self._references: dict[int, weakref.ref[torch.UntypedStorage]] = {}
+        self._numbers: dict[int, int] = {}
+        self._next_number = 0
         self._sizes: dict[int, int] = {}
-        # Storages that `saved_bytes` no longer counts: the weights, and what is in it already.
-        self._not_saved_again: set[int] = set()
+        self._kinds: dict[int, str] = {}
+        # (number of the storage, by how many bytes it grew or shrank)
+        self._changes: list[tuple[int, int]] = []
+        self._changes_at_peak = 0
         for tensor in weights:
-            if (storage := _storage(tensor)) is not None:
-                self._not_saved_again.add(self._add(storage))
-        self.add(others)
+            self._mark(tensor, "weights_bytes")
+        # Storages that `saved_bytes` no longer counts: the weights, and what is in it already.
+        self._not_saved_again = set(self._references)
+        for tensor in optimizer:
+            self._mark(tensor, "optimizer_bytes")
+        for tensor in gradients:
+            self.mark_gradient(tensor)
 
-    def add(self, values: Iterable[object]) -> None:
-        """Count the tensors among `values` from now on, each storage once; views and known storages change nothing."""
-        for value in values:
-            if isinstance(value, Tensor) and (storage := _storage(value)) is not None:
+    def add(self, value: object) -> None:
+        """Count the tensors in `value` from now on, each storage once; views and known storages change nothing."""
+        if isinstance(value, Tensor):
+            if (storage := _storage(value)) is not None:
                 self._add(storage)
+        elif isinstance(value, (tuple, list)):
+            for item in value:
+                self.add(item)
+        elif isinstance(value, dict):
+            for item in value.values():
+                self.add(item)
 
     def save(self, tensor: Tensor) -> Tensor:
         """Hook that autograd calls with each tensor it saves; what it returns is what autograd keeps.
@@ -186,24 +230,70 @@ class _LiveStorages:
             if key not in self._not_saved_again:
                 self._not_saved_again.add(key)
                 self.saved_bytes += storage.nbytes()
+            self._kinds.setdefault(self._numbers[key], "activations_bytes")
         return tensor.detach()
+
+    def mark_gradient(self, gradient: Tensor) -> None:
+        """The tensor is the gradient of a weight."""
+        self._mark(gradient, "gradients_bytes")
+
+    def peak(self) -> Peak:
+        """What was alive at the peak, by what it turned out to be for."""
+        parts = dict.fromkeys((item.name for item in fields(Peak)), 0)
+        for number, change in self._changes[: self._changes_at_peak]:
+            parts[self._kinds.get(number, "temporary_bytes")] += change
+        return Peak(**parts)
+
+    def _mark(self, tensor: Tensor, kind: str) -> None:
+        if (storage := _storage(tensor)) is not None:
+            number = self._numbers[self._add(storage)]
+            if self._kinds.get(number) not in ("weights_bytes", "optimizer_bytes"):
+                self._kinds[number] = kind
 
     def _add(self, storage: torch.UntypedStorage) -> int:
         key = id(storage)
-        if key not in self._references:
-            self._references[key] = weakref.ref(storage, lambda _: self._forget(key))
-            self._sizes[key] = 0
         # A storage may be resized in place; that is noticed when an operator next sees it.
         size = storage.nbytes()
-        self.live_bytes += size - self._sizes[key]
-        self._sizes[key] = size
-        self.peak_bytes = max(self.peak_bytes, self.live_bytes)
+        known = self._sizes.get(key)
+        if known is None:
+            self._references[key] = weakref.ref(storage, lambda _: self._forget(key))
+            self._numbers[key] = self._next_number
+            self._next_number += 1
+            known = 0
+        if size != known:
+            self._sizes[key] = size
+            self._changes.append((self._numbers[key], size - known))
+            self.live_bytes += size - known
+            if self.live_bytes > self.peak_bytes:
+                self.peak_bytes = self.live_bytes
+                self._changes_at_peak = len(self._changes)
+        elif key not in self._sizes:
+            self._sizes[key] = 0
         return key
 
     def _forget(self, key: int) -> None:
-        self.live_bytes -= self._sizes.pop(key)
+        size = self._sizes.pop(key)
+        self.live_bytes -= size
+        self._changes.append((self._numbers.pop(key), -size))
         self._not_saved_again.discard(key)
         del self._references[key]
+
+
+@contextmanager
+def _gradient_hooks(model: nn.Module | None, memory: _LiveStorages) -> Iterator[None]:
+    """Tell `memory` of each gradient that the backward pass leaves in a weight."""
+
+    def mark(weight: Tensor) -> None:
+        if weight.grad is not None:
+            memory.mark_gradient(weight.grad)
+
+    weights = [weight for weight in _weights(model) if weight.is_leaf and weight.requires_grad]
+    handles = [weight.register_post_accumulate_grad_hook(mark) for weight in weights]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 # Operators
@@ -251,7 +341,13 @@ _FORMULAS: dict[Any, Callable[..., int]] = {
     aten.addmm_: flop_registry[aten.addmm],
     aten.baddbmm_: flop_registry[aten.baddbmm],
     **flop_registry,
+    # torch's formulas want as many heads in key and value as in query, which the kernels do not.
+    aten._scaled_dot_product_flash_attention: _attention_flop,
+    aten._scaled_dot_product_flash_attention_backward: _attention_backward_flop,
 }
+
+
+_NOT_COUNTED = frozenset({aten.detach, aten.detach_})
 
 
 class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -264,9 +360,13 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __init__(self, memory: _LiveStorages, owners: _Owners) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.operators: dict[str, list[int]] = {}
         self._memory = memory
         self._owners = owners
+        self._rows: dict[tuple[Any, str], list[int]] = {}
+
+    def operators(self) -> dict[str, list[int]]:
+        """[calls, FLOPs] by "operator @ owner", sorted."""
+        return dict(sorted((f"{packet} @ {owner}", row) for (packet, owner), row in self._rows.items()))
 
     def __torch_dispatch__(
         self, func: Any, types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -278,14 +378,17 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
             with self:
                 return func.decompose(*args, **kwargs)
         owner = self._owners.current()
-        self._memory.add(tree_leaves((args, kwargs)))
+        self._memory.add(args)
+        self._memory.add(kwargs)
         result = func(*args, **kwargs)
-        self._memory.add(tree_leaves(result))
-        if packet not in (aten.detach, aten.detach_):
-            formula = _FORMULAS.get(packet)
-            row = self.operators.setdefault(f"{packet} @ {owner}", [0, 0])
+        self._memory.add(result)
+        if packet not in _NOT_COUNTED:
+            row = self._rows.get((packet, owner))
+            if row is None:
+                row = self._rows[packet, owner] = [0, 0]
             row[0] += 1
-            row[1] += int(formula(*args, **kwargs, out_val=result)) if formula else 0
+            if formula := _FORMULAS.get(packet):
+                row[1] += int(formula(*args, **kwargs, out_val=result))
         return result
 
 

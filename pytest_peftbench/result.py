@@ -57,6 +57,11 @@ def _counters(phase: str, what: str, names: str) -> list[Metric]:
         "calls": ("calls", "operator calls"),
         "peak_bytes": ("bytes", "peak bytes of live tensors, weights and optimizer state included"),
         "saved_bytes": ("bytes", "bytes saved for the backward pass, weights not counted"),
+        "peak_weights_bytes": ("bytes", "weights at the peak"),
+        "peak_gradients_bytes": ("bytes", "gradients of weights at the peak"),
+        "peak_optimizer_bytes": ("bytes", "optimizer state at the peak"),
+        "peak_activations_bytes": ("bytes", "tensors saved for the backward pass at the peak"),
+        "peak_temporary_bytes": ("bytes", "all other tensors at the peak"),
     }
     return [
         Metric(
@@ -102,6 +107,11 @@ METRICS: dict[str, Metric] = {
         *_counters("forward_inference", "a forward pass in inference mode", "flops calls peak_bytes"),
         *_counters("forward_train", "a forward pass in training mode", "flops calls peak_bytes"),
         *_counters("train_step", "one training step", "flops calls peak_bytes saved_bytes"),
+        *_counters(
+            "train_step",
+            "one training step",
+            "peak_weights_bytes peak_gradients_bytes peak_optimizer_bytes peak_activations_bytes peak_temporary_bytes",
+        ),
         *_counters(
             "decode_step",
             "one step of generation: a token with the cache, or noise removed with guidance",
@@ -273,8 +283,9 @@ class Result:
 
     metrics: the metrics that do not depend on the training seed (counters, checks, times). seeds: the others, by
     seed, ascending. case_version: a hash of all that defines the case; figures of different versions are not
-    comparable. environment: see `environment.describe`. pictures: samples of the first seed's model. peft: the fields
-    that PEFT's own schema wants and we do not compare (`run_info`, `train_info`, `meta_info`).
+    comparable. environment: see `environment.describe`. pictures: samples of the first seed's model. notes: what
+    a reader must know about how the figures came about. peft: the fields that PEFT's own schema wants and we do not
+    compare (`run_info`, `train_info`, `meta_info`).
     """
 
     case: CaseId
@@ -286,6 +297,7 @@ class Result:
     status: str = "success"
     error_msg: str = ""
     pictures: list[Picture] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     peft: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
@@ -300,6 +312,7 @@ class Result:
             "metrics": self.metrics,
             "seeds": [asdict(seed) for seed in self.seeds],
             "operators": self.operators,
+            "notes": self.notes,
             "pictures": [{"file": item.name, "prompt": item.prompt, "seed": item.seed} for item in self.pictures],
         }
         return {**self.peft, "peftbench": block}
