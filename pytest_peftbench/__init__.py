@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pytest_peftbench.result import Result
 
 __version__ = "0.1.0"
-__all__ = ["run_experiment"]
+__all__ = ["count_footprint", "run_experiment"]
 
 
 def run_experiment(
@@ -34,3 +34,10 @@ def run_experiment(
     return engine.run_experiment(
         experiment, base_model, task_data, memory=memory, benchmark=benchmark, progress=progress
     )
+
+
+def count_footprint(experiment: Experiment) -> Result:
+    """Count what one experiment costs at its base model's true shapes, without weights: see `real_shapes.count`."""
+    from pytest_peftbench import real_shapes
+
+    return real_shapes.count(experiment)

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from pytest_peftbench import __version__, environment
 from pytest_peftbench.experiment import find_suites
-from pytest_peftbench.jsonfile import InputError
+from pytest_peftbench.fit import DTYPES, find_experiments, fits, table, to_json, vram
+from pytest_peftbench.jsonfile import InputError, write_json
 from pytest_peftbench.session import positive
 from pytest_peftbench.tiny import TINY_DIR
 
@@ -41,7 +42,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     build.add_argument("task", choices=["math", "image"], help="which base model to build")
     build.add_argument("--out", type=Path, metavar="DIR", help="where to write it (default: into the package)")
-    build.add_argument("--steps", type=_steps, metavar="N", help="stop after N steps: a shortened build, for tests")
+    build.add_argument("--steps", type=_count, metavar="N", help="stop after N steps: a shortened build, for tests")
     build.set_defaults(command=_build_tiny)
     sweep = commands.add_parser(
         "sweep",
@@ -53,7 +54,32 @@ def _parser() -> argparse.ArgumentParser:
     sweep.add_argument("--only", default="", metavar="TEXT", help="experiments whose <method>/<name> contains TEXT")
     sweep.add_argument("--rates", type=_rates, metavar="LR,LR", help="learning rates (default: 1e-3 to 1e-1, five)")
     sweep.set_defaults(command=_sweep)
+    fit = commands.add_parser(
+        "fit",
+        help="which methods fit a card",
+        description="Predict each experiment's peak memory in training from its base model's shapes, without weights "
+        "or a GPU, and show which fit a card. The device's runtime and its allocator take more.",
+    )
+    fit.add_argument("experiments", nargs="*", type=Path, metavar="EXPERIMENTS", help="suites or experiments")
+    fit.add_argument(
+        "--base-model", metavar="NAME", help="only experiments on it (default: llama-3.2-3B, or those given)"
+    )
+    fit.add_argument("--batch-size", type=_count, default=4, metavar="N", help="texts or pictures (default: 4)")
+    fit.add_argument(
+        "--seq-len", type=_count, default=768, metavar="N", help="tokens of each text or prompt (default: 768)"
+    )
+    fit.add_argument("--vram", type=_vram, metavar="MEMORY", help="the card's memory, as 24GiB")
+    fit.add_argument("--dtype", choices=DTYPES, default="bfloat16", help="of the base weights (default: bfloat16)")
+    fit.add_argument("--json", type=Path, metavar="FILE", help="write the report here too")
+    fit.set_defaults(command=_fit)
     return parser
+
+
+def _vram(text: str) -> int:
+    try:
+        return vram(text)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _rates(text: str) -> tuple[float, ...]:
@@ -66,7 +92,7 @@ def _rates(text: str) -> tuple[float, ...]:
     return rates
 
 
-def _steps(text: str) -> int:
+def _count(text: str) -> int:
     try:
         return positive(text)
     except InputError as error:
@@ -84,6 +110,19 @@ def _sweep(options: argparse.Namespace) -> int:
     find_suites(options.suite)  # a folder, or a usage error
     for name, rate in sweep(options.suite, options.rates or RATES, options.only, _progress).items():
         print(f"{name}  {rate:g}")  # noqa: T201
+    return 0
+
+
+def _fit(options: argparse.Namespace) -> int:
+    environment.pin(fast=True)
+    base_model = options.base_model or (None if options.experiments else "llama-3.2-3B")
+    chosen = find_experiments(base_model, options.experiments)
+    sizes = (options.batch_size, options.seq_len, options.dtype)
+    rows = fits(chosen, *sizes)
+    for line in table(rows, options.vram):
+        print(line)  # noqa: T201
+    if options.json:
+        write_json(options.json, to_json(rows, base_model, *sizes, options.vram))
     return 0
 
 

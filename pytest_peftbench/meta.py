@@ -12,6 +12,7 @@ import contextlib
 import functools
 from collections.abc import Callable, Iterator
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor
@@ -99,8 +100,15 @@ _ANSWERS: dict[Any, Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]] = {
 
 @contextlib.contextmanager
 def accelerator() -> Iterator[None]:
-    """Runs the body as on an accelerator, on meta tensors."""
-    with _multi_tensor_optimizers(), Remembering(), Accelerator():
+    """Runs the body as on an accelerator, on meta tensors. Each condition holds for all elements."""
+    distribution = torch.distributions.Distribution
+    with (
+        _multi_tensor_optimizers(),
+        # a check of values that do not exist
+        mock.patch.object(distribution, "_validate_args", new=False),
+        Remembering(),
+        Accelerator(),
+    ):
         yield
 
 
@@ -111,19 +119,11 @@ def _multi_tensor_optimizers() -> Iterator[None]:
     from torch.utils import _foreach_utils
 
     name = "_get_foreach_kernels_supported_devices"
-    modules: list[Any] = [module for module in (optimizer, _foreach_utils) if hasattr(module, name)]
-    originals = [getattr(module, name) for module in modules]
-    for module in modules:
-        setattr(module, name, lambda: [*_accelerators(), "meta"])
-    try:
+    with contextlib.ExitStack() as stack:
+        for module in (optimizer, _foreach_utils):
+            if hasattr(module, name):
+                stack.enter_context(mock.patch.object(module, name, return_value=["cuda", "xpu", "mtia", "meta"]))
         yield
-    finally:
-        for module, original in zip(modules, originals, strict=True):
-            setattr(module, name, original)
-
-
-def _accelerators() -> list[str]:
-    return ["cuda", "xpu", "mtia"]
 
 
 class _Unknown(Exception):
@@ -145,6 +145,10 @@ class Remembering(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self, func: Any, types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        if func in _CONDITIONAL and args[0].is_meta:
+            args = _without_conditions(func, args, torch.Size.numel)
+            if func is aten.nonzero.default:
+                return args[0]
         kind = _kind(func)
         if kind == "other":
             return func(*args, **(kwargs or {}))
@@ -246,32 +250,38 @@ class Shapes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if any(tensor.is_meta for tensor in tensors):
             return self._on_meta(func, args, kwargs)
         if not tensors and "device" in kwargs and _numel(func, args) > SMALL:
-            kwargs = {name: value for name, value in kwargs.items() if name != "generator"} | {"device": META}
+            kwargs = {name: _moved(value) for name, value in kwargs.items()} | {"device": META}
         return func(*args, **kwargs)
 
     def _on_meta(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if func is aten._local_scalar_dense.default:
             return 0
-        if func is aten.nonzero.default:
-            count = self._matches(args[0].shape)
-            return torch.empty((count, args[0].dim()), dtype=torch.long, device=META)
-        if func.overloadpacket in (aten.index, aten.index_put, aten.index_put_):
-            args = (args[0], self._positions(args[1]), *args[2:])
+        if func in _CONDITIONAL:
+            args = _without_conditions(func, args, self._matches)
+            if func is aten.nonzero.default:
+                return args[0]
         moved, moved_kwargs = tree_map(_moved, (args, kwargs))
         result = func(*moved, **moved_kwargs)
         in_place = isinstance(args[0], Tensor) and not args[0].is_meta and func._schema.is_mutable
         return args[0] if in_place else result
 
-    def _positions(self, indices: list[Tensor | None]) -> list[Tensor | None]:
-        """Indices with each condition replaced by as many positions as match it."""
-        positions: list[Tensor | None] = []
-        for index in indices:
-            if index is None or index.dtype not in (torch.bool, torch.uint8):
-                positions.append(index)
-                continue
-            count = self._matches(index.shape)
+
+# Operators that look at a tensor's contents to find positions.
+_CONDITIONAL = frozenset({aten.nonzero.default, aten.index.Tensor, aten.index_put.default, aten.index_put_.default})
+
+
+def _without_conditions(func: Any, args: tuple[Any, ...], matches: Callable[[torch.Size], int]) -> tuple[Any, ...]:
+    """Arguments with each condition replaced by as many positions as match it; for `nonzero` the positions alone."""
+    if func is aten.nonzero.default:
+        return (torch.empty((matches(args[0].shape), args[0].dim()), dtype=torch.long, device=META),)
+    positions: list[Tensor | None] = []
+    for index in args[1]:
+        if index is None or index.dtype not in (torch.bool, torch.uint8):
+            positions.append(index)
+        else:
+            count = matches(index.shape)
             positions += [torch.empty(count, dtype=torch.long, device=META) for _ in range(index.dim())]
-        return positions
+    return (args[0], positions, *args[2:])
 
 
 def _moved(value: Any) -> Any:

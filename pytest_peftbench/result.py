@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 SCHEMA_VERSION = 1
@@ -123,6 +124,7 @@ METRICS: dict[str, Metric] = {
         _outcome("reload.same_output", "saved and reloaded, the adapter gives the same output, to the bit"),
         _outcome("merge.same_output", "merged into the base weights, the output agrees within the tolerance"),
         _outcome("unmerge.restores_base", "unmerging restores the base weights within the tolerance"),
+        _outcome("footprint.counted", "whether torch can count all of it on the meta device; if not, what is missing"),
         Metric(
             "first_losses",
             "loss",
@@ -235,15 +237,27 @@ METRICS: dict[str, Metric] = {
 
 @dataclass(frozen=True)
 class CaseId:
-    """Names one case: `MetaMathQA-tiny-loha-rank8`."""
+    """Names one case: `MetaMathQA-tiny-loha-rank8`, or `footprint-MetaMathQA-llama-3.2-3B-loha-rank32`.
+
+    kind: what is done with the experiment; empty where it is trained.
+    """
 
     task: str
     base_model: str
     method: str
     name: str
+    kind: str = ""
 
     def __str__(self) -> str:
-        return f"{self.task}-{self.base_model}-{self.method}-{self.name}"
+        return "-".join(part for part in (self.kind, self.task, self.base_model, self.method, self.name) if part)
+
+    def to_json(self) -> dict[str, str]:
+        """The fields; `kind` only where there is one."""
+        return {name: value for name, value in asdict(self).items() if value or name != "kind"}
+
+    def folder(self, root: Path) -> Path:
+        """Where files about the cases of this kind, task and base model lie below `root`."""
+        return root / self.kind / self.task / self.base_model
 
 
 @dataclass(frozen=True)
@@ -304,7 +318,7 @@ class Result:
         """PEFT's result schema plus the block `"peftbench"`."""
         block = {
             "schema": SCHEMA_VERSION,
-            "case": asdict(self.case),
+            "case": self.case.to_json(),
             "case_version": self.case_version,
             "status": self.status,
             "error_msg": self.error_msg,

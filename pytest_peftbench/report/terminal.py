@@ -44,12 +44,17 @@ class Column:
 QUALITY: dict[str, tuple[Column, ...]] = {
     "MetaMathQA": (Column("accuracy", "test_accuracy", ".1%"), Column("forgetting", "forgetting", "+.3f")),
     "image-gen": (Column("similarity", "test_dino_similarity", ".3f"), Column("drift", "drift", ".3f")),
+    "footprint": (Column("trainable", "params.trainable", ",.0f"), Column("step calls", "train_step.calls", ",.0f")),
 }
 
 
 @dataclass(frozen=True)
 class Row:
-    """One case of the table. values: numbers by metric name; a column whose metric is not there shows a dash."""
+    """One case of the table.
+
+    task: the table that it belongs to, a task or a kind of cases. values: numbers by metric name; a column whose metric
+    is not there shows a dash.
+    """
 
     case: str
     task: str
@@ -66,7 +71,7 @@ def row(verdict: CaseVerdict, wall_s: float | None = None) -> Row:
     """The row of a case. wall_s: how long the whole case took."""
     return Row(
         case=str(verdict.case),
-        task=verdict.case.task,
+        task=verdict.case.kind or verdict.case.task,
         verdict=verdict.verdict,
         values=verdict.values,
         wall_s=wall_s,
