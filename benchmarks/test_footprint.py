@@ -1,4 +1,4 @@
-"""Footprint at real shapes: parameters, checkpoint, FLOPs, calls and memory on the real base models, without weights."""
+"""Footprint at real shapes: parameters, FLOPs, calls and memory on the real base models, without weights or a GPU."""
 
 import pytest
 

@@ -61,13 +61,9 @@ def _parser() -> argparse.ArgumentParser:
         "or a GPU, and show which fit a card. The device's runtime and its allocator take more.",
     )
     fit.add_argument("experiments", nargs="*", type=Path, metavar="EXPERIMENTS", help="suites or experiments")
-    fit.add_argument(
-        "--base-model", metavar="NAME", help="only experiments on it (default: llama-3.2-3B, or those given)"
-    )
+    fit.add_argument("--base-model", metavar="NAME", help="whose experiments (default: llama-3.2-3B)")
     fit.add_argument("--batch-size", type=_count, default=4, metavar="N", help="texts or pictures (default: 4)")
-    fit.add_argument(
-        "--seq-len", type=_count, default=768, metavar="N", help="tokens of each text or prompt (default: 768)"
-    )
+    fit.add_argument("--seq-len", type=_count, default=768, metavar="N", help="tokens of each text (default: 768)")
     fit.add_argument("--vram", type=_vram, metavar="MEMORY", help="the card's memory, as 24GiB")
     fit.add_argument("--dtype", choices=DTYPES, default="bfloat16", help="of the base weights (default: bfloat16)")
     fit.add_argument("--json", type=Path, metavar="FILE", help="write the report here too")

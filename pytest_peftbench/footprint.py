@@ -408,6 +408,10 @@ def _is_composite(func: Any) -> bool:
 # Who called an operator
 
 
+# torch, and what stands between it and its callers while we measure
+_NOT_OWNERS = frozenset({"torch", __name__, "pytest_peftbench.meta"})
+
+
 class _Owners:
     """Names who called the current operator: a function outside torch, the optimizer, or the forward of a backward.
 
@@ -433,7 +437,7 @@ class _Owners:
                 return self._from_node()
             if module.startswith("torch.optim."):
                 return self._optimizer
-            if module != __name__ and module != "torch" and not module.startswith("torch."):
+            if module not in _NOT_OWNERS and not module.startswith("torch."):
                 return _function_name(frame)
             frame = frame.f_back
         # Without Python frames we are in the autograd engine's own thread (accelerators).

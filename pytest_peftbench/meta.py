@@ -1,7 +1,7 @@
 """The meta device as a stand-in for an accelerator: tensors have shapes and no storage, operators cost nothing.
 
 A few things stand in the way of running real training code there, and are answered here. Values that Python asks for
-(`.item()`, `if tensor:`) are 0 and False. Attention goes to the kernels that an accelerator would choose, in place of
+(`.item()`, `if tensor:`) are 0 and False, tensors that it compares are equal. Attention goes to the kernels that an accelerator would choose, in place of
 the sequence of small operators that torch takes on meta tensors. Optimizers take their multi-tensor path, as on an
 accelerator. Initialisations run without the numbers they would compute: shapes stay, contents do not exist.
 """
@@ -16,46 +16,18 @@ from unittest import mock
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
+from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 META = torch.device("meta")
 # Tensors of at most this many elements are real while an adapter is made: small constants steer Python code.
-SMALL = 1024
+SMALL = 64
 aten = torch.ops.aten
+_real_attention = functional.scaled_dot_product_attention
 
 
-class Accelerator(TorchFunctionMode):
-    """Runs code that was written for an accelerator on meta tensors."""
-
-    def __torch_function__(
-        self, func: Any, types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        answer = _ANSWERS.get(func)
-        if answer is None:
-            return func(*args, **(kwargs or {}))
-        return answer(func, args, kwargs or {})
-
-
-def _scalar(default: Any) -> Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]:
-    """Answer for a function that reads a value: `default` for a meta tensor, the value for any other."""
-
-    def answer(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return default if args[0].is_meta else func(*args, **kwargs)
-
-    return answer
-
-
-def _tolist(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    return torch.zeros(args[0].shape).tolist() if args[0].is_meta else func(*args, **kwargs)
-
-
-def _attention(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    return _sdpa(*args, **kwargs) if args[0].is_meta else func(*args, **kwargs)
-
-
-def _sdpa(
+def _attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -69,10 +41,12 @@ def _sdpa(
 
     A boolean mask becomes an additive one of the query's type, as the kernel wants it.
     """
+    if not query.is_meta:
+        return _real_attention(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
     if attn_mask is None and query.dtype in (torch.float16, torch.bfloat16) and query.shape[-1] == value.shape[-1]:
         flash = aten._scaled_dot_product_flash_attention(query, key, value, dropout_p, is_causal, scale=scale)
-        result: Tensor = flash[0]
-        return result
+        attended: Tensor = flash[0]
+        return attended
     if enable_gqa:
         key, value = (x.repeat_interleave(query.shape[1] // x.shape[1], 1) for x in (key, value))
     if attn_mask is not None:
@@ -81,21 +55,11 @@ def _sdpa(
             attn_mask = torch.where(attn_mask, zero, minus_infinity)
         attn_mask = attn_mask.expand(*query.shape[:2], query.shape[2], key.shape[2])
     needs_grad = torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value))
-    result = aten._scaled_dot_product_efficient_attention(
+    efficient = aten._scaled_dot_product_efficient_attention(
         query, key, value, attn_mask, needs_grad, dropout_p, is_causal, scale=scale
-    )[0]
-    return result
-
-
-_ANSWERS: dict[Any, Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]] = {
-    torch.nn.functional.scaled_dot_product_attention: _attention,
-    Tensor.item: _scalar(0),
-    Tensor.__bool__: _scalar(False),
-    Tensor.__int__: _scalar(0),
-    Tensor.__index__: _scalar(0),
-    Tensor.__float__: _scalar(0.0),
-    Tensor.tolist: _tolist,
-}
+    )
+    attended: Tensor = efficient[0]
+    return attended
 
 
 @contextlib.contextmanager
@@ -106,8 +70,8 @@ def accelerator() -> Iterator[None]:
         _multi_tensor_optimizers(),
         # a check of values that do not exist
         mock.patch.object(distribution, "_validate_args", new=False),
+        mock.patch.object(functional, "scaled_dot_product_attention", _attention),
         Remembering(),
-        Accelerator(),
     ):
         yield
 
@@ -145,6 +109,8 @@ class Remembering(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self, func: Any, types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        if func in _ANSWERS and args[0].is_meta:
+            return _ANSWERS[func]
         if func in _CONDITIONAL and args[0].is_meta:
             args = _without_conditions(func, args, torch.Size.numel)
             if func is aten.nonzero.default:
@@ -182,7 +148,7 @@ def _kind(func: Any) -> str:
     name = func.overloadpacket.__name__
     returns = schema.returns
     if not schema.is_mutable:
-        if any(item.alias_info is not None for item in returns) or func in (aten._local_scalar_dense.default,):
+        if any(item.alias_info is not None for item in returns):
             return "other"
         types = [str(item.type) for item in returns]
         if types == ["Tensor"]:
@@ -254,8 +220,8 @@ class Shapes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return func(*args, **kwargs)
 
     def _on_meta(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if func is aten._local_scalar_dense.default:
-            return 0
+        if func in _ANSWERS:
+            return _ANSWERS[func]
         if func in _CONDITIONAL:
             args = _without_conditions(func, args, self._matches)
             if func is aten.nonzero.default:
@@ -266,6 +232,8 @@ class Shapes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return args[0] if in_place else result
 
 
+# What Python learns of contents that do not exist.
+_ANSWERS: dict[Any, Any] = {aten._local_scalar_dense.default: 0, aten.equal.default: True}
 # Operators that look at a tensor's contents to find positions.
 _CONDITIONAL = frozenset({aten.nonzero.default, aten.index.Tensor, aten.index_put.default, aten.index_put_.default})
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -84,7 +85,8 @@ def count(experiment: Experiment, lengths: Lengths | None = None, *, decode: boo
 
     lengths: of the batch; PEFT's batch size and the task's usual length unless given. decode: whether to count a
     decoding step as well.
-    Raises InputError for an experiment that cannot be counted, with the reason. What PEFT or torch raise passes through.
+    Raises InputError, with the reason, for an experiment that cannot be counted. What PEFT or torch raise passes
+    through.
     """
     with tempfile.TemporaryDirectory() as folder, _quiet():
         return _Case(experiment, lengths, Path(folder)).run(decode)
@@ -112,17 +114,13 @@ class _Case:
         hooks = hooks_of(experiment.adapter)
         self.inputs = _on_meta(hooks)
         self.hooks = replace(hooks, inputs=self.inputs)
-        self.stand_in = _STAND_INS.get((experiment.adapter or {}).get("peft_type", ""), _StandIn())
+        self.stand_in = _stand_in(experiment.adapter or {})
         self.notes = [self.stand_in.note] if self.stand_in.note else []
 
     def run(self, decode: bool) -> Result:
         with accelerator():
             model = self.model()
-            metrics: dict[str, Value] = {
-                "params.trainable": sum(p.numel() for p in model.parameters() if p.requires_grad),
-                "params.total": sum(p.numel() for p in model.parameters()),
-                "checkpoint.bytes": self.checkpoint_bytes(model),
-            }
+            metrics: dict[str, Value] = {"checkpoint.bytes": self.checkpoint_bytes(model)}
             phases: dict[str, Footprint] = {}
             try:
                 phases["train_step"] = self.train_step(model)
@@ -130,7 +128,10 @@ class _Case:
                     phases["decode_step"] = self.decode_step(model)
                 metrics["footprint.counted"] = "ok"
             except NotImplementedError as error:  # an operator that has no meta kernel
-                metrics["footprint.counted"] = str(error).partition("' backend")[0].splitlines()[0]
+                metrics["footprint.counted"] = _missing_kernel(error)
+            # an optimizer may freeze some
+            metrics["params.trainable"] = sum(p.numel() for p in model.parameters() if p.requires_grad)
+            metrics["params.total"] = sum(p.numel() for p in model.parameters())
         for phase, counted in phases.items():
             for name, value in counted.figures().items():
                 if f"{phase}.{name}" in METRICS:
@@ -174,10 +175,11 @@ class _Case:
             model: nn.Module = get_peft_model(
                 base, config, autocast_adapter_dtype=experiment.train.autocast_adapter_dtype
             )
+            self.stand_in.complete(model)
         return model.to(META)
 
     def checkpoint_bytes(self, model: nn.Module) -> int:
-        """Size of the file that `save_pretrained` would write; of the weights alone for full fine-tuning, as PEFT has it."""
+        """Size of the file that `save_pretrained` would write; for full fine-tuning of the weights, as in PEFT."""
         if self.experiment.adapter is None:
             return sum(p.numel() * p.element_size() for p in model.parameters())
         from peft import get_peft_model_state_dict
@@ -203,6 +205,12 @@ class _Case:
         decode = self.shapes.decoding(model, self.experiment, self.lengths, self.inputs, self.architecture)
         shorter, longer = (footprint.measure(partial(decode, steps), model) for steps in self.shapes.decoded_steps)
         return footprint.difference(longer, shorter)
+
+
+def _missing_kernel(error: NotImplementedError) -> str:
+    """`no meta kernel for aten::_coalesce`."""
+    found = re.search(r"(aten::\w+|torch\.\w+\(\))", str(error))
+    return f"no meta kernel for {found[0]}" if found else f"no meta kernel: {str(error).splitlines()[0]}"
 
 
 def _check(experiment: Experiment) -> None:
@@ -260,7 +268,9 @@ class _Math:
         assert isinstance(train, MathTrainConfig)
         with _building(train.dtype):
             model: nn.Module = AutoModelForCausalLM.from_config(
-                AutoConfig.for_model(**architecture), attn_implementation=train.attn_implementation or "sdpa"
+                AutoConfig.for_model(**architecture),
+                dtype=getattr(torch, train.dtype),
+                attn_implementation=train.attn_implementation or "sdpa",
             )
         if train.use_gc:
             model.enable_input_require_grads()  # type: ignore[operator]
@@ -380,6 +390,10 @@ def _as_given(adapter: dict[str, Any], source: Path, base: nn.Module, workdir: P
     return adapter
 
 
+def _complete(model: nn.Module) -> None:
+    return None
+
+
 def _all(adapter: dict[str, Any], shape: torch.Size) -> int:
     return shape.numel()
 
@@ -389,13 +403,15 @@ class _StandIn:
     """What takes the place of an initialisation that depends on numbers; shapes stay those of the method.
 
     note: what it is, for the result. prepare: as in `methods.Hooks`. patches: context in which the adapter is made.
-    matches: how many elements of a tensor of a shape meet a condition.
+    matches: how many elements of a tensor of a shape meet a condition. complete: does what PEFT puts off where an
+    adapter has no weights yet.
     """
 
     note: str = ""
     prepare: Callable[[dict[str, Any], Path, nn.Module, Path], dict[str, Any]] = _as_given
     patches: Callable[[], Any] = nullcontext
     matches: Callable[[dict[str, Any], torch.Size], int] = _all
+    complete: Callable[[nn.Module], None] = _complete
 
 
 @contextmanager
@@ -464,7 +480,42 @@ def _copy(base: nn.Module) -> nn.Module:
     return copy.deepcopy(base)
 
 
+def _truncated(model: nn.Module) -> None:
+    """KaSA cuts the base weights before the first step; cut ones have the same shapes."""
+    for module in model.modules():
+        if hasattr(module, "_lora_kasa_truncation_deferred"):
+            module._lora_kasa_truncation_deferred.clear()
+
+
+def _make_samplers(model: nn.Module) -> None:
+    from peft.tuners.lora.variants import MontecloraLinearVariant
+
+    for module in [module for module in model.modules() if hasattr(module, "_lora_monteclora_config")]:
+        for name, config in module._lora_monteclora_config.items():
+            if name not in module.lora_monteclora_sampler:
+                sampler = MontecloraLinearVariant._create_sampler(module, name, config)
+                module.lora_monteclora_sampler[name] = sampler
+
+
+def _stand_in(adapter: dict[str, Any]) -> _StandIn:
+    """The stand-in of a config: by the PEFT type, or by the key that makes it a variant of LoRA."""
+    for key in ("kasa_config", "monteclora_config"):
+        if adapter.get(key) is not None:
+            return _STAND_INS[key]
+    if isinstance(init := adapter.get("init_lora_weights"), str):
+        return _StandIn(f"the decomposition of the weights that {init} starts from has shapes alone")
+    return _STAND_INS.get(adapter.get("peft_type", ""), _StandIn())
+
+
 _STAND_INS: dict[str, _StandIn] = {
+    "kasa_config": _StandIn(
+        "the base weights are not cut to the rank: the cut ones have the same shapes", complete=_truncated
+    ),
+    "monteclora_config": _StandIn(complete=_make_samplers),
+    **dict.fromkeys(
+        ("FROD", "OSF", "PSOFT", "WAVEFT", "DEFT", "DELORA", "SUPERTUNING", "TINYLORA"),
+        _StandIn("the initialisation, which reads the weights, has shapes alone"),
+    ),
     "BOFT": _StandIn("permutations are left empty", patches=_empty_permutations),
     "ADAMSS": _StandIn("clusters of the weights' rows have equal sizes", patches=_equal_clusters),
     "SHIRA": _StandIn("the mask has no positions, only their count", matches=_rank_of_both_sides),
