@@ -101,9 +101,7 @@ def fits(experiments: Sequence[Experiment], batch_size: int, seq_len: int, dtype
     All processors take part. The result does not depend on how many there are.
     """
     jobs = [(experiment, batch_size, seq_len, dtype) for experiment in experiments]
-    # one that takes long must not be the last to start: full fine-tuning and LoRA are about as long as the others
-    found = list(_map(jobs))
-    return sorted(found, key=lambda fit: (bool(fit.error), fit.peak_bytes, fit.method))
+    return sorted(_map(jobs), key=lambda fit: (bool(fit.error), fit.peak_bytes, fit.method))
 
 
 def _map(jobs: list[tuple[Experiment, int, int, str]]) -> Iterator[Fit]:

@@ -1,9 +1,10 @@
 """The meta device as a stand-in for an accelerator: tensors have shapes and no storage, operators cost nothing.
 
 A few things stand in the way of running real training code there, and are answered here. Values that Python asks for
-(`.item()`, `if tensor:`) are 0 and False, tensors that it compares are equal. Attention goes to the kernels that an accelerator would choose, in place of
-the sequence of small operators that torch takes on meta tensors. Optimizers take their multi-tensor path, as on an
-accelerator. Initialisations run without the numbers they would compute: shapes stay, contents do not exist.
+(`.item()`, `if tensor:`) are 0 and False, tensors that it compares are equal, and a condition holds for all elements.
+Attention goes to the kernels that an accelerator would choose, in place of the sequence of small operators that torch
+takes on meta tensors. Optimizers take their multi-tensor path, as on an accelerator. Initialisations run without the
+numbers they would compute: shapes stay, contents do not exist.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 META = torch.device("meta")
 # Tensors of at most this many elements are real while an adapter is made: small constants steer Python code.
-SMALL = 64
+SMALL = 1024
 aten = torch.ops.aten
 _real_attention = functional.scaled_dot_product_attention
 
@@ -58,8 +59,8 @@ def _attention(
     efficient = aten._scaled_dot_product_efficient_attention(
         query, key, value, attn_mask, needs_grad, dropout_p, is_causal, scale=scale
     )
-    attended: Tensor = efficient[0]
-    return attended
+    result: Tensor = efficient[0]
+    return result
 
 
 @contextlib.contextmanager
