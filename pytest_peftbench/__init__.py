@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pytest_peftbench.result import Result, SecondStage
 
 __version__ = "0.1.0"
-__all__ = ["run_experiment"]
+__all__ = ["count_footprint", "run_experiment"]
 
 
 def run_experiment(
@@ -41,3 +41,10 @@ def run_experiment(
         progress=progress,
         second_stage=second_stage,
     )
+
+
+def count_footprint(experiment: Experiment) -> Result:
+    """Count what one experiment costs at its base model's true shapes, without weights: see `real_shapes.count`."""
+    from pytest_peftbench import real_shapes
+
+    return real_shapes.count(experiment)

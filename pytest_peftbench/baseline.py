@@ -91,16 +91,16 @@ class Baseline:
 
 
 def baseline_path(root: Path, case: CaseId) -> Path:
-    """`<root>/<task>/<base model>/<method>--<name>.json`.
+    """`<root>/<task>/<base model>/<method>--<name>.json`; a kind comes before the task, if the case has one.
 
     Raises InputError when two cases could share the file, or when it would lie outside of its folder.
     """
-    for part in (case.task, case.base_model, case.method, case.name):
+    for part in (case.task, case.base_model, case.method, case.name, case.kind or "-"):
         if part in ("", ".", "..") or set(part) & set("/\\"):
             raise InputError(f"case {case}: {part!r} cannot be part of a baseline's file name")
     if "--" in case.method:
         raise InputError(f"case {case}: '--' separates method and name, so method {case.method!r} cannot hold it")
-    return root / case.task / case.base_model / f"{case.method}--{case.name}.json"
+    return case.folder(root) / f"{case.method}--{case.name}.json"
 
 
 def from_result(result: Result, metrics: Mapping[str, Metric] = METRICS) -> Baseline:
@@ -211,7 +211,10 @@ def read(path: Path, metrics: Mapping[str, Metric] = METRICS) -> Baseline:
     _check_schema(path, _get(path, data, "schema", int))
     case = _get(path, data, "case", dict)
     return Baseline(
-        case=CaseId(*(_get(path, case, key, str, "case.") for key in ("task", "base_model", "method", "name"))),
+        case=CaseId(
+            *(_get(path, case, key, str, "case.") for key in ("task", "base_model", "method", "name")),
+            kind=_get(path, case, "kind", str, "case.") if "kind" in case else "",
+        ),
         case_version=_get(path, data, "case_version", str),
         environment=_checked_environment(path, _get(path, data, "environment", dict)),
         metrics=_checked_metrics(path, "metrics", _get(path, data, "metrics", dict), metrics),
@@ -246,7 +249,7 @@ def _to_json(baseline: Baseline) -> dict[str, Any]:
     imported = {"imported": baseline.imported} if baseline.imported else {}
     return {
         "schema": SCHEMA_VERSION,
-        "case": asdict(baseline.case),
+        "case": baseline.case.to_json(),
         "case_version": baseline.case_version,
         "environment": baseline.environment,
         "metrics": baseline.metrics,

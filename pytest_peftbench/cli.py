@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pytest_peftbench import __version__, environment
 from pytest_peftbench.experiment import find_suites
+from pytest_peftbench.fit import DTYPES, find_experiments, fits, table, to_json, vram
 from pytest_peftbench.importing import import_results
 from pytest_peftbench.jsonfile import InputError, write_json
 from pytest_peftbench.session import positive
@@ -42,7 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     build.add_argument("task", choices=["math", "image"], help="which base model to build")
     build.add_argument("--out", type=Path, metavar="DIR", help="where to write it (default: into the package)")
-    build.add_argument("--steps", type=_steps, metavar="N", help="stop after N steps: a shortened build, for tests")
+    build.add_argument("--steps", type=_count, metavar="N", help="stop after N steps: a shortened build, for tests")
     build.set_defaults(command=_build_tiny)
     sweep = commands.add_parser(
         "sweep",
@@ -73,11 +74,34 @@ def _parser() -> argparse.ArgumentParser:
     selftest.add_argument("--only", default="", metavar="TEXT", help="faults whose lane, case or name contains it")
     selftest.add_argument("--suite", type=Path, default=Path("benchmarks/MetaMathQA/tiny"), metavar="DIR")
     selftest.add_argument("--baselines", type=Path, default=Path("baselines"), metavar="DIR")
-    selftest.add_argument("--unchanged", type=_count, default=1, metavar="N", help="unchanged runs a case (default: 1)")
-    selftest.add_argument("--jobs", type=_steps, default=1, metavar="N", help="processes at a time (default: 1)")
+    selftest.add_argument(
+        "--unchanged", type=_count_or_none, default=1, metavar="N", help="unchanged runs a case (default: 1)"
+    )
+    selftest.add_argument("--jobs", type=_count, default=1, metavar="N", help="processes at a time (default: 1)")
     selftest.add_argument("--json", type=Path, metavar="FILE", help="write outcomes and their findings")
     selftest.set_defaults(command=_selftest)
+    fit = commands.add_parser(
+        "fit",
+        help="which methods fit a card",
+        description="Predict each experiment's peak memory in training from its base model's shapes, without weights "
+        "or a GPU, and show which fit a card. The device's runtime and its allocator take more.",
+    )
+    fit.add_argument("experiments", nargs="*", type=Path, metavar="EXPERIMENTS", help="suites or experiments")
+    fit.add_argument("--base-model", metavar="NAME", help="whose experiments (default: llama-3.2-3B)")
+    fit.add_argument("--batch-size", type=_count, default=4, metavar="N", help="texts or pictures (default: 4)")
+    fit.add_argument("--seq-len", type=_count, default=768, metavar="N", help="tokens of each text (default: 768)")
+    fit.add_argument("--vram", type=_vram, metavar="MEMORY", help="the card's memory, as 24GiB")
+    fit.add_argument("--dtype", choices=DTYPES, default="bfloat16", help="of the base weights (default: bfloat16)")
+    fit.add_argument("--json", type=Path, metavar="FILE", help="write the report here too")
+    fit.set_defaults(command=_fit)
     return parser
+
+
+def _vram(text: str) -> int:
+    try:
+        return vram(text)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _import(options: argparse.Namespace) -> int:
@@ -96,15 +120,15 @@ def _rates(text: str) -> tuple[float, ...]:
     return rates
 
 
-def _steps(text: str) -> int:
+def _count(text: str) -> int:
     try:
         return positive(text)
     except InputError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
-def _count(text: str) -> int:
-    return 0 if text == "0" else _steps(text)
+def _count_or_none(text: str) -> int:
+    return 0 if text == "0" else _count(text)
 
 
 def _progress(text: str) -> None:
@@ -132,6 +156,19 @@ def _selftest(options: argparse.Namespace) -> int:
         write_json(options.json, report.to_json(outcomes))
     print(report.text(outcomes))  # noqa: T201
     return 0 if all(outcome.passed for outcome in outcomes) else 1
+
+
+def _fit(options: argparse.Namespace) -> int:
+    environment.pin()
+    base_model = options.base_model or (None if options.experiments else "llama-3.2-3B")
+    chosen = find_experiments(base_model, options.experiments)
+    sizes = (options.batch_size, options.seq_len, options.dtype)
+    rows = fits(chosen, *sizes)
+    for line in table(rows, options.vram):
+        print(line)  # noqa: T201
+    if options.json:
+        write_json(options.json, to_json(rows, base_model, *sizes, options.vram))
+    return 0
 
 
 def _build_tiny(options: argparse.Namespace) -> int:

@@ -135,7 +135,7 @@ class CaseVerdict:
     def to_json(self) -> dict[str, Any]:
         """Plain data: a verdict travels from xdist's workers to the controller."""
         return {
-            "case": asdict(self.case),
+            "case": self.case.to_json(),
             "verdict": self.verdict,
             "findings": [{**asdict(finding), "details": list(finding.details)} for finding in self.findings],
             "baseline": self.baseline,

@@ -13,8 +13,9 @@ import inspect
 import os
 import sys
 import weakref
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields
 from types import CodeType, FrameType
 from typing import Any, TypeVar
 
@@ -27,6 +28,21 @@ from torch.utils.flop_counter import flop_registry
 
 T = TypeVar("T")
 aten = torch.ops.aten
+
+
+@dataclass(frozen=True)
+class Peak:
+    """What was alive when the most bytes were; the parts add up to `peak_bytes`.
+
+    weights: of the model, its buffers too. activations: what autograd saved for the backward pass at any time.
+    temporary: all else, the batch included.
+    """
+
+    weights_bytes: int = 0
+    gradients_bytes: int = 0
+    optimizer_bytes: int = 0
+    activations_bytes: int = 0
+    temporary_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -46,6 +62,7 @@ class Footprint:
     peak_tensors: the storages alive at the peak, "[128, 128] float32 @ LoHaLayer.get_delta_weight" -> [count, bytes],
     sorted by name; the first peak when there are several. After the @ stands who made them, or what they are: weights,
     gradients and optimizer state from before the work (these three without shape), other earlier tensors.
+    peak: what `peak_bytes` consists of.
     """
 
     flops: int
@@ -54,6 +71,13 @@ class Footprint:
     saved_bytes: int
     operators: dict[str, list[int]] = field(default_factory=dict)
     peak_tensors: dict[str, list[int]] = field(default_factory=dict)
+    peak: Peak = Peak()
+
+    def figures(self) -> dict[str, int]:
+        """The counters by name, the parts of the peak as `peak_weights_bytes` and so on."""
+        parts = {f"peak_{name}": value for name, value in asdict(self.peak).items()}
+        counters = ("flops", "calls", "peak_bytes", "saved_bytes")
+        return {**{name: getattr(self, name) for name in counters}, **parts}
 
 
 def measure(
@@ -72,14 +96,20 @@ def measure(
     try:
         memory = _LiveStorages(_weights(model), _gradients(model), _optimizer_state(optimizer))
         counter = _Counter(memory, _Owners(optimizer))
-        with torch.autograd.graph.saved_tensors_hooks(memory.save, lambda saved: saved), counter:
+        with (
+            _gradient_hooks(model, memory),
+            torch.autograd.graph.saved_tensors_hooks(memory.save, lambda saved: saved),
+            counter,
+        ):
             function()
     finally:
         if collecting:
             gc.enable()
-    operators = {name: counter.operators[name] for name in sorted(counter.operators)}
+    operators = counter.operators()
     calls, flops = (sum(row[i] for row in operators.values()) for i in (0, 1))
-    return Footprint(flops, calls, memory.peak_bytes, memory.saved_bytes, operators, memory.at_peak())
+    return Footprint(
+        flops, calls, memory.peak_bytes, memory.saved_bytes, operators, memory.peak_tensors(), memory.peak()
+    )
 
 
 def difference(a: Footprint, b: Footprint) -> Footprint:
@@ -167,38 +197,50 @@ class _LiveStorages:
     """Bytes of the storages that are alive, and their peak.
 
     torch keeps one Python object per storage for as long as the storage lives, also while only autograd's graph (C++)
-    holds it, so the object's id names the storage and a weak reference to it tells the storage's death.
+    holds it, so the object's id names the storage and a weak reference to it tells the storage's death. Ids are used
+    again; a number of its own tells each storage from those before it. A storage shows only later what it was for
+    (saved for backward, a gradient), so what the peak consists of is found at the end, from the log of all changes.
     """
 
-    def __init__(self, weights: Iterable[Tensor], gradients: Iterable[Tensor], state: Iterable[Tensor]) -> None:
+    def __init__(self, weights: Iterable[Tensor], gradients: Iterable[Tensor], optimizer: Iterable[Tensor]) -> None:
         self.live_bytes = 0
         self.peak_bytes = 0
         self.saved_bytes = 0
         self._references: dict[int, weakref.ref[torch.UntypedStorage]] = {}
+        self._numbers: dict[int, int] = {}
+        self._next_number = 0
         self._sizes: dict[int, int] = {}
+        self._kinds: dict[int, str] = {}
         self._rows: dict[int, str] = {}
-        # What came and went: row, storages and bytes more or less. Who is alive at the peak is only known at the end.
-        self._log: list[tuple[str, int, int]] = []
+        # What came and went: number of the storage, storages and bytes more or less.
+        self._log: list[tuple[int, int, int]] = []
         self._log_at_peak = 0
-        # Storages that `saved_bytes` no longer counts: the weights, and what is in it already.
-        self._not_saved_again: set[int] = set()
         for tensor in weights:
-            if (storage := _storage(tensor)) is not None:
-                self._not_saved_again.add(self._add(storage, tensor, _WEIGHTS))
-        self.add(gradients, _GRADIENTS)
-        self.add(state, _OPTIMIZER_STATE)
+            self._mark(tensor, "weights_bytes", _WEIGHTS)
+        # Storages that `saved_bytes` no longer counts: the weights, and what is in it already.
+        self._not_saved_again = set(self._references)
+        for tensor in optimizer:
+            self._mark(tensor, "optimizer_bytes", _OPTIMIZER_STATE)
+        for tensor in gradients:
+            self.mark_gradient(tensor)
 
-    def add(self, values: Iterable[object], owner: str) -> None:
-        """Count the tensors among `values` from now on, each storage once; views and known storages change nothing."""
-        for value in values:
-            if isinstance(value, Tensor) and (storage := _storage(value)) is not None:
+    def add(self, value: object, owner: str) -> None:
+        """Count the tensors in `value` from now on, each storage once; views and known storages change nothing."""
+        if isinstance(value, Tensor):
+            if (storage := _storage(value)) is not None:
                 self._add(storage, value, owner)
+        elif isinstance(value, (tuple, list)):
+            for item in value:
+                self.add(item, owner)
+        elif isinstance(value, dict):
+            for item in value.values():
+                self.add(item, owner)
 
-    def at_peak(self) -> dict[str, list[int]]:
+    def peak_tensors(self) -> dict[str, list[int]]:
         """Count and bytes of the storages alive when `peak_bytes` was first reached, by row."""
         rows: dict[str, list[int]] = {}
-        for row, count, size in self._log[: self._log_at_peak]:
-            totals = rows.setdefault(row, [0, 0])
+        for number, count, size in self._log[: self._log_at_peak]:
+            totals = rows.setdefault(self._rows[number], [0, 0])
             totals[0] += count
             totals[1] += size
         return {row: rows[row] for row in sorted(rows) if rows[row][1]}
@@ -214,32 +256,68 @@ class _LiveStorages:
             if key not in self._not_saved_again:
                 self._not_saved_again.add(key)
                 self.saved_bytes += storage.nbytes()
+            self._kinds.setdefault(self._numbers[key], "activations_bytes")
         return tensor.detach()
+
+    def mark_gradient(self, gradient: Tensor) -> None:
+        """The tensor is the gradient of a weight."""
+        self._mark(gradient, "gradients_bytes", _GRADIENTS)
+
+    def peak(self) -> Peak:
+        """What was alive at the peak, by what it turned out to be for."""
+        parts = dict.fromkeys((item.name for item in fields(Peak)), 0)
+        for number, _, change in self._log[: self._log_at_peak]:
+            parts[self._kinds.get(number, "temporary_bytes")] += change
+        return Peak(**parts)
+
+    def _mark(self, tensor: Tensor, kind: str, owner: str) -> None:
+        if (storage := _storage(tensor)) is not None:
+            number = self._numbers[self._add(storage, tensor, owner)]
+            if self._kinds.get(number) not in ("weights_bytes", "optimizer_bytes"):
+                self._kinds[number] = kind
 
     def _add(self, storage: torch.UntypedStorage, tensor: Tensor, owner: str) -> int:
         key = id(storage)
-        born = key not in self._references
-        if born:
-            self._references[key] = weakref.ref(storage, lambda _: self._forget(key))
-            self._sizes[key] = 0
-            self._rows[key] = _row(tensor, owner)
         # A storage may be resized in place; that is noticed when an operator next sees it.
         size = storage.nbytes()
-        grown = size - self._sizes[key]
-        if born or grown:
-            self._log.append((self._rows[key], int(born), grown))
-        self.live_bytes += grown
-        self._sizes[key] = size
-        if self.live_bytes > self.peak_bytes:
-            self.peak_bytes, self._log_at_peak = self.live_bytes, len(self._log)
+        known = self._sizes.get(key)
+        if known is None:
+            self._references[key] = weakref.ref(storage, lambda _: self._forget(key))
+            self._numbers[key] = self._next_number
+            self._rows[self._next_number] = _row(tensor, owner)
+            self._next_number += 1
+        if size != known:
+            grown = size - (known or 0)
+            self._sizes[key] = size
+            self._log.append((self._numbers[key], int(known is None), grown))
+            self.live_bytes += grown
+            if self.live_bytes > self.peak_bytes:
+                self.peak_bytes, self._log_at_peak = self.live_bytes, len(self._log)
         return key
 
     def _forget(self, key: int) -> None:
         size = self._sizes.pop(key)
         self.live_bytes -= size
-        self._log.append((self._rows.pop(key), -1, -size))
+        self._log.append((self._numbers.pop(key), -1, -size))
         self._not_saved_again.discard(key)
         del self._references[key]
+
+
+@contextmanager
+def _gradient_hooks(model: nn.Module | None, memory: _LiveStorages) -> Iterator[None]:
+    """Tell `memory` of each gradient that the backward pass leaves in a weight."""
+
+    def mark(weight: Tensor) -> None:
+        if weight.grad is not None:
+            memory.mark_gradient(weight.grad)
+
+    weights = [weight for weight in _weights(model) if weight.is_leaf and weight.requires_grad]
+    handles = [weight.register_post_accumulate_grad_hook(mark) for weight in weights]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 # Operators
@@ -287,7 +365,13 @@ _FORMULAS: dict[Any, Callable[..., int]] = {
     aten.addmm_: flop_registry[aten.addmm],
     aten.baddbmm_: flop_registry[aten.baddbmm],
     **flop_registry,
+    # torch's formulas want as many heads in key and value as in query, which the kernels do not.
+    aten._scaled_dot_product_flash_attention: _attention_flop,
+    aten._scaled_dot_product_flash_attention_backward: _attention_backward_flop,
 }
+
+
+_NOT_COUNTED = frozenset({aten.detach, aten.detach_})
 
 
 class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -300,9 +384,13 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __init__(self, memory: _LiveStorages, owners: _Owners) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.operators: dict[str, list[int]] = {}
         self._memory = memory
         self._owners = owners
+        self._rows: dict[tuple[Any, str], list[int]] = {}
+
+    def operators(self) -> dict[str, list[int]]:
+        """[calls, FLOPs] by "operator @ owner", sorted."""
+        return dict(sorted((f"{packet} @ {owner}", row) for (packet, owner), row in self._rows.items()))
 
     def __torch_dispatch__(
         self, func: Any, types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -314,14 +402,17 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
             with self:
                 return func.decompose(*args, **kwargs)
         owner = self._owners.current()
-        self._memory.add(tree_leaves((args, kwargs)), _EARLIER)
+        self._memory.add(args, _EARLIER)
+        self._memory.add(kwargs, _EARLIER)
         result = func(*args, **kwargs)
-        self._memory.add(tree_leaves(result), owner)
-        if packet not in (aten.detach, aten.detach_):
-            formula = _FORMULAS.get(packet)
-            row = self.operators.setdefault(f"{packet} @ {owner}", [0, 0])
+        self._memory.add(result, owner)
+        if packet not in _NOT_COUNTED:
+            row = self._rows.get((packet, owner))
+            if row is None:
+                row = self._rows[packet, owner] = [0, 0]
             row[0] += 1
-            row[1] += int(formula(*args, **kwargs, out_val=result)) if formula else 0
+            if formula := _FORMULAS.get(packet):
+                row[1] += int(formula(*args, **kwargs, out_val=result))
         return result
 
 
@@ -339,6 +430,10 @@ def _is_composite(func: Any) -> bool:
 
 
 # Who called an operator
+
+
+# torch, and what stands between it and its callers while we measure
+_NOT_OWNERS = frozenset({"torch", __name__, "pytest_peftbench.meta"})
 
 
 class _Owners:
@@ -366,7 +461,7 @@ class _Owners:
                 return self._from_node()
             if module.startswith("torch.optim."):
                 return self._optimizer
-            if module != __name__ and module != "torch" and not module.startswith("torch."):
+            if module not in _NOT_OWNERS and not module.startswith("torch."):
                 return _function_name(frame)
             frame = frame.f_back
         # Without Python frames we are in the autograd engine's own thread (accelerators).

@@ -32,7 +32,7 @@ from pytest_peftbench.experiment import TRAIN_CONFIGS, Experiment
 from pytest_peftbench.jsonfile import InputError, write_file, write_json
 from pytest_peftbench.report.terminal import QUALITY, drift_lines, row, summary
 from pytest_peftbench.result import METRICS, Metric, SecondStage
-from pytest_peftbench.session import SESSION, Progress, Session, Settings, positive, verdicts
+from pytest_peftbench.session import FOOTPRINT, SESSION, Progress, Session, Settings, positive, verdicts
 
 if TYPE_CHECKING:
     from _pytest.terminal import TerminalReporter
@@ -161,6 +161,9 @@ def pytest_configure(config: pytest.Config) -> None:
     except InputError as error:
         raise pytest.UsageError(f"peftbench: {error}") from error
     config.addinivalue_line("markers", "peft_task(name): the test takes the experiments of this task only")
+    config.addinivalue_line(
+        "markers", "peft_footprint: the test takes the experiments on real base models, to count and not to train"
+    )
     config.addinivalue_line("markers", "peft_<method>: set on each case of the method, as peft_lora; select with -m")
     config.pluginmanager.register(_Table(config), "peftbench-table")
     config.stash[_BISECTION] = Bisection()
@@ -191,7 +194,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             session.add_problem(
                 f"{metafunc.definition.nodeid}: marker peft_task takes the name of a task: {', '.join(TRAIN_CONFIGS)}"
             )
-    experiments = session.experiments(metafunc.definition.path.parent, task)
+    kind = FOOTPRINT if metafunc.definition.get_closest_marker("peft_footprint") else ""
+    experiments = session.experiments(metafunc.definition.path.parent, task, kind)
     for name in sorted({experiment.marker for experiment in experiments}):
         config.addinivalue_line("markers", f"{name}: cases of this method")
     metafunc.parametrize(
@@ -360,7 +364,7 @@ class BaselineCheck:
         """Fail unless the result's verdict is green; with `--peft-update-baselines` write the baseline instead."""
         settings = self._settings
         if settings.results is not None:
-            folder = settings.results / result.case.task / result.case.base_model
+            folder = result.case.folder(settings.results)
             for picture in result.pictures:
                 write_file(folder / picture.name, picture.png)
             write_json(folder / _file_name(result), _finite(result.to_json()))

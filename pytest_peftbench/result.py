@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from pytest_peftbench.jsonfile import InputError
@@ -62,6 +63,11 @@ def _counters(phase: str, what: str, names: str) -> list[Metric]:
         "calls": ("calls", "operator calls"),
         "peak_bytes": ("bytes", "peak bytes of live tensors, weights and optimizer state included"),
         "saved_bytes": ("bytes", "bytes saved for the backward pass, weights not counted"),
+        "peak_weights_bytes": ("bytes", "weights at the peak"),
+        "peak_gradients_bytes": ("bytes", "gradients of weights at the peak"),
+        "peak_optimizer_bytes": ("bytes", "optimizer state at the peak"),
+        "peak_activations_bytes": ("bytes", "tensors saved for the backward pass at the peak"),
+        "peak_temporary_bytes": ("bytes", "all other tensors at the peak"),
     }
     return [
         Metric(
@@ -108,6 +114,11 @@ METRICS: dict[str, Metric] = {
         *_counters("forward_train", "a forward pass in training mode", "flops calls peak_bytes"),
         *_counters("train_step", "one training step", "flops calls peak_bytes saved_bytes"),
         *_counters(
+            "train_step",
+            "one training step",
+            "peak_weights_bytes peak_gradients_bytes peak_optimizer_bytes peak_activations_bytes peak_temporary_bytes",
+        ),
+        *_counters(
             "decode_step",
             "one step of generation: a token with the cache, or noise removed with guidance",
             "flops calls",
@@ -118,6 +129,7 @@ METRICS: dict[str, Metric] = {
         _outcome("reload.same_output", "saved and reloaded, the adapter gives the same output, to the bit"),
         _outcome("merge.same_output", "merged into the base weights, the output agrees within the tolerance"),
         _outcome("unmerge.restores_base", "unmerging restores the base weights within the tolerance"),
+        _outcome("footprint.counted", "whether torch can count all of it on the meta device; if not, what is missing"),
         Metric(
             "first_losses",
             "loss",
@@ -288,15 +300,27 @@ METRICS: dict[str, Metric] = {
 
 @dataclass(frozen=True)
 class CaseId:
-    """Names one case: `MetaMathQA-tiny-loha-rank8`."""
+    """Names one case: `MetaMathQA-tiny-loha-rank8`, or `footprint-MetaMathQA-llama-3.2-3B-loha-rank32`.
+
+    kind: what is done with the experiment; empty where it is trained.
+    """
 
     task: str
     base_model: str
     method: str
     name: str
+    kind: str = ""
 
     def __str__(self) -> str:
-        return f"{self.task}-{self.base_model}-{self.method}-{self.name}"
+        return "-".join(part for part in (self.kind, self.task, self.base_model, self.method, self.name) if part)
+
+    def to_json(self) -> dict[str, str]:
+        """The fields; `kind` only where there is one."""
+        return {name: value for name, value in asdict(self).items() if value or name != "kind"}
+
+    def folder(self, root: Path) -> Path:
+        """Where files about the cases of this kind, task and base model lie below `root`."""
+        return root / self.kind / self.task / self.base_model
 
 
 @dataclass(frozen=True)
@@ -353,7 +377,8 @@ class Result:
     seed, ascending. case_version: a hash of all that defines the case; figures of different versions are not
     comparable. environment: see `environment.describe`. peak_tensors: the tensors alive at a phase's peak. base: the
     base model's own figures. warnings: of a device that was not idle. pictures: samples of the first seed's model.
-    peft: the fields that PEFT's own schema wants and we do not compare (`run_info`, `train_info`, `meta_info`).
+    notes: what a reader must know about how the figures came about. peft: the fields that PEFT's own schema wants and
+    we do not compare (`run_info`, `train_info`, `meta_info`).
     """
 
     case: CaseId
@@ -368,13 +393,14 @@ class Result:
     error_msg: str = ""
     warnings: list[str] = field(default_factory=list)
     pictures: list[Picture] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     peft: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """PEFT's result schema plus the block `"peftbench"`."""
         block = {
             "schema": SCHEMA_VERSION,
-            "case": asdict(self.case),
+            "case": self.case.to_json(),
             "case_version": self.case_version,
             "status": self.status,
             "error_msg": self.error_msg,
@@ -385,6 +411,7 @@ class Result:
             "operators": self.operators,
             "peak_tensors": self.peak_tensors,
             "base": asdict(self.base) if self.base else None,
+            "notes": self.notes,
             "pictures": [{"file": item.name, "prompt": item.prompt, "seed": item.seed} for item in self.pictures],
         }
         return {**self.peft, "peftbench": block}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_peftbench.architectures import is_embedded, is_real
 from pytest_peftbench.compare import GREEN_BY_DEFAULT, SEVERITY, Verdict
 from pytest_peftbench.experiment import DEFAULTS_FILE, Experiment, find_suites, read_suite
 from pytest_peftbench.jsonfile import InputError
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 BASELINE_SEEDS = 5
 # A task's two and the training loss.
 QUALITY_METRICS = 3
+# Kind of the cases that are counted at real shapes, without training.
+FOOTPRINT = "footprint"
 
 
 @dataclass(frozen=True)
@@ -118,10 +121,12 @@ class Session:
     cases: int = 1
     _suites: dict[Path, list[Experiment]] = field(default_factory=dict)
 
-    def experiments(self, folder: Path, task: str | None) -> list[Experiment]:
+    def experiments(self, folder: Path, task: str | None, kind: str = "") -> list[Experiment]:
         """The cases of a test in `folder`: of the suites in it, or of those that `--peft-suite` names.
 
-        task: only those of this task. What cannot be read becomes a problem, and no case; so does a test without
+        task: only those of this task. kind: what the test does with them; it trains unless told otherwise. A real base
+        model is trained on an accelerator or when its suite is named; an embedded one has no footprint at real shapes.
+        What cannot be read becomes a problem, and no case; so does a test without
         any case: a gate that compares nothing must not pass. (`--peft-suite` may name suites of other tests' tasks.)
         """
         try:
@@ -134,11 +139,14 @@ class Session:
             first = found.setdefault(experiment.case, experiment)
             if first is not experiment:
                 self.add_problem(f"{experiment.path}: {first.path} is case {experiment.case} too; run one at a time")
-        cases = [self._configured(experiment) for experiment in found.values() if task in (None, experiment.case.task)]
+        of_task = [experiment for experiment in found.values() if task in (None, experiment.case.task)]
+        cases = [self._configured(experiment, kind) for experiment in of_task if self._is_for(experiment, kind)]
         if not cases and not self.settings.suites:
-            of_task = f" of {task}" if task else ""
+            words = f" of {task}" if task else ""
+            if of_task:
+                words += " on a real base model" if kind else " on a base model that a CPU can train"
             self.add_problem(
-                f"{folder}: a test here takes `experiment`, but no suite below holds one{of_task}; "
+                f"{folder}: a test here takes `experiment`, but no suite below holds one{words}; "
                 f"add a folder with {DEFAULTS_FILE} and experiments/, or pass --peft-suite DIR"
             )
         return cases
@@ -171,13 +179,20 @@ class Session:
                 self.add_problem(str(error))
         return self._suites[suite]
 
-    def _configured(self, experiment: Experiment) -> Experiment:
+    def _is_for(self, experiment: Experiment, kind: str) -> bool:
+        """Whether a test of this kind takes the experiment."""
+        if kind == FOOTPRINT:
+            return not is_embedded(experiment)
+        return bool(self.settings.suites) or self.settings.device != "cpu" or not is_real(experiment)
+
+    def _configured(self, experiment: Experiment, kind: str) -> Experiment:
         settings, first = self.settings, experiment.train.seed
         count = settings.seeds or (BASELINE_SEEDS if settings.update else 1)
         if settings.update:
             count += settings.calibrate
         return replace(
             experiment,
+            case=replace(experiment.case, kind=kind),
             device=settings.device,
             seeds=tuple(range(first, first + count)),
             data=settings.data,

@@ -58,7 +58,17 @@ def test_each_command_stands_in_the_readme(command):
 
 
 @pytest.mark.parametrize(
-    "name", ["experiment", "base_model", "task_data", "gpu_memory", "peft_progress", "peft_baseline", "peft_task"]
+    "name",
+    [
+        "experiment",
+        "base_model",
+        "task_data",
+        "gpu_memory",
+        "peft_progress",
+        "peft_baseline",
+        "peft_task",
+        "peft_footprint",
+    ],
 )
 def test_each_fixture_and_marker_stands_in_the_readme(name):
     assert mentioned(name), f"README.md says nothing about {name}"

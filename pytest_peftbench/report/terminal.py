@@ -48,14 +48,16 @@ class Column:
 QUALITY: dict[str, tuple[Column, ...]] = {
     "MetaMathQA": (Column("accuracy", "test_accuracy", ".1%"), Column("forgetting", "forgetting", "+.3f")),
     "image-gen": (Column("similarity", "test_dino_similarity", ".3f"), Column("drift", "drift", ".3f")),
+    "footprint": (Column("trainable", "params.trainable", ",.0f"), Column("step calls", "train_step.calls", ",.0f")),
 }
 
 
 @dataclass(frozen=True)
 class Row:
-    """One case of the table. values: numbers by metric name; a column whose metric is not there shows a dash.
+    """One case of the table.
 
-    detectable: the smallest regression that the gate can tell, by metric, in its unit.
+    task: the table that it belongs to, a task or a kind of cases. values: numbers by metric name; a column whose metric
+    is not there shows a dash. detectable: the smallest regression that the gate can tell, by metric, in its unit.
     """
 
     case: str
@@ -74,7 +76,7 @@ def row(verdict: CaseVerdict, wall_s: float | None = None) -> Row:
     """The row of a case. wall_s: how long the whole case took."""
     return Row(
         case=str(verdict.case),
-        task=verdict.case.task,
+        task=verdict.case.kind or verdict.case.task,
         verdict=verdict.verdict,
         values=verdict.values,
         detectable=verdict.detectable,

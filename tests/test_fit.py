@@ -1,0 +1,119 @@
+"""`peftbench fit`: which experiments there are, what their steps need, table and JSON, errors."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from support import LOHA, LORA, REPOSITORY, make_suite
+
+from pytest_peftbench.fit import Fit, find_experiments, table, to_json, vram
+from pytest_peftbench.jsonfile import InputError
+
+ROWS = [
+    Fit("lora/r4", 3 * 2**30, 2**30, 0, 2**20, 2**31 - 2**20, 0, 2e10, 40_000, 8_192),
+    Fit("loha/r4", 5 * 2**30, 2**30, 0, 2**20, 2**32 - 2**20, 0, 3e10, 80_000, 16_384, ("a note",)),
+    Fit("frod/r4", error="InputError: no meta kernel for aten::_coalesce"),
+]
+
+
+@pytest.fixture
+def suite(tmp_path):
+    folder = tmp_path / "benchmarks" / "MetaMathQA" / "mini"
+    make_suite(
+        folder, {"lora/r4": (LORA, None), "loha/r4": (LOHA, None), "full-finetuning/default": (None, {"seed": 1})}
+    )
+    return folder
+
+
+def fit(folder, *arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "pytest_peftbench.cli", "fit", *map(str, arguments)],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+
+
+def test_the_methods_that_fit_come_with_their_figures_lowest_peak_first(suite, tmp_path):
+    file = tmp_path / "fit.json"
+    sizes = ("--base-model", "mini", "--batch-size", 2, "--seq-len", 16, "--dtype", "float32")
+
+    result = fit(tmp_path, *sizes, "--vram", "64MiB", "--json", file)
+
+    assert result.returncode == 0, result.stderr
+    report = json.loads(file.read_text())
+    assert (report["base_model"], report["batch_size"], report["seq_len"]) == ("mini", 2, 16)
+    methods = report["methods"]
+    assert sorted(row["method"] for row in methods) == ["full-finetuning/default", "loha/r4", "lora/r4"]
+    assert [row["error"] for row in methods] == [""] * 3
+    assert [row["peak_bytes"] for row in methods] == sorted(row["peak_bytes"] for row in methods)
+    parts = ("weights", "gradients", "optimizer", "activations", "temporary")
+    assert all(sum(row[f"{part}_bytes"] for part in parts) == row["peak_bytes"] for row in methods)
+    assert all(row["fits"] for row in methods)
+    lines = result.stdout.splitlines()
+    assert [line.split()[0] for line in lines] == ["method", *(row["method"] for row in methods)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--vram", "much"), "24GiB"),
+        (("--base-model", "nothing"), "mini"),
+        (("--batch-size", "0"), "at least 1"),
+        (("nowhere",), "nowhere"),
+    ],
+)
+def test_a_wrong_argument_is_a_usage_error(suite, tmp_path, arguments, words):
+    result = fit(tmp_path, *arguments)
+
+    assert result.returncode == 2
+    assert words in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_amounts_of_memory_have_a_unit():
+    assert (vram("24GiB"), vram("80 GB"), vram("1.5MiB")) == (24 * 2**30, 80 * 10**9, 3 * 2**19)
+    for wrong in ("24", "GiB", "0GiB", "-1GiB", "24 potatoes"):
+        with pytest.raises(InputError, match="24GiB"):
+            vram(wrong)
+
+
+def test_experiments_are_those_of_a_suite_of_a_folder_or_of_one_experiment(suite):
+    def names(*folders):
+        return [experiment.case.name for experiment in find_experiments(None, folders)]
+
+    assert names(suite) == ["default", "r4", "r4"]
+    assert names(suite / "experiments" / "lora") == ["r4"]
+    assert names(suite / "experiments" / "lora" / "r4", suite / "experiments" / "full-finetuning") == ["r4", "default"]
+    with pytest.raises(InputError, match="no experiment"):
+        names(suite / "experiments" / "lora" / "r4" / "deeper")
+
+
+def test_the_default_suite_of_the_real_base_model_is_found():
+    experiments = find_experiments("llama-3.2-3B", [REPOSITORY / "benchmarks"])
+
+    assert len(experiments) > 50
+    assert {experiment.train.model_id for experiment in experiments} == {"meta-llama/Llama-3.2-3B"}
+
+
+def test_the_table_says_yes_or_no_and_why_a_method_is_not_in_it():
+    head, lora, loha, frod = table(ROWS, 4 * 2**30)
+
+    assert head.split()[:3] == ["method", "fits", "peak"]
+    assert lora.split()[:2] == ["lora/r4", "yes"]
+    assert loha.split()[:2] == ["loha/r4", "no"]
+    assert frod == "frod/r4: cannot be counted: InputError: no meta kernel for aten::_coalesce"
+
+
+def test_without_a_card_there_is_no_column_for_it():
+    assert "fits" not in next(iter(table(ROWS, None)))
+
+
+def test_what_is_not_known_is_null_in_json():
+    report = to_json(ROWS, "mini", 4, 768, "bfloat16", 4 * 2**30)
+
+    assert [row["fits"] for row in report["methods"]] == [True, False, None]
+    assert report["methods"][1]["notes"] == ["a note"]
