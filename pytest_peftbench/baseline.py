@@ -70,8 +70,8 @@ class Noise:
 class Baseline:
     """What a case is expected to measure; the fields are those of `Result`, as far as they are compared.
 
-    noise: of each quality metric, where there are at least two seeds.
-    imported: PEFT's own result, where the baseline stands for one (see `importing`).
+    noise: of each quality metric, where there are at least two seeds. imported: PEFT's own result, where the baseline
+    stands for one (see `importing`).
     path: the file it was read from, if any. intervals: of the values that a result measured, by the name of their
     metric; no file holds them. Two baselines that differ in nothing else are equal.
     """

@@ -12,7 +12,7 @@ from pathlib import Path
 from pytest_peftbench import __version__, environment
 from pytest_peftbench.experiment import find_suites
 from pytest_peftbench.importing import import_results
-from pytest_peftbench.jsonfile import InputError
+from pytest_peftbench.jsonfile import InputError, write_json
 from pytest_peftbench.session import positive
 from pytest_peftbench.tiny import TINY_DIR
 
@@ -64,6 +64,19 @@ def _parser() -> argparse.ArgumentParser:
     bring.add_argument("results", type=Path, metavar="DIR", help="folder of result files, at any depth")
     bring.add_argument("--out", type=Path, default=Path("baselines"), metavar="DIR", help="where (default: baselines)")
     bring.set_defaults(command=_import)
+    selftest = commands.add_parser(
+        "selftest",
+        help="inject faults into PEFT and see whether the benchmark notices",
+        description="Run each fault of the catalogue on its case, and each of those cases unchanged, in processes of "
+        "their own; tell which metric caught it. 1 when a fault was missed or an unchanged case is red.",
+    )
+    selftest.add_argument("--only", default="", metavar="TEXT", help="faults whose lane, case or name contains it")
+    selftest.add_argument("--suite", type=Path, default=Path("benchmarks/MetaMathQA/tiny"), metavar="DIR")
+    selftest.add_argument("--baselines", type=Path, default=Path("baselines"), metavar="DIR")
+    selftest.add_argument("--unchanged", type=_count, default=1, metavar="N", help="unchanged runs a case (default: 1)")
+    selftest.add_argument("--jobs", type=_steps, default=1, metavar="N", help="processes at a time (default: 1)")
+    selftest.add_argument("--json", type=Path, metavar="FILE", help="write outcomes and their findings")
+    selftest.set_defaults(command=_selftest)
     return parser
 
 
@@ -90,6 +103,10 @@ def _steps(text: str) -> int:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
+def _count(text: str) -> int:
+    return 0 if text == "0" else _steps(text)
+
+
 def _progress(text: str) -> None:
     print(text, file=sys.stderr, flush=True)  # noqa: T201
 
@@ -104,8 +121,21 @@ def _sweep(options: argparse.Namespace) -> int:
     return 0
 
 
+def _selftest(options: argparse.Namespace) -> int:
+    environment.pin()
+    from pytest_peftbench.selftest import report, runner
+
+    find_suites(options.suite)  # a folder, or a usage error
+    trials = runner.trials(options.suite, options.baselines, options.only, options.unchanged)
+    outcomes = runner.run(trials, options.jobs, _progress)
+    if options.json:
+        write_json(options.json, report.to_json(outcomes))
+    print(report.text(outcomes))  # noqa: T201
+    return 0 if all(outcome.passed for outcome in outcomes) else 1
+
+
 def _build_tiny(options: argparse.Namespace) -> int:
-    environment.pin(fast=True)
+    environment.pin()
     build = import_module(f"pytest_peftbench.tiny.build_{options.task}").build
     out = options.out or TINY_DIR / options.task
     try:

@@ -181,13 +181,13 @@ def compare(
     drift: tuple[str, ...] = ()
     if result.status != "success":
         findings = [_did_not_succeed(result)]
-    elif baseline is not None and baseline.imported and (reason := importing.why_not(result, baseline)):
-        findings = [Finding("case", "not comparable", reason=reason)]
-    elif baseline is not None and baseline.imported:
-        shared, expected = importing.matched(result, baseline)
-        findings = _findings(from_result(shared, metrics), expected, metrics, tests)
     elif baseline is None:
         findings = _findings(from_result(result, metrics), None, metrics, tests)
+    elif baseline.imported and (reason := importing.why_not(result, baseline)):
+        findings = [Finding("case", "not comparable", reason=reason)]
+    elif baseline.imported:
+        shared, expected = importing.matched(result, baseline)
+        findings = _findings(from_result(shared, metrics), expected, metrics, tests)
     else:
         obtained, expected = (
             from_result(result, metrics),

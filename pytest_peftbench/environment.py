@@ -16,27 +16,22 @@ from typing import Any
 from pytest_peftbench.jsonfile import InputError
 
 THREADS = 1
-# Same kernels on every x86-64 processor with AVX2: AVX-512 and AVX2 differ in the seventh digit after 15 steps. Of MKL
-# only this branch is the same on Intel and AMD: asked for AVX2, it takes kernels of its own on AMD's Zen, and sizes of
-# the processor's caches, and training parts at the second step. It costs 10 to 50 % of a step's time.
+# The same bits on processors of one kind with AVX2: AVX-512 and AVX2 differ in the seventh digit after 15 steps. There
+# is no branch of MKL that Intel and AMD share to the bit: COMPATIBLE takes three times as long per product, and
+# training still parts within four steps. `arithmetic` tells the kinds apart, and seeds decide where it differs.
 _PINS = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_CBWR": "AVX2"}
-# Enough where the same bits on the same kind of processor will do.
-_FAST_PINS = {**_PINS, "MKL_CBWR": "AVX2"}
 _THREADS = {"OMP_NUM_THREADS": str(THREADS), "MKL_NUM_THREADS": str(THREADS), "TOKENIZERS_PARALLELISM": "false"}
 # A bar per file of a few kilobytes tells nothing; the plugin shows its own progress.
 _QUIET = {"HF_DATASETS_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
 
 
-def pin(*, fast: bool = False) -> None:
-    """Fix instruction sets and threads of this process and its children. Works only before torch is imported.
-
-    fast: the same bits on processors of one kind only, for work that takes minutes and is compared with nothing.
-    """
+def pin() -> None:
+    """Fix instruction sets and threads of this process and its children. Works only before torch is imported."""
     if "torch" in sys.modules:
         return  # too late: `describe` then says which instruction set is in use, and bits are not compared
     os.environ.update(_THREADS | _QUIET)
     if platform.machine().lower() in ("x86_64", "amd64"):
-        os.environ.update(_FAST_PINS if fast else _PINS)
+        os.environ.update(_PINS)
 
 
 def installed(package: str) -> str:

@@ -351,9 +351,9 @@ class Result:
 
     metrics: the metrics that do not depend on the training seed (counters, checks, times). seeds: the others, by
     seed, ascending. case_version: a hash of all that defines the case; figures of different versions are not
-    comparable. environment: see `environment.describe`. base: the base model's own figures. warnings: of a device that
-    was not idle. pictures: samples of the first seed's model. peft: the fields that PEFT's own schema wants and we do
-    not compare (`run_info`, `train_info`, `meta_info`).
+    comparable. environment: see `environment.describe`. peak_tensors: the tensors alive at a phase's peak. base: the
+    base model's own figures. warnings: of a device that was not idle. pictures: samples of the first seed's model.
+    peft: the fields that PEFT's own schema wants and we do not compare (`run_info`, `train_info`, `meta_info`).
     """
 
     case: CaseId

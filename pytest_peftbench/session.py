@@ -66,13 +66,14 @@ class Settings:
             value = (from_ini(name) if given is None else given) or []
             return tuple((start / path).resolve() for path in ([value] if isinstance(value, str) else value))
 
+        green = option("peft_green", verdicts) or GREEN_BY_DEFAULT
+
         def folder(name: str) -> Path | None:
             path = next(iter(paths(name)), None)
             if path is not None and not path.is_dir():
                 raise InputError(f"{name}: {path}: no such folder")
             return path
 
-        green = option("peft_green", verdicts) or GREEN_BY_DEFAULT
         return cls(
             baselines=next(iter(paths("peft_baselines")), config.rootpath / "baselines"),
             suites=paths("peft_suite"),

@@ -167,12 +167,18 @@ def make_result(case: CaseId) -> Result:
             },
             "metrics": {name: value for name, value in values.items() if name not in per_seed},
             "seeds": [
-                SeedRun(0, {name: values[name] for name in per_seed if name in values}, {"test_correct": "0101"})
+                SeedRun(seed, {name: _of_seed(values[name], name, seed) for name in per_seed if name in values})
+                for seed in range(3)
             ],
             "operators": {"train_step": {"aten.mm @ LoHaLayer.forward": [48, 1_000_000]}},
             **fields,
         }
     )
+
+
+def _of_seed(value, name, seed):
+    """A quality's value for one of three seeds, around the mean that is asked for."""
+    return value + 0.002 * (seed - 1) if name in ("test_accuracy", "forgetting", "train_loss") else value
 
 
 class Bench:

@@ -76,6 +76,45 @@ def of_seed(result, name, seed=0):
     return found
 
 
+# The second stage
+
+
+def test_the_second_stage_adds_seeds_to_what_the_first_one_measured(lora):
+    asked = []
+
+    def stage(result):
+        asked.append(result)
+        return SecondStage(seeds=(1, 2))
+
+    result = run(second_stage=stage)
+
+    (first,) = asked
+    assert [run.seed for run in first.seeds] == [0]
+    assert [run.seed for run in result.seeds] == [0, 1, 2]
+    assert result.seeds[0] == lora.seeds[0]
+    assert exact(result) == exact(lora)
+    assert result.seeds[1].metrics["adapter_sha256"] != result.seeds[2].metrics["adapter_sha256"]
+    by_itself = run(make_experiment(seeds=(0, 1)))
+    assert from_result(by_itself).seeds == from_result(result).seeds[:2]
+
+
+def test_several_seeds_of_an_experiment_leave_nothing_to_a_second_stage():
+    result = run(make_experiment(seeds=(0, 1)), second_stage=lambda result: pytest.fail("asked"))
+
+    assert [run.seed for run in result.seeds] == [0, 1]
+
+
+def test_the_base_model_s_own_figures_do_not_depend_on_the_adapter(lora):
+    loha = run(make_experiment(LOHA))
+
+    assert loha.base == lora.base
+    assert len(lora.base.losses) == engine.BASE_STEPS
+    owners = {row.partition(" @ ")[2] for rows in lora.base.operators.values() for row in rows}
+    assert "LlamaMLP.forward" in owners
+    assert not [owner for owner in owners if "Lora" in owner]
+    assert lora.base.metrics["train_step.peak_bytes"] > 0
+
+
 # What is measured
 
 

@@ -75,7 +75,7 @@ def test_the_arithmetic_of_pinned_processes_is_the_same_and_that_of_others_diffe
     pinned = python(start + "environment.pin(); " + probe)
 
     assert python(start + "environment.pin(); " + probe) == pinned
-    assert python(start + "environment.pin(fast=True); " + probe) != pinned
+    assert python(start + "environment.pin(); import os; os.environ['MKL_CBWR'] = 'COMPATIBLE'; " + probe) != pinned
 
 
 def test_the_description_names_what_figures_depend_on():

@@ -1,0 +1,1 @@
+"""The gate tests itself: faults are injected into the running program, and each must turn the right case red."""

@@ -1,0 +1,49 @@
+"""The embedded suite's cases on few items and steps: about a second each, counters and checks as in the whole case."""
+
+from dataclasses import replace
+
+from support import TINY_SUITE
+
+from pytest_peftbench import engine, timing
+from pytest_peftbench.baseline import from_result
+from pytest_peftbench.compare import compare
+from pytest_peftbench.experiment import read_suite
+from pytest_peftbench.selftest.patching import patched
+
+# Large steps: after three of them the adapter has an effect.
+PARAMS = {"max_steps": 3, "eval_steps": 3, "batch_size": 4, "batch_size_eval": 8, "lr_scheduler": None}
+
+
+def experiment(name):
+    """A case of the embedded suite, `lora/rank8`, shortened."""
+    (found,) = (item for item in read_suite(TINY_SUITE) if f"{item.case.method}/{item.case.name}" == name)
+    kwargs = {**found.train.optimizer_kwargs, "lr": 0.05}
+    generation = {"max_new_tokens": 2}
+    return replace(found, train=replace(found.train, **PARAMS, optimizer_kwargs=kwargs, generation_kwargs=generation))
+
+
+class Few:
+    """Runs shortened cases, with or without a fault. clock: whether times are taken; a busy machine makes them red."""
+
+    def __init__(self, monkeypatch, clock=False):
+        self.base_model = engine.cached_base_models()
+        self.data = engine.cached_task_data()
+        self.baselines = {}
+        if not clock:
+            monkeypatch.setattr(timing, "compare", lambda function, reference, device: timing.Timing(1.0, 0.01))
+
+    def task_data(self, case):
+        data = self.data(case)
+        short = sorted(data.train, key=len)[:32]
+        documents = [ids[:32] for ids in data.documents[:4]]
+        return replace(data, train=short, valid=data.valid[:1], test=data.test[:4], documents=documents)
+
+    def run(self, name):
+        return engine.run_experiment(experiment(name), self.base_model, self.task_data)
+
+    def verdict(self, name, edits=()):
+        """The verdict on the case with the edits, held against its run without any."""
+        if name not in self.baselines:
+            self.baselines[name] = from_result(self.run(name))
+        with patched(edits):
+            return compare(self.run(name), self.baselines[name])

@@ -1,0 +1,121 @@
+"""What must hold of every comparison, whatever the figures: found by Hypothesis, not by examples."""
+
+import math
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pytest_peftbench.baseline import from_result
+from pytest_peftbench.compare import SEVERITY, compare, corrected, is_green
+from pytest_peftbench.result import METRICS, CaseId, Result, SeedRun
+
+CASE = CaseId("MetaMathQA", "tiny", "loha", "rank8")
+ENVIRONMENT = dict.fromkeys(("torch", "transformers", "device", "arithmetic", "accelerator"), "same")
+# A margin that does not depend on the expected value, so that swapping the sides changes nothing but the sign.
+FLAT = METRICS | {"forgetting": replace(METRICS["forgetting"], relative_margin=0.0)}
+
+counts = st.integers(min_value=1, max_value=10**9)
+figures = st.lists(st.floats(min_value=-2, max_value=2, allow_nan=False), min_size=3, max_size=3)
+solved = st.lists(st.integers(min_value=0, max_value=40), min_size=3, max_size=3)
+
+
+def run(seed, right, forgetting):
+    documents = [forgetting + 0.001 * (n - 10) for n in range(21)]
+    metrics = {"first_losses": [5.0], "adapter_sha256": "0" * 64, "test_accuracy": right / 40, "forgetting": forgetting}
+    return SeedRun(
+        seed, metrics, {"test_correct": "1" * right + "0" * (40 - right), "forgetting_per_document": documents}
+    )
+
+
+def result(flops=1000, right=(20, 20, 20), forgetting=(0.1, 0.1, 0.1), case=CASE, **changes):
+    runs = [run(seed, *pair) for seed, pair in enumerate(zip(right, forgetting, strict=True))]
+    metrics = {"params.trainable": 8, "train_step.flops": flops, "merge.same_output": "ok", "step_time_ratio": 1.0}
+    return Result(case, "v1", ENVIRONMENT, {**metrics, **changes}, runs)
+
+
+def verdicts(obtained, expected):
+    found = compare(obtained, from_result(expected), FLAT)
+    return {finding.metric: finding.verdict for finding in found.findings}
+
+
+@given(counts, counts)
+def test_a_counter_that_regressed_has_improved_the_other_way_round(first, second):
+    there, back = (verdicts(result(flops=a), result(flops=b)) for a, b in ((first, second), (second, first)))
+
+    expected = "identical" if first == second else "regressed" if first > second else "improved"
+    assert there["train_step.flops"] == expected
+    assert {there["train_step.flops"], back["train_step.flops"]} in ({"identical"}, {"improved", "regressed"})
+
+
+@settings(deadline=None, max_examples=12)
+@given(solved, figures, solved, figures)
+def test_quality_that_regressed_never_regresses_the_other_way_round(right, forgetting, other_right, other_forgetting):
+    first, second = result(right=right, forgetting=forgetting), result(right=other_right, forgetting=other_forgetting)
+    # the noise of both sides together, so that the margin is the same in both directions
+    noise = compare(first, from_result(second), FLAT)
+    there, back = verdicts(first, second), verdicts(second, first)
+
+    assert noise.findings
+    for name in ("test_accuracy", "forgetting"):
+        assert (there[name], back[name]) not in (("regressed", "regressed"), ("improved", "improved"))
+        assert (there[name] == "identical") == (back[name] == "identical")
+
+
+@given(
+    st.sampled_from(["params.trainable", "train_step.flops", "step_time_ratio"]),
+    st.sampled_from(["obtained", "expected"]),
+)
+def test_nan_and_infinity_are_never_green(name, side):
+    for value in (math.nan, math.inf):
+        bad, good = result(**{name: value}), result()
+        pair = (bad, good) if side == "obtained" else (good, bad)
+        assert not is_green(compare(pair[0], from_result(pair[1])))
+
+
+@given(st.sets(st.sampled_from(sorted(result().metrics)), min_size=1))
+def test_a_metric_on_one_side_only_is_never_green(names):
+    whole = result()
+    part = replace(whole, metrics={name: value for name, value in whole.metrics.items() if name not in names})
+
+    assert not is_green(compare(part, from_result(whole)))
+    assert not is_green(compare(whole, from_result(part)))
+    assert not is_green(compare(result(no_such_metric=1), from_result(whole)))
+
+
+@settings(deadline=None, max_examples=10)
+@given(st.lists(st.integers(min_value=0, max_value=20), min_size=2, max_size=2, unique=True))
+def test_a_larger_loss_of_quality_is_never_judged_better(losses):
+    small, large = sorted(losses)
+    ranks = [
+        SEVERITY.index(
+            verdicts(result(right=[n - lost for n in (20, 21, 22)]), result(right=(20, 21, 22)))["test_accuracy"]
+        )
+        for lost in (small, large)
+    ]
+
+    assert ranks[0] <= ranks[1]
+
+
+@settings(deadline=None, max_examples=6)
+@given(st.permutations(["a", "b", "c", "d"]))
+def test_verdicts_of_a_session_do_not_depend_on_the_order_of_its_cases(order):
+    expected = from_result(result(right=(20, 21, 22)))
+    lost = {"a": 0, "b": 5, "c": 12, "d": 18}
+    cases = {
+        name: compare(result(right=[n - lost[name] for n in (20, 21, 22)]), expected, tests=10**6) for name in lost
+    }
+
+    settled = corrected({name: cases[name] for name in order})
+
+    assert {name: settled[name].verdict for name in sorted(settled)} == {
+        name: verdict.verdict for name, verdict in sorted(corrected(cases).items())
+    }
+
+
+@pytest.mark.parametrize("lost", [0, 20])
+def test_the_examples_reach_both_ends(lost):
+    found = verdicts(result(right=[n - lost for n in (20, 21, 22)]), result(right=(20, 21, 22)))
+
+    assert found["test_accuracy"] == {0: "identical", 20: "regressed"}[lost]

@@ -1,0 +1,83 @@
+"""When a difference of quality is more than noise: the tests, sizes and corrections behind the verdicts."""
+
+import random
+
+import pytest
+
+from pytest_peftbench import stats
+
+
+def test_the_noise_floor_is_what_unchanged_seeds_do_not_reach():
+    generator = random.Random(0)
+
+    def mean_of_five():
+        return sum(generator.gauss(0, 1) for _ in range(5)) / 5
+
+    differences = [abs(mean_of_five() - mean_of_five()) for _ in range(2000)]
+
+    assert max(differences) < stats.noise_floor(1.0, known_seeds=5, seeds=5)
+
+
+def test_more_seeds_lower_the_floor_and_the_detectable_size():
+    floors = [stats.noise_floor(1.0, seeds, seeds) for seeds in (2, 3, 5, 10, 100)]
+    sizes = [stats.detectable(0.0, 1.0, seeds, seeds) for seeds in (2, 3, 5, 10, 100)]
+
+    assert floors == sorted(floors, reverse=True)
+    assert sizes == sorted(sizes, reverse=True)
+
+
+def test_the_seeds_that_a_margin_needs_are_the_fewest_that_support_it():
+    needed = stats.seeds_needed(0.5, 1.0)
+
+    assert stats.noise_floor(1.0, needed, needed) <= 0.5 < stats.noise_floor(1.0, needed - 1, needed - 1)
+
+
+def test_a_regression_of_the_detectable_size_is_caught_nine_times_out_of_ten():
+    generator = random.Random(0)
+    floor = stats.noise_floor(1.0, known_seeds=1000, seeds=5)
+    size = stats.detectable(floor, 1.0, known_seeds=1000, seeds=5)
+
+    def caught():
+        old = [generator.gauss(0, 1) for _ in range(5)]
+        new = [generator.gauss(size, 1) for _ in range(5)]
+        return sum(new) / 5 - sum(old) / 5 > floor
+
+    assert sum(caught() for _ in range(2000)) / 2000 == pytest.approx(stats.POWER, abs=0.03)
+
+
+def test_seeds_without_any_spread_differ_for_certain_or_not_at_all():
+    assert stats.worse_by_seed([0.5, 0.5], [0.6, 0.6]) == 0.0
+    assert stats.worse_by_seed([0.5, 0.5], [0.4, 0.4]) == 1.0
+    assert stats.worse_by_seed([0.5, 0.5], [0.5, 0.5]) == 1.0
+
+
+def test_answers_are_paired_and_pooled_over_the_seeds():
+    old, new = ["1" * 20 + "0" * 20] * 2, ["1" * 15 + "0" * 25] * 2
+
+    # ten answers lost, none gained: 1 / 2**10
+    assert stats.worse_by_sample(old, new, sign=-1) == pytest.approx(2**-10)
+    assert stats.worse_by_sample(new, old, sign=-1) == 1.0
+    assert stats.worse_by_sample(old, old, sign=-1) == 1.0
+
+
+def test_documents_are_paired_by_permutation_and_the_same_from_run_to_run():
+    old = [[0.1 * n for n in range(50)]]
+    new = [[value + 0.01 for value in old[0]]]
+
+    probability = stats.worse_by_sample(old, new, sign=1)
+
+    assert probability == stats.worse_by_sample(old, new, sign=1)
+    assert probability <= 2 / stats.RESAMPLES
+    assert stats.worse_by_sample(new, old, sign=1) > 0.999
+
+
+def test_samples_that_do_not_pair_up_are_refused():
+    with pytest.raises(ValueError, match="zip"):
+        stats.worse_by_sample(["01"], ["011"], sign=1)
+
+
+def test_holm_adjusts_each_probability_for_those_that_are_not_smaller():
+    adjusted = stats.holm({"a": 0.01, "b": 0.04, "c": 0.03})
+
+    assert adjusted == pytest.approx({"a": 0.03, "c": 0.06, "b": 0.06})
+    assert stats.holm({}) == {}
