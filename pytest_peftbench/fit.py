@@ -133,15 +133,18 @@ def _fit(job: tuple[Experiment, int, int, str]) -> Fit:
     except Exception as error:  # PEFT refuses a config in many ways; each is the row's outcome
         return Fit(method, error=f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}")
     numbers = {name: int(value) for name, value in result.metrics.items() if isinstance(value, (int, float))}
-    parts = {
-        f"{kind}_bytes": numbers[f"train_step.peak_{kind}_bytes"]
-        for kind in ("weights", "gradients", "optimizer", "activations", "temporary")
-    }
-    parts["weights_bytes"] -= saved
+
+    def part(kind: str) -> int:
+        return numbers[f"train_step.peak_{kind}_bytes"]
+
     return Fit(
         method=method,
         peak_bytes=numbers["train_step.peak_bytes"] - saved,
-        **parts,
+        weights_bytes=part("weights") - saved,
+        gradients_bytes=part("gradients"),
+        optimizer_bytes=part("optimizer"),
+        activations_bytes=part("activations"),
+        temporary_bytes=part("temporary"),
         flops_per_token=numbers["train_step.flops"] / real_shapes.tokens(experiment, lengths),
         checkpoint_bytes=numbers["checkpoint.bytes"],
         trainable=numbers["params.trainable"],

@@ -120,13 +120,13 @@ class Remembering(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if kind == "other":
             return func(*args, **(kwargs or {}))
         try:
-            key = (func, _frozen(args), _frozen(tuple((kwargs or {}).items())))
+            key = _key(func, args, kwargs)
         except _Unknown:
             return func(*args, **(kwargs or {}))
         if key not in _remembered:
             result = func(*args, **(kwargs or {}))
-            after = (func, _frozen(args), _frozen(tuple((kwargs or {}).items())))
-            _remembered[key] = _recipe(kind, result, args, kwargs) if after == key else None
+            changed_shape = _key(func, args, kwargs) != key
+            _remembered[key] = None if changed_shape else _recipe(kind, result, args, kwargs)
             return result
         recipe = _remembered[key]
         if recipe is None:
@@ -160,6 +160,11 @@ def _kind(func: Any) -> str:
     if not name.endswith("_") or not first_only or name in ("resize_", "set_", "detach_", "as_strided_"):
         return "other"
     return "in place" if len(returns) <= 1 else "other"
+
+
+def _key(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> Any:
+    """Tells calls apart; what is made without a type is of the default one."""
+    return (func, torch.get_default_dtype(), _frozen(args), _frozen(tuple((kwargs or {}).items())))
 
 
 def _frozen(value: Any) -> Any:

@@ -6,10 +6,12 @@ the numbers do not exist. So parameters, checkpoint bytes and counters are exact
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import re
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -237,8 +239,6 @@ def _on_meta(hooks: Hooks) -> Callable[[int], dict[str, Tensor]]:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Nothing that libraries warn of on the meta device means anything."""
-    import warnings
-
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
@@ -415,19 +415,13 @@ class _StandIn:
 
 
 @contextmanager
-def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
-    with mock.patch.object(owner, name, value):
-        yield
-
-
-@contextmanager
 def _empty_permutations() -> Iterator[None]:
     from peft.tuners.boft.layer import BOFTLayer
 
     def perm2mat(self: Any, indices: Tensor) -> Tensor:
         return torch.empty(len(indices), len(indices), device=META)
 
-    with _replaced(BOFTLayer, "perm2mat", perm2mat):
+    with mock.patch.object(BOFTLayer, "perm2mat", perm2mat):
         yield
 
 
@@ -439,7 +433,7 @@ def _equal_clusters() -> Iterator[None]:
         clusters = min(num_subspaces, len(rows))
         return torch.tensor([row * clusters // len(rows) for row in range(len(rows))]), clusters
 
-    with _replaced(layer, "clustering_Z", clustering):
+    with mock.patch.object(layer, "clustering_Z", clustering):
         yield
 
 
@@ -458,7 +452,7 @@ def _empty_experts(adapter: dict[str, Any], source: Path, base: nn.Module, workd
         config_file = source / folder / ADAPTER_FILE
         raw = read_json(config_file)
         with Shapes():
-            expert = get_peft_model(_copy(base), make_config(raw, config_file))
+            expert = get_peft_model(copy.deepcopy(base), make_config(raw, config_file))
         weights = {key: torch.zeros(value.shape, dtype=value.dtype) for key, value in _state(expert).items()}
         target = workdir / "experts" / name
         write_json(target / ADAPTER_FILE, raw)
@@ -472,12 +466,6 @@ def _state(model: nn.Module) -> dict[str, Tensor]:
 
     state: dict[str, Tensor] = get_peft_model_state_dict(model)
     return state
-
-
-def _copy(base: nn.Module) -> nn.Module:
-    import copy
-
-    return copy.deepcopy(base)
 
 
 def _truncated(model: nn.Module) -> None:
@@ -497,13 +485,18 @@ def _make_samplers(model: nn.Module) -> None:
                 module.lora_monteclora_sampler[name] = sampler
 
 
+# Values of `init_lora_weights`.
+_DECOMPOSING = ("pissa", "olora", "mica", "corda", "loftq")
+
+
 def _stand_in(adapter: dict[str, Any]) -> _StandIn:
     """The stand-in of a config: by the PEFT type, or by the key that makes it a variant of LoRA."""
     for key in ("kasa_config", "monteclora_config"):
         if adapter.get(key) is not None:
             return _STAND_INS[key]
-    if isinstance(init := adapter.get("init_lora_weights"), str):
-        return _StandIn(f"the decomposition of the weights that {init} starts from has shapes alone")
+    init = str(adapter.get("init_lora_weights", True))
+    if init.startswith(_DECOMPOSING):
+        return _StandIn(f"{init}: the decomposition of the weights has shapes alone")
     return _STAND_INS.get(adapter.get("peft_type", ""), _StandIn())
 
 
@@ -514,7 +507,7 @@ _STAND_INS: dict[str, _StandIn] = {
     "monteclora_config": _StandIn(complete=_make_samplers),
     **dict.fromkeys(
         ("FROD", "OSF", "PSOFT", "WAVEFT", "DEFT", "DELORA", "SUPERTUNING", "TINYLORA"),
-        _StandIn("the initialisation, which reads the weights, has shapes alone"),
+        _StandIn("the initialisation has shapes alone, no numbers"),
     ),
     "BOFT": _StandIn("permutations are left empty", patches=_empty_permutations),
     "ADAMSS": _StandIn("clusters of the weights' rows have equal sizes", patches=_equal_clusters),

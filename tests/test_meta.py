@@ -75,6 +75,19 @@ def test_a_remembered_result_is_a_tensor_of_its_own():
     assert view.untyped_storage() is x.untyped_storage()
 
 
+def test_a_remembered_call_follows_the_default_type():
+    before = torch.get_default_dtype()
+    with Remembering():
+        first = torch.empty(3, 5, device=META)
+        torch.set_default_dtype(torch.bfloat16)
+        try:
+            second = torch.empty(3, 5, device=META)
+        finally:
+            torch.set_default_dtype(before)
+
+    assert (first.dtype, second.dtype) == (before, torch.bfloat16)
+
+
 def test_values_that_python_asks_for_are_zero_and_real_tensors_keep_theirs():
     nothing, three = torch.empty((), device=META), torch.tensor(3)
     with accelerator():
