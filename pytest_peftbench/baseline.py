@@ -212,7 +212,7 @@ def read(path: Path, metrics: Mapping[str, Metric] = METRICS) -> Baseline:
     case = _get(path, data, "case", dict)
     return Baseline(
         case=CaseId(
-            *(_get(path, case, key, str, "case.") for key in ("task", "base_model", "method", "name")),
+            **{key: _get(path, case, key, str, "case.") for key in ("task", "base_model", "method", "name")},
             kind=_get(path, case, "kind", str, "case.") if "kind" in case else "",
         ),
         case_version=_get(path, data, "case_version", str),

@@ -172,7 +172,7 @@ def _saved_by_quantising(experiment: Experiment, dtype: str) -> int:
 def table(rows: Sequence[Fit], vram_bytes: int | None) -> Iterable[str]:
     """Lines of a table: a row per experiment."""
     words = {True: "yes", False: "no", None: "-"}
-    head = ("method", "fits", "peak", "weights", "grads", "optimizer", "activations", "temporary")
+    head: tuple[str, ...] = ("method", "fits", "peak", "weights", "grads", "optimizer", "activations", "temporary")
     head += ("FLOP/token", "checkpoint", "trainable")
     if vram_bytes is None:
         words = {None: ""}
@@ -180,7 +180,7 @@ def table(rows: Sequence[Fit], vram_bytes: int | None) -> Iterable[str]:
     for row in rows:
         if row.error:
             continue
-        memory = (row.peak_bytes, row.weights_bytes, row.gradients_bytes, row.optimizer_bytes)
+        memory: tuple[int, ...] = (row.peak_bytes, row.weights_bytes, row.gradients_bytes, row.optimizer_bytes)
         memory += (row.activations_bytes, row.temporary_bytes)
         figures = [*map(bytes_text, memory), flops_text(row.flops_per_token), bytes_text(row.checkpoint_bytes)]
         cells.append((row.method, words[row.fits(vram_bytes)], *figures, f"{row.trainable:,}"))

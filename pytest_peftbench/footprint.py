@@ -312,7 +312,7 @@ def _gradient_hooks(model: nn.Module | None, memory: _LiveStorages) -> Iterator[
             memory.mark_gradient(weight.grad)
 
     weights = [weight for weight in _weights(model) if weight.is_leaf and weight.requires_grad]
-    handles = [weight.register_post_accumulate_grad_hook(mark) for weight in weights]
+    handles = [weight.register_post_accumulate_grad_hook(mark) for weight in weights]  # type: ignore[no-untyped-call]
     try:
         yield
     finally:

@@ -72,7 +72,7 @@ def accelerator() -> Iterator[None]:
         # a check of values that do not exist
         mock.patch.object(distribution, "_validate_args", new=False),
         mock.patch.object(functional, "scaled_dot_product_attention", _attention),
-        Remembering(),
+        Remembering(),  # type: ignore[no-untyped-call]
     ):
         yield
 

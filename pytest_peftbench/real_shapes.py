@@ -470,7 +470,8 @@ def _state(model: nn.Module) -> dict[str, Tensor]:
 
 def _truncated(model: nn.Module) -> None:
     """KaSA cuts the base weights before the first step; cut ones have the same shapes."""
-    for module in model.modules():
+    modules: list[Any] = list(model.modules())
+    for module in modules:
         if hasattr(module, "_lora_kasa_truncation_deferred"):
             module._lora_kasa_truncation_deferred.clear()
 
@@ -478,7 +479,8 @@ def _truncated(model: nn.Module) -> None:
 def _make_samplers(model: nn.Module) -> None:
     from peft.tuners.lora.variants import MontecloraLinearVariant
 
-    for module in [module for module in model.modules() if hasattr(module, "_lora_monteclora_config")]:
+    modules: list[Any] = [module for module in model.modules() if hasattr(module, "_lora_monteclora_config")]
+    for module in modules:
         for name, config in module._lora_monteclora_config.items():
             if name not in module.lora_monteclora_sampler:
                 sampler = MontecloraLinearVariant._create_sampler(module, name, config)

@@ -1,10 +1,11 @@
-"""Pins the environment and imports torch once: a second import in one process fails, and pytester would do it."""
+"""Pins the environment and imports torch and SciPy: a second import in one process fails, and pytester would do it."""
 
 from pytest_peftbench import environment
 
 environment.pin()
 
 import pytest  # noqa: E402
+import scipy.stats  # noqa: E402, F401
 import torch  # noqa: E402
 from support import Bench  # noqa: E402
 
