@@ -1,12 +1,14 @@
-"""Pins the environment and imports torch and SciPy: a second import in one process fails, and pytester would do it."""
+"""Pins the environment and imports once what fails when imported twice in one process, as pytester would do."""
 
 from pytest_peftbench import environment
 
 environment.pin()
 
+import datasets  # noqa: E402, F401
+import peft  # noqa: E402, F401
 import pytest  # noqa: E402
 import scipy.stats  # noqa: E402, F401
-import torch  # noqa: E402
+import torch._inductor.config  # noqa: E402
 from support import Bench  # noqa: E402
 
 torch.set_num_threads(1)

@@ -1,6 +1,7 @@
 """The meta device as an accelerator: the answers it gives, and that remembering changes no counter."""
 
 import copy
+from dataclasses import replace
 
 import peft
 import pytest
@@ -50,7 +51,15 @@ def test_a_training_step_counts_the_same_on_real_and_on_meta_tensors(adapter):
         shapes = train_step("meta", adapter)
 
     assert real.flops > 0
-    assert shapes == real
+    assert shapes.calls == real.calls - sum(calls for calls, _ in lifted(real).values())
+    assert replace(shapes, calls=0) == replace(
+        real, calls=0, operators={row: counts for row, counts in real.operators.items() if row not in lifted(real)}
+    )
+
+
+def lifted(footprint):
+    """What `torch.tensor` ends in where there are numbers; it computes nothing."""
+    return {row: counts for row, counts in footprint.operators.items() if row.startswith("aten.lift_fresh ")}
 
 
 def test_remembered_calls_count_as_worked_out_ones(monkeypatch):

@@ -703,7 +703,9 @@ def trained(tmp_path_factory):
     bench.trains()
     bench.write("reversing.py", REVERSED)
     runs = {
-        "recorded": bench.spawn("--peft-update-baselines", "--peft-json", "recorded", PYTHONHASHSEED="1"),
+        "recorded": bench.spawn(
+            "--peft-update-baselines", "--peft-seeds", "1", "--peft-json", "recorded", PYTHONHASHSEED="1"
+        ),
         "reversed": bench.spawn("-p", "reversing", *ADAPTERS, "--peft-json", "reversed", PYTHONHASHSEED="2"),
         "parallel": bench.spawn("-n", "2", *ADAPTERS, "--peft-json", "parallel", PYTHONHASHSEED="3"),
     }

@@ -35,7 +35,7 @@ def test_a_table_has_a_header_and_a_row_per_case_in_the_order_of_their_names():
     assert texts(table([LORA, LOHA], MATH)) == [
         "case                        verdict    accuracy  forgetting  step FLOP       peak   time    wall  what moved",
         "MetaMathQA-tiny-loha-rank8  regressed     62.5%       0.021    1.204e9  10.70 MiB  1.21x   4.2 s  "
-        "train_step.flops +50.…",
+        "train_step.flops +50.0 %",
         "MetaMathQA-tiny-lora-rank8  identical    100.0%       0.021    1.204e9  10.70 MiB  1.21x  13.0 s",
     ]
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pytest_peftbench.compare import SEVERITY, CaseVerdict, Verdict
 from pytest_peftbench.words import bytes_text, first, flops_text
 
-WIDTH = 120
+WIDTH = 140
 # Less than this says nothing, so the column is left out.
 _MIN_MOVED = 12
 _MAX_DRIFT = 8
