@@ -24,7 +24,7 @@ TINY = "MetaMathQA-mini-lora-r4"
 @pytest.fixture
 def bench(pytester):
     bench = Bench(pytester.path, pytester)
-    bench.write("test_shapes.py", FOOTPRINT_TEST)
+    bench.write("test_figures.py", FOOTPRINT_TEST)
     make_suite(bench.path / "MetaMathQA" / "real", {"lora/r4": (LORA, None)}, model_id="meta-llama/Llama-3.2-3B")
     return bench
 
@@ -65,7 +65,7 @@ def test_a_footprint_that_grew_is_red_and_names_the_metric(bench):
 
 def test_a_footprint_test_without_a_real_base_model_is_a_usage_error(pytester):
     bench = Bench(pytester.path, pytester)
-    bench.write("test_shapes.py", FOOTPRINT_TEST)
+    bench.write("test_figures.py", FOOTPRINT_TEST)
 
     assert_usage_error(bench.run(), "on a real base model")
 
