@@ -3,6 +3,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import asdict
 
 import peft
 import pytest
@@ -415,7 +416,7 @@ def counters_of_one_process():
     step, optimizer = train_step(model := llama(ADAPTERS["loha"]))
     step()
     host_calls, _ = count_host_calls(lambda: peft.get_peft_model(llama(), ADAPTERS["loha"]))
-    return json.dumps([vars(measure(step, model, optimizer)), host_calls])
+    return json.dumps([asdict(measure(step, model, optimizer)), host_calls])
 
 
 def test_counters_do_not_depend_on_the_process_or_its_hash_seed():

@@ -353,7 +353,8 @@ def test_a_base_that_is_drawn_with_the_adapter_left_on_is_red_though_drift_looks
     result = verdict(lora)
 
     assert not is_green(result)
-    assert found(result, "drift") == "improved"
+    assert result.values["drift"] == 0.0
+    assert found(result, "drift") == "cannot tell"  # one seed alone, which is red as well
     assert found(result, "images.changed") == "regressed"
     assert found(result, "images_sha256") == "numerics changed"
 
@@ -367,7 +368,7 @@ def test_latents_without_the_batch_norm_s_mean_and_deviation_are_red(lora, monke
 
     assert not is_green(result)
     assert found(result, "first_losses") == "numerics changed"
-    assert found(result, "train_loss") in ("regressed", "improved")
+    assert found(result, "train_loss") == "cannot tell"  # one seed alone
 
 
 def test_guidance_that_is_switched_off_is_red(lora, monkeypatch):

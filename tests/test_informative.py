@@ -34,7 +34,7 @@ def test_the_base_model_solves_next_to_nothing_in_the_benchmark_s_form():
 
 
 def test_full_finetuning_solves_most_of_it(quality):
-    assert quality[str(FULL.case)][0] >= 0.6
+    assert quality[str(FULL.case)][0] > 0.5
 
 
 def test_methods_differ_in_accuracy_and_few_sit_at_an_end(quality):
