@@ -1,6 +1,7 @@
 """Every method of the installed PEFT is benchmarked: an experiment, a config that PEFT accepts, a baseline."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
@@ -9,6 +10,7 @@ from support import IMAGE_SUITE, REPOSITORY, TINY_SUITE, skip_under_an_older_pef
 from pytest_peftbench.baseline import baseline_path, read
 from pytest_peftbench.experiment import ADAPTER_FILE, peft_types, read_suite
 from pytest_peftbench.methods import make_config
+from pytest_peftbench.session import FOOTPRINT
 from pytest_peftbench.sweep import RATES
 
 skip_under_an_older_peft()
@@ -88,12 +90,14 @@ def test_each_experiment_has_a_baseline(experiment):
     baseline = read(baseline_path(BASELINES, experiment.case))
 
     assert baseline.case == experiment.case
-    assert [run.seed for run in baseline.seeds] == [experiment.train.seed]
+    first = experiment.train.seed
+    assert [run.seed for run in baseline.seeds] == [first, first + 1, first + 2]
 
 
 def test_no_baseline_is_left_of_an_experiment_that_is_gone():
     known = {
-        baseline_path(BASELINES, experiment.case)
+        baseline_path(BASELINES, replace(experiment.case, kind=kind))
+        for kind in ("", FOOTPRINT)
         for defaults in (REPOSITORY / "benchmarks").rglob("default_training_params.json")
         for experiment in read_suite(defaults.parent)
     }
@@ -112,7 +116,8 @@ def test_each_image_experiment_has_the_best_of_the_same_trials_as_learning_rate(
     assert experiment.train.optimizer_kwargs["lr"] == outcome["chosen"]
 
 
-def test_all_baselines_were_recorded_in_one_environment():
-    environments = {json.dumps(read(path).environment) for path in BASELINES.rglob("*.json")}
+def test_all_baselines_of_a_kind_were_recorded_in_one_environment():
+    baselines = [read(path) for path in BASELINES.rglob("*.json")]
+    environments = {(baseline.case.kind, json.dumps(baseline.environment)) for baseline in baselines}
 
-    assert len(environments) == 1
+    assert sorted(kind for kind, _ in environments) == ["", FOOTPRINT]
