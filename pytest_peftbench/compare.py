@@ -188,11 +188,6 @@ def compare(
         findings = _findings(from_result(shared, metrics), expected, metrics, tests)
     elif baseline is None:
         findings = _findings(from_result(result, metrics), None, metrics, tests)
-    elif baseline.imported and (reason := importing.why_not(result, baseline)):
-        findings = [Finding("case", "not comparable", reason=reason)]
-    elif baseline.imported:
-        shared, expected = importing.matched(result, baseline)
-        findings = _findings(from_result(shared, metrics), expected, metrics, tests)
     else:
         obtained, expected = (
             from_result(result, metrics),
@@ -213,17 +208,25 @@ def compare(
     )
 
 
+def with_margins(margins: Mapping[str, float]) -> dict[str, Metric]:
+    """The metrics, with a suite's or an experiment's own margins."""
+    return METRICS | {
+        name: replace(METRICS[name], absolute_margin=margin, relative_margin=0.0) for name, margin in margins.items()
+    }
+
+
 def second_stage(result: Result, baseline: Baseline, metrics: Mapping[str, Metric] = METRICS) -> SecondStage:
     """What else must run before the case can be judged, by what its first seed gave.
 
     Of the seeds none, where all that the first one tells is bit-identical to the baseline's, or cannot be compared
-    with it; else all others of the baseline: their number is fixed, nobody looks on the way. Times that would be red
-    are taken once more.
+    with it; else all others of the baseline: their number is fixed, nobody looks on the way. Times that regressed are
+    taken once more; those that cannot tell were, with the same number of blocks.
     """
-    obtained, names = from_result(result, metrics), by_lane(metrics, "noisy")
-    both = [name for name in names if name in obtained.metrics and name in baseline.metrics]
-    times = [_compare_metric(name, metrics[name], obtained, baseline, 1) for name in both]
-    retime = any(finding.verdict in ("regressed", "cannot tell") for finding in times)
+    obtained = from_result(result, metrics)
+    times = [metric for metric in metrics.values() if metric.interval and metric.name in result.metrics]
+    both = [metric for metric in times if metric.name in baseline.metrics]
+    findings = [_compare_metric(metric.name, metric, obtained, baseline, 1) for metric in both]
+    retime = any(finding.verdict == "regressed" for finding in findings)
     return SecondStage(_further_seeds(result, baseline, metrics), retime)
 
 

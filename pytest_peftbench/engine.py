@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+import gc
 import hashlib
 import json
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,7 @@ def run_experiment(
     """
     memory = memory or MemoryTracker(experiment.device)
     so_far, started = _SoFar(), time.time()
+    _set_imports_apart()
     with deterministic(experiment.device), tempfile.TemporaryDirectory() as folder:
         try:
             case = _Case(experiment, base_model, task_data, Path(folder), memory, progress, so_far)
@@ -79,6 +81,16 @@ def run_experiment(
             result = _out_of_memory(experiment, str(error), so_far, memory, started)
     memory.release()  # here, where the exception no longer holds on to models
     return result
+
+
+@cache
+def _set_imports_apart() -> None:
+    """Free the garbage collector of the objects of imported modules, some 400,000, at the first case only.
+
+    It runs before each measurement; going through these took a fifth of a second each time.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def try_out(experiment: Experiment, base_model: BaseModel, task_data: TaskData) -> dict[str, Value]:

@@ -27,11 +27,12 @@ from pytest_peftbench.compare import (
     is_green,
     margin_problems,
     second_stage,
+    with_margins,
 )
 from pytest_peftbench.experiment import TRAIN_CONFIGS, Experiment
 from pytest_peftbench.jsonfile import InputError, write_file, write_json
 from pytest_peftbench.report.terminal import QUALITY, drift_lines, row, summary
-from pytest_peftbench.result import METRICS, Metric, SecondStage
+from pytest_peftbench.result import SecondStage
 from pytest_peftbench.session import FOOTPRINT, SESSION, Progress, Session, Settings, positive, verdicts
 
 if TYPE_CHECKING:
@@ -348,7 +349,7 @@ class BaselineCheck:
         self._tests = config.stash[SESSION].quality_tests
         experiment = _experiment_of(item)
         self._margins = experiment.margins if experiment else {}
-        self._metrics = _with_margins(self._margins)
+        self._metrics = with_margins(self._margins)
 
     def second_stage(self, result: Result) -> SecondStage:
         """What else the case must run: the baseline's other seeds where the first is not identical to it."""
@@ -434,13 +435,6 @@ class BaselineCheck:
 
     def _read(self, path: Path) -> Baseline | None:
         return read(path) if path.exists() else None
-
-
-def _with_margins(margins: dict[str, float]) -> dict[str, Metric]:
-    """The metrics, with a suite's or an experiment's own margins."""
-    return METRICS | {
-        name: replace(METRICS[name], absolute_margin=margin, relative_margin=0.0) for name, margin in margins.items()
-    }
 
 
 def _file_name(result: Result) -> str:

@@ -31,6 +31,7 @@ LORA, LOHA = "MetaMathQA-mini-lora-r4", "MetaMathQA-mini-loha-r4"
 
 CONFTEST = """
 from dataclasses import replace
+import os
 import sys
 
 import pytest
@@ -49,6 +50,17 @@ def task_data(task_data):
         return replace(data, train=short, valid=data.valid[:1], test=data.test[:4], documents=documents)
 
     return few_items
+
+@pytest.fixture(scope="session")
+def base_model(base_model):
+    def of_another_torch(experiment):
+        # what an update of torch may bring: an operator more in each block, and other last bits
+        model = base_model(experiment)
+        for layer in model.model.layers:
+            layer.mlp.register_forward_hook(lambda module, inputs, output: output * (1 + 2**-20))
+        return model
+
+    return of_another_torch if os.environ.get("ANOTHER_TORCH") else base_model
 
 def pytest_terminal_summary(terminalreporter):
     terminalreporter.write_line("peft: " + sys.modules["peft"].__file__)
@@ -84,9 +96,10 @@ class Benchmark:
         (folder / "conftest.py").write_text(CONFTEST)
         (folder / "pytest.ini").write_text("[pytest]\n")
 
-    def run(self, *arguments, peft=None):
+    def run(self, *arguments, peft=None, **variables):
         """The benchmark in a process of its own, with the PEFT in folder `peft`."""
         environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+        environment |= variables
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [peft and str(peft), environment.get("PYTHONPATH")]))
         environment["COLUMNS"] = "200"
         done = subprocess.run(
@@ -117,8 +130,8 @@ def benchmark_of_peft(tmp_path_factory):
 def run_with(benchmark_of_peft, tmp_path):
     """Function that runs the benchmark with a fault in PEFT: file, text there, faulty text, how often it is there."""
 
-    def run(file, old, new, times=1):
-        result = benchmark_of_peft.run(peft=faulty_peft(tmp_path, file, old, new, times))
+    def run(file, old, new, times=1, **variables):
+        result = benchmark_of_peft.run(peft=faulty_peft(tmp_path, file, old, new, times), **variables)
         print(result.text)
         return result
 
@@ -149,6 +162,43 @@ def test_a_delta_weight_computed_twice_is_a_regression_that_names_operator_and_f
     assert "8 -> 16 calls in LoHaLayer.get_delta_weight" in failure
     assert "reload.same_output" not in failure
     assert "first_losses" not in failure
+
+
+DRIFT = """\
+environment drift of MetaMathQA-mini: adapters are compared by what they add
+  base model decode_step.calls """
+
+
+def test_another_torch_is_one_drift_and_no_adapter_s_fault(benchmark_of_peft):
+    result = benchmark_of_peft.run(ANOTHER_TORCH="1")
+
+    assert result.code == 0, result.text
+    assert result.verdicts == {LORA: "environment drift", LOHA: "environment drift"}
+    assert result.text.count(DRIFT) == result.text.count("environment drift of ") == 1
+    assert "losses of the base model part at step 1" in result.text
+
+
+def test_another_torch_is_red_where_the_environment_must_not_change(benchmark_of_peft):
+    result = benchmark_of_peft.run("--peft-strict-env", ANOTHER_TORCH="1")
+
+    assert result.code == 1
+    assert result.verdicts == {LORA: "environment drift", LOHA: "environment drift"}
+
+
+def test_a_method_that_costs_more_is_alone_red_under_another_torch(run_with):
+    result = run_with(
+        "tuners/loha/layer.py",
+        "                    result = result + self._get_delta_activations(",
+        "                    self.get_delta_weight(active_adapter)\n"
+        "                    result = result + self._get_delta_activations(",
+        ANOTHER_TORCH="1",
+    )
+
+    assert result.code == 1
+    assert result.verdicts == {LORA: "environment drift", LOHA: "regressed"}
+    assert result.text.count(DRIFT) == 1
+    assert "8 -> 16 calls in LoHaLayer.get_delta_weight" in result.failure(LOHA)
+    assert "must be equal, beside what changed in the base model" in result.failure(LOHA)
 
 
 def test_a_scaling_that_is_two_per_cent_off_is_never_green(run_with):

@@ -23,10 +23,10 @@ from pytest_peftbench.compare import (
     corrected,
     is_green,
     second_stage,
+    with_margins,
 )
 from pytest_peftbench.experiment import Experiment, read_suite
 from pytest_peftbench.jsonfile import InputError
-from pytest_peftbench.plugin import _with_margins as with_margins
 from pytest_peftbench.result import Lane, Result, SecondStage
 from pytest_peftbench.selftest.faults import FAULTS, Fault
 from pytest_peftbench.selftest.patching import patched
