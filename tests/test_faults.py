@@ -121,7 +121,7 @@ class Benchmark:
 def benchmark_of_peft(tmp_path_factory):
     """The suite with its baselines; each worker of xdist records its own."""
     suite = Benchmark(tmp_path_factory.mktemp("faults"))
-    recorded = suite.run("--peft-update-baselines")
+    recorded = suite.run("--peft-update-baselines", "--peft-seeds", "2")
     assert recorded.code == 0, recorded.text
     return suite
 
