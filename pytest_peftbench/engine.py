@@ -23,7 +23,7 @@ from pytest_peftbench.experiment import ADAPTER_FILE, QUANTISED, Experiment
 from pytest_peftbench.footprint import Footprint
 from pytest_peftbench.memory import MemoryTracker
 from pytest_peftbench.methods import Hooks, hooks_of, make_config
-from pytest_peftbench.metrics import digest, fingerprint
+from pytest_peftbench.metrics import digest, digest_of, fingerprint
 from pytest_peftbench.peft_schema import peft_fields
 from pytest_peftbench.result import (
     METRICS,
@@ -45,6 +45,14 @@ RECIPE_VERSION = 2
 FIRST_LOSSES = 20
 # Of full fine-tuning on the probe batch, by which the base model shows what the environment does to its numbers.
 BASE_STEPS = 3
+_BASE_TRAINING: dict[str, Any] = {
+    "optimizer_type": "AdamW",
+    "optimizer_kwargs": {"lr": 1e-4},
+    "lr_scheduler": None,
+    "grad_norm_clip": 1.0,
+    "use_amp": False,
+    "compile": False,
+}
 
 BaseModel = Callable[[Experiment], nn.Module]
 TaskData = Callable[[Experiment], Any]
@@ -292,7 +300,8 @@ class _Case:
         """What the base model's own figures depend on. The digest of a large model tells no weights, its name does."""
         config, experiment = self.config, self.experiment
         model = (config.values(config.BASE_MODEL), experiment.models, base_digest)
-        return (model, self.data.digest, experiment.device, config.values(config.REFERENCE))
+        data = (self.data.digest, digest_of(self.probe))
+        return (model, data, experiment.device, config.values(config.REFERENCE))
 
     def reference(self, base: nn.Module, base_digest: str) -> _Reference:
         """The base model's own figures, before an adapter is added to it."""
@@ -330,10 +339,9 @@ class _Case:
         return _base_references[key]
 
     def base_trainer(self, base: nn.Module) -> Trainer:
-        """Full fine-tuning of the base model, in training mode, whatever the experiment's own optimizer is."""
-        config = replace(self.config, optimizer_type="AdamW", optimizer_kwargs={"lr": 1e-4})
+        """Full fine-tuning of the base model, in training mode; all cases share it, so none has a say in how."""
         base.train()
-        return Trainer(base, config, hooks_of(None), self.task.loss)
+        return Trainer(base, replace(self.config, **_BASE_TRAINING), hooks_of(None), self.task.loss)
 
     def case_version(self, base_digest: str) -> str:
         """Hash of all that defines the case: recipe, experiment files, base model and data."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping
 from fractions import Fraction
 
 import torch
@@ -122,11 +123,16 @@ def digest(model: nn.Module, trainable_only: bool = False) -> str:
         tensors = {name: tensor for name, tensor in tensors.items() if tensor.requires_grad}
     else:
         tensors.update(model.named_buffers())
+    return digest_of(tensors, bits=hash_bits or trainable_only)
+
+
+def digest_of(tensors: Mapping[str, Tensor], *, bits: bool = True) -> str:
+    """sha256 of named tensors, in the order of their names: name, shape, type and, unless told otherwise, bits."""
     sha = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name].detach()
         sha.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        if hash_bits or trainable_only:
+        if bits:
             sha.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return sha.hexdigest()
 

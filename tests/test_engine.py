@@ -118,6 +118,14 @@ def test_the_base_model_s_own_figures_do_not_depend_on_the_adapter(lora):
     assert lora.base.metrics["train_step.peak_bytes"] > 0
 
 
+def test_the_base_model_s_own_figures_do_not_depend_on_how_a_case_trains(lora):
+    engine._base_references.clear()
+
+    other = run(make_experiment(max_steps=12, lr_scheduler="cosine", grad_norm_clip=0.1, optimizer_kwargs={"lr": 1.0}))
+
+    assert other.base == lora.base
+
+
 # What is measured
 
 

@@ -308,6 +308,16 @@ def test_cases_with_other_unrelated_prompts_have_a_reference_of_their_own():
     assert f"base model: {prompts[0]}, seed {DRIFT_SEED}" in second.seeds[0].metrics["images_sha256"]
 
 
+def test_cases_that_draw_other_timesteps_have_a_reference_of_their_own():
+    base_model, task_data = engine.cached_base_models(), engine.cached_task_data()
+    experiments = EXPERIMENT, make_experiment(weighting_scheme="mode", logit_mean=1.0)
+
+    results = [engine.run_experiment(experiment, base_model, task_data) for experiment in experiments]
+
+    assert [result.metrics["init.identity"] for result in results] == ["ok", "ok"]
+    assert results[0].base.losses != results[1].base.losses
+
+
 # Faults
 
 

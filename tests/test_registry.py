@@ -121,3 +121,11 @@ def test_all_baselines_of_a_kind_were_recorded_in_one_environment():
     environments = {(baseline.case.kind, json.dumps(baseline.environment)) for baseline in baselines}
 
     assert sorted(kind for kind, _ in environments) == ["", FOOTPRINT]
+
+
+@pytest.mark.parametrize("suite", [TINY_SUITE, IMAGE_SUITE], ids=lambda suite: suite.parent.name)
+def test_all_baselines_of_a_suite_hold_the_same_figures_of_the_base_model(suite):
+    """They tell what the environment does; an experiment that moved them would pass for another environment."""
+    baselines = [read(baseline_path(BASELINES, experiment.case)) for experiment in read_suite(suite)]
+
+    assert all(baseline.base == baselines[0].base for baseline in baselines)
