@@ -49,6 +49,8 @@ MAX_OPERATORS = 5
 MAX_TENSORS = 10
 # Alike findings of one cause (another torch moves every counter) are told once.
 _TOLD_TOGETHER: frozenset[Verdict] = frozenset({"environment drift", "not comparable", "missing metric"})
+# What a finding about the base model itself has in place of a metric.
+BASE_MODEL = "base model"
 # What software and processor decide; a metric that needs another key is not comparable where that differs.
 _DRIFTING = ("torch", "transformers", "arithmetic")
 
@@ -196,7 +198,7 @@ def compare(
         drift = tuple(_drift(obtained, expected))
         findings = _findings(obtained, expected, metrics, tests)
         if drift and not any(finding.metric == "case" for finding in findings):
-            findings = [Finding("environment", "environment drift", reason="; ".join(drift)), *findings]
+            findings = [_drifted(obtained, expected, drift), *findings]
     return CaseVerdict(
         case=result.case,
         findings=tuple(findings),
@@ -386,6 +388,19 @@ def _drift(obtained: Baseline, expected: Baseline) -> list[str]:
         step = next((n for n, pair in enumerate(zip(before.losses, after.losses, strict=False)) if len({*pair}) > 1), 0)
         lines.append(f"losses of the base model part at step {step + 1}")
     return lines
+
+
+def _drifted(obtained: Baseline, expected: Baseline, drift: Iterable[str]) -> Finding:
+    """The environment's doing where something of it differs; else something moved the base model that nobody knows.
+
+    PEFT is no reason: the base model has no adapter.
+    """
+    ours, theirs = obtained.environment, expected.environment
+    told = "; ".join(drift)
+    if any(ours[key] != theirs[key] for key in ours.keys() & theirs.keys() - {"peft"}):
+        return Finding("environment", "environment drift", reason=told)
+    cause = "in the same environment, so it is the benchmark's own code, its base model or another library"
+    return Finding(BASE_MODEL, "numerics changed", reason=f"{told}; {cause}")
 
 
 def _total(rows: Mapping[str, list[int]], column: int, left_out: Collection[str] = ()) -> int:

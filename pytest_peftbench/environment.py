@@ -57,7 +57,7 @@ def describe(device: str) -> dict[str, str]:
     """What figures depend on, by name; the keys that a metric `needs` must be equal for it to be comparable."""
     import torch
 
-    environment = {name: installed(name) for name in ("torch", "transformers", "peft")}
+    environment = {name: installed(name) for name in ("torch", "transformers", "diffusers", "peft")}
     environment["python"] = platform.python_version()
     environment["machine"] = platform.machine()
     environment["cpu_capability"] = torch.backends.cpu.get_cpu_capability()

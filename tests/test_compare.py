@@ -397,13 +397,30 @@ def with_base(base_rows=BASE_ROWS, own_rows=LOHA_ROWS, losses=(5.0, 4.0), **chan
     return replace(result, base=base)
 
 
-def test_an_operator_more_in_the_base_model_is_no_adapter_s_fault():
-    verdict = against(with_base({**BASE_ROWS, "aten.silu @ MLP.forward": [8, 0]}), with_base())
+@pytest.mark.parametrize("key", ["transformers", "python"])
+def test_an_operator_more_in_the_base_model_is_no_adapter_s_fault(key):
+    moved, known = ({**ENVIRONMENT, key: version} for version in ("3.0", "3.1"))
+    base = {**BASE_ROWS, "aten.silu @ MLP.forward": [8, 0]}
+    verdict = against(with_base(base, environment=moved), with_base(environment=known))
 
     assert verdict.verdict == "environment drift"
     assert found(verdict, "train_step.calls").verdict == "identical"
-    assert verdict.drift == ("base model train_step.calls 14 -> 18 (+28.6 %)",)
+    assert "base model train_step.calls 14 -> 18 (+28.6 %)" in verdict.drift
     assert is_green(verdict)
+
+
+@pytest.mark.parametrize("moved", [ENVIRONMENT, {**ENVIRONMENT, "peft": "0.22.0"}])
+def test_a_base_model_that_moves_in_the_same_environment_is_red(moved):
+    """The benchmark's own loss or step may be at fault; PEFT, which the base model does not have, is not."""
+    known = {**ENVIRONMENT, "peft": "0.21.2"}
+    verdict = against(with_base(losses=[5.0, 4.1], environment={**known, **moved}), with_base(environment=known))
+
+    assert verdict.verdict == "numerics changed"
+    assert not is_green(verdict)
+    assert found(verdict, "base model").reason == (
+        "losses of the base model part at step 2; in the same environment, so it is the benchmark's own code, its "
+        "base model or another library"
+    )
 
 
 def test_an_adapter_that_costs_more_is_red_though_the_base_model_moved_too():

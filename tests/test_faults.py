@@ -36,6 +36,12 @@ import sys
 
 import pytest
 
+from pytest_peftbench import environment
+
+if os.environ.get("ANOTHER_TORCH"):
+    installed = environment.installed
+    environment.installed = lambda package: "2.99.0" if package == "torch" else installed(package)
+
 @pytest.fixture(scope="session")
 def task_data(task_data):
     from pytest_peftbench import timing
@@ -60,7 +66,7 @@ def base_model(base_model):
             layer.mlp.register_forward_hook(lambda module, inputs, output: output * (1 + 2**-20))
         return model
 
-    return of_another_torch if os.environ.get("ANOTHER_TORCH") else base_model
+    return of_another_torch if os.environ.get("ANOTHER_TORCH") or os.environ.get("ANOTHER_BASE") else base_model
 
 def pytest_terminal_summary(terminalreporter):
     terminalreporter.write_line("peft: " + sys.modules["peft"].__file__)
@@ -166,6 +172,7 @@ def test_a_delta_weight_computed_twice_is_a_regression_that_names_operator_and_f
 
 DRIFT = """\
 environment drift of MetaMathQA-mini: adapters are compared by what they add
+  torch 2.13.0 -> 2.99.0
   base model decode_step.calls """
 
 
@@ -176,6 +183,15 @@ def test_another_torch_is_one_drift_and_no_adapter_s_fault(benchmark_of_peft):
     assert result.verdicts == {LORA: "environment drift", LOHA: "environment drift"}
     assert result.text.count(DRIFT) == result.text.count("environment drift of ") == 1
     assert "losses of the base model part at step 1" in result.text
+
+
+def test_a_base_model_that_moves_without_its_environment_is_red_and_no_adapter_s_fault(benchmark_of_peft):
+    result = benchmark_of_peft.run(ANOTHER_BASE="1")
+
+    assert result.code == 1
+    assert result.verdicts == {LORA: "numerics changed", LOHA: "numerics changed"}
+    assert "base model of MetaMathQA-mini moved, its environment did not" in result.text
+    assert "regressed" not in result.text
 
 
 def test_another_torch_is_red_where_the_environment_must_not_change(benchmark_of_peft):

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from pytest_peftbench.compare import SEVERITY, CaseVerdict, Verdict
+from pytest_peftbench.compare import BASE_MODEL, SEVERITY, CaseVerdict, Verdict
 from pytest_peftbench.words import bytes_text, first, flops_text
 
 WIDTH = 140
@@ -86,16 +86,23 @@ def row(verdict: CaseVerdict, wall_s: float | None = None) -> Row:
 
 
 def drift_lines(verdicts: Iterable[CaseVerdict]) -> list[Line]:
-    """What the environment changed since the baselines, once for each base model."""
+    """What changed in the base models since the baselines, once for each."""
     found: dict[str, dict[str, None]] = {}
     for verdict in verdicts:
         if verdict.drift:
-            found.setdefault(f"{verdict.case.task}-{verdict.case.base_model}", {}).update(dict.fromkeys(verdict.drift))
+            found.setdefault(_drift_line(verdict), {}).update(dict.fromkeys(verdict.drift))
     lines: list[Line] = []
-    for base_model, drift in sorted(found.items()):
-        lines.append((f"environment drift of {base_model}: adapters are compared by what they add", {"yellow": True}))
+    for what, drift in sorted(found.items()):
+        lines.append((f"{what}: adapters are compared by what they add", {"yellow": True}))
         lines += [(f"  {line}", {}) for line in first(list(drift), _MAX_DRIFT)]
     return [*lines, ("", {})] if lines else []
+
+
+def _drift_line(verdict: CaseVerdict) -> str:
+    base_model = f"{verdict.case.task}-{verdict.case.base_model}"
+    if any(finding.metric == BASE_MODEL for finding in verdict.findings):
+        return f"base model of {base_model} moved, its environment did not"
+    return f"environment drift of {base_model}"
 
 
 def summary(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pytest_peftbench.compare import Verdict
+from pytest_peftbench.compare import BASE_MODEL, Verdict
 from pytest_peftbench.result import Lane
 from pytest_peftbench.selftest.patching import Edit
 
@@ -521,12 +521,25 @@ NUMERICS = (
         "lora/rank8",
         "all padding of a batch",
         Edit(f"{_TASK}:_train_batch", 'batch["attention_mask"] == 0', 'batch["attention_mask"] < 0'),
+        metrics=(BASE_MODEL,),
     ),
     _numerics(
         "gradients not clipped",
         "vera/rank64",
         "norm above 1.0",
         Edit(f"{_TRAINING}:Trainer.step", "if self.clip:", "if False:"),
+        metrics=(BASE_MODEL,),
+    ),
+    _numerics(
+        "end of text not learned",
+        "lora/rank8",
+        "EOS left out of the loss",
+        Edit(
+            f"{_TASK}:_train_batch",
+            'batch["attention_mask"] == 0',
+            'batch["input_ids"] == data.tokenizer.eos_token_id',
+        ),
+        metrics=(BASE_MODEL,),
     ),
 )
 QUALITY = (
@@ -549,20 +562,6 @@ QUALITY = (
                 "peft.optimizers.loraplus:create_loraplus_optimizer",
                 'list(param_groups["groupB"].values())',
                 "[]",
-            ),
-        ),
-    ),
-    Fault(
-        "end of text not learned",
-        "lora/rank8",
-        "EOS left out of the loss",
-        "quality",
-        _QUALITY,
-        (
-            Edit(
-                f"{_TASK}:_train_batch",
-                'batch["attention_mask"] == 0',
-                'batch["input_ids"] == data.tokenizer.eos_token_id',
             ),
         ),
     ),
