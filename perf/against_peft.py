@@ -15,14 +15,20 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pytest_peftbench.baseline import baseline_path
+from pytest_peftbench.experiment import Experiment, read_suite
+from pytest_peftbench.jsonfile import InputError
+
 ROOT = Path(__file__).resolve().parents[1]
-TASKS = ("MetaMathQA", "image-gen")
+# Our test of each task.
+TASKS = {
+    "MetaMathQA": "benchmarks/test_math_reasoning.py::test_math_reasoning",
+    "image-gen": "benchmarks/test_image_generation.py::test_image_generation",
+}
 # PEFT puts a result into one of these: from its main branch, from another one, stopped.
 RESULTS = ("results", "temporary_results", "cancelled_results")
 
@@ -50,12 +56,10 @@ def main() -> None:
     suite = options.peft / "method_comparison" / options.task
     if not (suite / "run.py").is_file():
         sys.exit(f"{suite / 'run.py'}: no such file; give the folder of a checkout of PEFT")
-    experiments = [name for name in _experiments(suite) if options.only in name]
-    if not experiments:
-        sys.exit(f"--only {options.only}: no experiment of {suite} contains it")
+    experiments = _experiments(suite, options.only)
     _tell(f"{'experiment':<44}{'PEFT s':>10}{'ours s':>10}{'ratio':>8}{'PEFT GiB':>10}{'ours GiB':>10}")
-    for name in experiments:
-        pairs = [(_theirs(suite, name), _ours(suite, name, pytest_options)) for _ in range(options.rounds)]
+    for name, experiment in experiments.items():
+        pairs = [(_theirs(suite, name), _ours(suite, experiment, pytest_options)) for _ in range(options.rounds)]
         ratio = statistics.median(ours.seconds / theirs.seconds for theirs, ours in pairs)
         theirs, ours = ([pair[side] for pair in pairs] for side in (0, 1))
         times = "".join(f"{statistics.median(run.seconds for run in side):>10.1f}" for side in (theirs, ours))
@@ -71,8 +75,9 @@ def _tell(line: str) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("peft", type=Path, help="folder of a checkout of PEFT")
-    parser.add_argument("--task", choices=TASKS, default=TASKS[0])
-    parser.add_argument("--only", default="", metavar="TEXT", help="only experiments whose name contains this")
+    parser.add_argument("--task", choices=list(TASKS), default="MetaMathQA")
+    only = "the experiment of this <method>/<name>, or without one all that contain it"
+    parser.add_argument("--only", default="", metavar="TEXT", help=only)
     parser.add_argument("--rounds", type=int, default=1, metavar="N", help="runs of each side, in turn (default: 1)")
     return parser
 
@@ -83,24 +88,40 @@ def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
     return arguments[:place], arguments[place + 1 :]
 
 
-def _experiments(suite: Path) -> Iterator[str]:
-    for folder in sorted(path for path in (suite / "experiments").glob("*/*") if path.is_dir()):
-        yield folder.relative_to(suite / "experiments").as_posix()
+def _experiments(suite: Path, only: str) -> dict[str, Experiment]:
+    """Those that `--only` asks for, by `<method>/<name>`."""
+    try:
+        found = {f"{item.case.method}/{item.case.name}": item for item in read_suite(suite)}
+    except InputError as error:
+        sys.exit(str(error))
+    chosen = {name: item for name, item in found.items() if (name == only if only in found else only in name)}
+    if not chosen:
+        sys.exit(f"--only {only}: no experiment of {suite} contains it")
+    return chosen
 
 
 def _theirs(suite: Path, name: str) -> Side:
-    started = time.time()
+    before = _written(suite, name)
     _run([sys.executable, "run.py", f"experiments/{name}"], suite)
-    files = [suite / folder / f"{name.replace('/', '--')}.json" for folder in RESULTS]
-    return Side.read(_only([file for file in files if file.exists() and file.stat().st_mtime >= started - 1], suite))
+    return Side.read(_only([file for file, when in _written(suite, name).items() if before.get(file) != when], suite))
 
 
-def _ours(suite: Path, name: str, options: list[str]) -> Side:
-    method, _, rest = name.partition("/")
+def _written(suite: Path, name: str) -> dict[Path, int]:
+    """PEFT's results of an experiment and when they were written: outside of `results/` each run has its time in the
+    file's name."""
+    stem = name.replace("/", "--")
+    files = [file for folder in RESULTS for end in ("", "--*") for file in (suite / folder).glob(f"{stem}{end}.json")]
+    return {file: file.stat().st_mtime_ns for file in files}
+
+
+def _ours(suite: Path, experiment: Experiment, options: list[str]) -> Side:
+    # by its id: a name is part of other experiments' names, and of that of its own footprint
+    test = f"{TASKS[experiment.case.task]}[{experiment.case}]"
     with tempfile.TemporaryDirectory() as folder:
-        suites = [f"--peft-suite={suite}", f"--peft-json={folder}", "--peft-no-compare", "-k", f"{method}-{rest}]"]
-        _run([sys.executable, "-m", "pytest", "benchmarks", *suites, *options], ROOT)
-        return Side.read(_only(list(Path(folder).rglob(f"{method}--{rest}.json")), ROOT))
+        suites = [f"--peft-suite={suite}", f"--peft-json={folder}", "--peft-no-compare"]
+        _run([sys.executable, "-m", "pytest", test, *suites, *options], ROOT)
+        file = baseline_path(Path(folder), experiment.case)
+        return Side.read(_only([file] if file.exists() else [], ROOT))
 
 
 def _run(command: list[str], folder: Path) -> None:

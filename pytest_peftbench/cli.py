@@ -27,6 +27,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return command(options)
     except InputError as error:
         parser.error(str(error))
+    except OSError as error:
+        if error.filename is None:  # not about a file
+            raise
+        parser.error(f"{error.filename2 or error.filename}: {error.strerror}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -104,7 +108,27 @@ def _vram(text: str) -> int:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
+def _require_folder(named: str, folder: Path) -> None:
+    """Raise InputError where nothing can be written below `folder`: before the work, and not after it."""
+    folder = folder.resolve()
+    try:
+        with tempfile.TemporaryFile(dir=next(place for place in (folder, *folder.parents) if place.exists())):
+            pass
+    except OSError as error:
+        raise InputError(f"{named}: cannot be written: {error.strerror}") from error
+
+
+def _require_report(file: Path | None) -> None:
+    """The same for `--json`."""
+    if file is None:
+        return
+    if file.is_dir():
+        raise InputError(f"--json {file}: is a folder; give a file in it")
+    _require_folder(f"--json {file}", file.parent)
+
+
 def _import(options: argparse.Namespace) -> int:
+    _require_folder(f"--out {options.out}", options.out)
     count = import_results(options.results, options.out, print)
     print(f"{count} baseline{'s' * (count != 1)} written")  # noqa: T201
     return 0
@@ -140,6 +164,7 @@ def _sweep(options: argparse.Namespace) -> int:
     from pytest_peftbench.sweep import RATES, sweep
 
     find_suites(options.suite)  # a folder, or a usage error
+    _require_folder(str(options.suite), options.suite)
     for name, rate in sweep(options.suite, options.rates or RATES, options.only, _progress).items():
         print(f"{name}  {rate:g}")  # noqa: T201
     return 0
@@ -150,6 +175,7 @@ def _selftest(options: argparse.Namespace) -> int:
     from pytest_peftbench.selftest import report, runner
 
     find_suites(options.suite)  # a folder, or a usage error
+    _require_report(options.json)
     trials = runner.trials(options.suite, options.baselines, options.only, options.unchanged)
     outcomes = runner.run(trials, options.jobs, _progress)
     if options.json:
@@ -163,7 +189,8 @@ def _fit(options: argparse.Namespace) -> int:
     base_model = options.base_model or (None if options.experiments else "llama-3.2-3B")
     chosen = find_experiments(base_model, options.experiments)
     sizes = (options.batch_size, options.seq_len, options.dtype)
-    rows = fits(chosen, *sizes)
+    _require_report(options.json)
+    rows = fits(chosen, *sizes, progress=_progress)
     for line in table(rows, options.vram):
         print(line)  # noqa: T201
     if options.json:
@@ -173,12 +200,10 @@ def _fit(options: argparse.Namespace) -> int:
 
 def _build_tiny(options: argparse.Namespace) -> int:
     environment.pin()
-    build = import_module(f"pytest_peftbench.tiny.build_{options.task}").build
     out = options.out or TINY_DIR / options.task
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--out {out}: {error.strerror}") from error
+    _require_folder(f"--out {out}", out)
+    build = import_module(f"pytest_peftbench.tiny.build_{options.task}").build
+    out.mkdir(parents=True, exist_ok=True)
     # Built beside its place and moved there when complete: a build that is stopped leaves the old model as it was.
     with tempfile.TemporaryDirectory(dir=out, prefix=".build-") as folder:
         staged, replaced = Path(folder, "new"), Path(folder, "replaced")

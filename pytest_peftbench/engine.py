@@ -9,6 +9,7 @@ import json
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
@@ -79,14 +80,14 @@ def run_experiment(
     torch or the task raise passes through: what did not train has no result.
     """
     memory = memory or MemoryTracker(experiment.device)
-    so_far, started = _SoFar(), time.time()
+    so_far = _SoFar()
     _set_imports_apart()
     with deterministic(experiment.device), tempfile.TemporaryDirectory() as folder:
         try:
             case = _Case(experiment, base_model, task_data, Path(folder), memory, progress, so_far)
             return case.run(benchmark, second_stage)
         except torch.OutOfMemoryError as error:
-            result = _out_of_memory(experiment, str(error), so_far, memory, started)
+            result = _out_of_memory(experiment, str(error), so_far, memory)
     memory.release()  # here, where the exception no longer holds on to models
     return result
 
@@ -123,16 +124,22 @@ _base_references: dict[tuple[object, ...], BaseReference] = {}
 
 @dataclass
 class _SoFar:
-    """What a case has measured, if it does not get to its end; phase: what it is doing."""
+    """What a case has measured, if it does not get to its end.
 
+    started: seconds since the epoch. phase: what it is doing. reserved_peaks: the accelerator's peak in each phase.
+    """
+
+    started: float = field(default_factory=time.time)
     phase: str = "loading"
+    reserved_peaks: list[int] = field(default_factory=list)
     metrics: dict[str, Value] = field(default_factory=dict)
     history: list[dict[str, Value]] = field(default_factory=list)
 
 
-def _out_of_memory(experiment: Experiment, error: str, so_far: _SoFar, memory: MemoryTracker, started: float) -> Result:
+def _out_of_memory(experiment: Experiment, error: str, so_far: _SoFar, memory: MemoryTracker) -> Result:
     """The result of a case that did not fit, with the figures up to then."""
-    metrics = {**memory.read().metrics(), **so_far.metrics}
+    use = memory.read()
+    metrics = {**use.metrics(), **so_far.metrics}
     first_line = next(iter(error.strip().splitlines()), "")
     message = f"while {so_far.phase}: {first_line}"
     return Result(
@@ -150,8 +157,9 @@ def _out_of_memory(experiment: Experiment, error: str, so_far: _SoFar, memory: M
             history=so_far.history,
             metrics=metrics,
             train_time_s=0.0,
-            started=started,
+            started=so_far.started,
             reserved_bytes=[],
+            reserved_peak_bytes=max([*so_far.reserved_peaks, use.reserved_peak_bytes or 0]),
             error_msg=f"out of memory {message}",
         ),
     )
@@ -159,7 +167,11 @@ def _out_of_memory(experiment: Experiment, error: str, so_far: _SoFar, memory: M
 
 @dataclass(frozen=True)
 class _Run:
-    """A trained model and what its training gave."""
+    """A trained model and what its training gave.
+
+    train_time_s: as PEFT takes it: the base model's own evaluation (nothing where an earlier case made it), training,
+    and evaluation at the end, without the validations on the way.
+    """
 
     model: nn.Module
     trainer: Trainer
@@ -169,6 +181,7 @@ class _Run:
     initial_output: Tensor
     memory: dict[str, Value]
     reserved_bytes: list[int]
+    reserved_peak_bytes: int
     history: list[dict[str, Value]]
     train_time_s: float
     base_digest: str
@@ -208,14 +221,25 @@ class _Case:
             self.adapter = self.hooks.prepare(dict(self.adapter), experiment.path, self.base(), folder)
 
     def run(self, benchmark: Any, second_stage: Callable[[Result], SecondStage] | None) -> Result:
-        """The whole case; later steps build on the first seed's trained model, the merge last: it changes weights."""
-        started = time.time()
+        """The whole case: all that is measured on the first seed's model, then the other seeds.
+
+        Nothing holds on to the first model any more when these train: an accelerator may have no room for two.
+        """
+        result, seeds = self.run_first(benchmark, second_stage)
+        further = [self.train(seed, validate=False).seed_run for seed in seeds]
+        return replace(result, seeds=[*result.seeds, *further])
+
+    def run_first(
+        self, benchmark: Any, second_stage: Callable[[Result], SecondStage] | None
+    ) -> tuple[Result, tuple[int, ...]]:
+        """The first seed, and which seeds else to run; the merge comes last: it changes weights."""
         first, *others = self.experiment.seeds
         run = self.train(first)
         self.progress("measuring")
         self.so_far.phase = "measuring"
         metrics, operators, peak_tensors = self.measure(run)
         metrics.update(self.time(run, benchmark))
+        self.memory.release()  # as in `time`: its own base model
         result = Result(
             case=self.experiment.case,
             case_version=self.case_version(run.base_digest),
@@ -237,21 +261,17 @@ class _Case:
         metrics = {name: metrics[name] for name in METRICS if name in metrics}
         if benchmark is not None:
             benchmark.extra_info.update(case=str(self.experiment.case), **metrics, **run.seed_run.metrics)
-        further = [self.train(seed, validate=False).seed_run for seed in stage.seeds]
-        return replace(
-            result,
+        peft = peft_fields(
+            self.experiment,
+            config=None if self.adapter is None else self.peft_config().to_dict(),
+            history=run.history,
             metrics=metrics,
-            seeds=[run.seed_run, *further],
-            peft=peft_fields(
-                self.experiment,
-                config=None if self.adapter is None else self.peft_config().to_dict(),
-                history=run.history,
-                metrics=metrics,
-                train_time_s=run.train_time_s,
-                started=started,
-                reserved_bytes=run.reserved_bytes,
-            ),
+            train_time_s=run.train_time_s,
+            started=self.so_far.started,
+            reserved_bytes=run.reserved_bytes,
+            reserved_peak_bytes=run.reserved_peak_bytes,
         )
+        return replace(result, metrics=metrics, peft=peft), stage.seeds
 
     # Models ---------------------------------------------------------------------------------------------------------
 
@@ -357,9 +377,13 @@ class _Case:
         self.memory.reset()
         base = self.injectable_base(seed)
         load = self.memory.read()
+        reserved_peaks = self.so_far.reserved_peaks = [load.reserved_peak_bytes or 0]
         base_digest = digest(base)
         self.so_far.phase = "measuring the base model"
-        reference = self.reference(base, base_digest)
+        train_times_s: list[float] = []
+        validation_times_s: list[float] = []
+        with _timed(train_times_s):
+            reference = self.reference(base, base_digest)
         self.so_far.phase = f"training with seed {seed}"
         self.memory.reset()
         model = self.inject(base, seed)
@@ -380,21 +404,27 @@ class _Case:
             self.progress(f"seed {seed}, step {step}/{config.max_steps}")
             reserved_bytes.append(self.memory.reserved_bytes())
             if validate and step % config.eval_steps == 0:
-                validation = task.validate(model.eval(), self.data, self.experiment, self.hooks.inputs)
+                with _timed(validation_times_s):
+                    validation = task.validate(model.eval(), self.data, self.experiment, self.hooks.inputs)
                 model.train()
                 validations.append(validation)
                 history.append({"step": step, **_peft_names(validation), **self.train_figures(step, losses)})
 
         seed_everything(seed)
-        started = time.perf_counter()
-        losses = trainer.train(counted(), config.max_steps, after_step)
-        train_time_s = time.perf_counter() - started
+        with _timed(train_times_s):
+            losses = trainer.train(counted(), config.max_steps, after_step)
         memory = self.memory.read()
+        reserved_peaks.append(memory.reserved_peak_bytes or 0)
         self.so_far.phase = f"evaluating seed {seed}"
         self.so_far.metrics.update(memory.metrics())
         self.memory.reset()
         self.progress(f"seed {seed}, evaluating")
-        evaluation = task.evaluate(model.eval(), self.data, self.experiment, self.hooks.inputs, reference.evaluation)
+        with _timed(train_times_s):
+            evaluation = task.evaluate(
+                model.eval(), self.data, self.experiment, self.hooks.inputs, reference.evaluation
+            )
+        evaluate = self.memory.read()
+        reserved_peaks.append(evaluate.reserved_peak_bytes or 0)
         history.append(
             {
                 "step": config.max_steps,
@@ -417,10 +447,11 @@ class _Case:
             seed_run=SeedRun(seed, seed_metrics, evaluation.samples),
             pictures=evaluation.pictures,
             initial_output=initial_output,
-            memory={**load.load_metrics(), **memory.metrics(), **self.memory.read().evaluate_metrics()},
+            memory={**load.load_metrics(), **memory.metrics(), **evaluate.evaluate_metrics()},
             reserved_bytes=reserved_bytes,
+            reserved_peak_bytes=max(reserved_peaks),
             history=history,
-            train_time_s=train_time_s,
+            train_time_s=sum(train_times_s) - sum(validation_times_s),
             base_digest=base_digest,
         )
 
@@ -489,13 +520,14 @@ class _Case:
 
     def time(self, run: _Run, benchmark: Any = None, blocks: int = timing.BLOCKS) -> dict[str, Value]:
         """Step and decode time over those of the base model, fully fine-tuned, in interleaved blocks."""
+        self.memory.release()  # what is left of a fully fine-tuned base model: here comes another
         device, base, no_hooks = self.experiment.device, self.base(), hooks_of(None)
         run.model.train()
         base_trainer = self.base_trainer(base)
         step = partial(run.trainer.step, self.probe)
         steps = timing.compare(step, partial(base_trainer.step, self.probe), device, blocks, _margin("step_time_ratio"))
         if benchmark is not None:
-            benchmark.pedantic(step, rounds=timing.BLOCKS, warmup_rounds=1)
+            benchmark.pedantic(timing.waiting(step, device), rounds=timing.BLOCKS, warmup_rounds=1)
         run.model.eval()
         base.eval()
         decodes = timing.compare(
@@ -536,6 +568,14 @@ class _Case:
             ),
             **checks.merging(model, self.output, base_names),
         }
+
+
+@contextmanager
+def _timed(times_s: list[float]) -> Iterator[None]:
+    """Append how long the block takes."""
+    started = time.perf_counter()
+    yield
+    times_s.append(time.perf_counter() - started)
 
 
 def _parameters(model: nn.Module) -> dict[str, Value]:

@@ -9,7 +9,7 @@ import multiprocessing
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -95,13 +95,23 @@ def _in_folder(folder: Path) -> list[Experiment]:
     return found
 
 
-def fits(experiments: Sequence[Experiment], batch_size: int, seq_len: int, dtype: str) -> list[Fit]:
+def fits(
+    experiments: Sequence[Experiment],
+    batch_size: int,
+    seq_len: int,
+    dtype: str,
+    progress: Callable[[str], None] = lambda text: None,
+) -> list[Fit]:
     """What each experiment needs, the one with the lowest peak first, those that cannot be counted last.
 
-    All processors take part. The result does not depend on how many there are.
+    All processors take part. The result does not depend on how many there are. progress: gets a line per experiment.
     """
     jobs = [(experiment, batch_size, seq_len, dtype) for experiment in experiments]
-    return sorted(_map(jobs), key=lambda fit: (bool(fit.error), fit.peak_bytes, fit.method))
+    rows = []
+    for row in _map(jobs):
+        rows.append(row)
+        progress(f"{len(rows)}/{len(jobs)}  {row.method}")
+    return sorted(rows, key=lambda fit: (bool(fit.error), fit.peak_bytes, fit.method))
 
 
 def _map(jobs: list[tuple[Experiment, int, int, str]]) -> Iterator[Fit]:

@@ -91,8 +91,13 @@ class MemoryTracker:
         return f"{name}, allocator" + (f" (NVML not available: {self._nvml_error})" if self._nvml_error else "")
 
     def reset(self) -> None:
-        """Start a phase: the allocator's peaks begin anew at what is allocated now."""
+        """Start a phase: the allocator's peaks begin anew at what is in use now.
+
+        What nothing uses goes back before: the reserved peak begins at what the allocator holds, and an earlier case's
+        optimizer, whose schedule refers back to it, is alive until the garbage collector runs.
+        """
         if self._allocator is not None:
+            self.release()
             self._allocator.reset_peak_memory_stats(self._device)
 
     def reserved_bytes(self) -> int:
@@ -111,7 +116,7 @@ class MemoryTracker:
         return MemoryUse(rss_bytes, allocated_bytes, reserved_bytes, device_bytes, source, others_bytes)
 
     def release(self) -> None:
-        """Give back what nothing uses any more: after running out of memory the next case must have all of it."""
+        """Give back what nothing uses any more, so that what comes next has all of the memory."""
         gc.collect()
         if self._allocator is not None:
             self._allocator.empty_cache()

@@ -30,13 +30,15 @@ def peft_fields(
     train_time_s: float,
     started: float,
     reserved_bytes: list[int],
+    reserved_peak_bytes: int,
     error_msg: str = "",
 ) -> dict[str, Any]:
     """`run_info`, `train_info` and `meta_info` of one case.
 
     config: `PeftConfig.to_dict()`. history: PEFT's `metrics` list, whose last entry holds the test figures.
-    started: seconds since the epoch. reserved_bytes: the accelerator's reserved memory after each step. error_msg: why
-    the case did not get to its end.
+    train_time_s: without validations. started: seconds since the epoch, before anything was loaded; all since then is
+    the total time. reserved_bytes: the accelerator's reserved memory after each step. reserved_peak_bytes: the most
+    while loading, training and evaluating. error_msg: why the case did not get to its end.
     """
     created = datetime.datetime.fromtimestamp(started, tz=datetime.timezone.utc).replace(microsecond=0)
     reserved = sorted(reserved_bytes) or [0]
@@ -52,7 +54,7 @@ def peft_fields(
         },
         "train_info": {
             "accelerator_memory_reserved_avg": sum(reserved) // len(reserved),
-            "accelerator_memory_max": int(metrics.get("gpu.reserved_peak_bytes", 0)),  # type: ignore[arg-type]
+            "accelerator_memory_max": reserved_peak_bytes,
             "accelerator_memory_reserved_99th": reserved[(len(reserved) - 1) * 99 // 100],
             "train_time": train_time_s,
             "file_size": metrics.get("checkpoint.bytes", 0),

@@ -131,6 +131,18 @@ def _interval(ratios: tuple[float, ...]) -> tuple[float, float]:
     return float(found.low), float(found.high)
 
 
+def waiting(function: Callable[[], object], device: str) -> Callable[[], object]:
+    """`function` for a clock of the host's: an accelerator is done with its work when it returns."""
+    if torch.device(device).type == "cpu":
+        return function
+
+    def wait() -> None:
+        function()
+        torch.accelerator.synchronize(device)
+
+    return wait
+
+
 @contextmanager
 def _garbage_collector_off() -> Iterator[None]:
     enabled = gc.isenabled()

@@ -48,8 +48,13 @@ def test_help_lists_each_command_with_a_line(capsys):
         (["build-tiny", "poetry"], "'poetry'"),
         (["build-tiny", "math", "--steps", "0"], "'0': expected an integer of at least 1"),
         (["build-tiny", "math", "--steps", "few"], "'few': expected an integer of at least 1"),
-        (["build-tiny", "math", "--out", __file__], "test_cli.py: File exists"),
-        (["build-tiny", "math", "--out", __file__ + "/below"], "test_cli.py/below: Not a directory"),
+        (["build-tiny", "math", "--out", __file__], "test_cli.py: cannot be written: Not a directory"),
+        (["build-tiny", "math", "--out", __file__ + "/below"], "test_cli.py/below: cannot be written: Not a directory"),
+        (["build-tiny", "math", "--out", "/proc"], "--out /proc: cannot be written: No such file or directory"),
+        (["import", ".", "--out", __file__], "test_cli.py: cannot be written: Not a directory"),
+        (["import", ".", "--out", "/proc/x"], "--out /proc/x: cannot be written: No such file or directory"),
+        (["selftest", "--suite", str(IMAGE_SUITE), "--json", "/proc/x.json"], "--json /proc/x.json: cannot be written"),
+        (["sweep", "/proc/sys"], "/proc/sys: cannot be written"),
         (["build-tiny", "math", "--fast"], "--fast"),
     ],
 )
@@ -61,6 +66,35 @@ def test_bad_arguments_end_with_code_2_and_a_message(arguments, words, capsys):
     assert stopped.value.code == 2
     assert words in captured.err
     assert "Traceback" not in captured.err
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (PermissionError(13, "Permission denied", "baselines/x.json"), "baselines/x.json: Permission denied"),
+        (IsADirectoryError(21, "Is a directory", "results/.x.tmp", None, "results/x"), "results/x: Is a directory"),
+    ],
+)
+def test_a_file_that_cannot_be_written_after_all_is_told_by_its_name(error, words, tmp_path, monkeypatch, capsys):
+    def fail(*args):
+        raise error
+
+    monkeypatch.setattr(cli, "import_results", fail)
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["import", str(tmp_path), "--out", str(tmp_path / "new")])
+
+    assert stopped.value.code == 2
+    assert words in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_error_that_is_not_about_a_file_is_not_worded(tmp_path, monkeypatch):
+    def fail(*args):
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr(cli, "import_results", fail)
+    with pytest.raises(ConnectionError, match="no network"):
+        cli.main(["import", str(tmp_path), "--out", str(tmp_path)])
 
 
 def test_two_short_builds_of_the_embedded_model_give_the_same_bytes(tmp_path):

@@ -4,6 +4,8 @@ import math
 import os
 import subprocess
 import sys
+import time
+import weakref
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,8 +21,11 @@ from pytest_peftbench.compare import compare
 from pytest_peftbench.experiment import Experiment, MathTrainConfig
 from pytest_peftbench.jsonfile import InputError
 from pytest_peftbench.metrics import digest
+from pytest_peftbench.peft_schema import peft_fields
 from pytest_peftbench.result import METRICS, CaseId, SecondStage
+from pytest_peftbench.tasks.math_reasoning import TASK
 from pytest_peftbench.timing import Timing
+from pytest_peftbench.training import Trainer
 
 OF_SHAPES = {name for name in METRICS if name.startswith(("footprint.", "train_step.peak_"))} - {
     "train_step.peak_bytes"
@@ -105,6 +110,21 @@ def test_several_seeds_of_an_experiment_leave_nothing_to_a_second_stage():
     result = run(make_experiment(seeds=(0, 1)), second_stage=lambda result: pytest.fail("asked"))
 
     assert [run.seed for run in result.seeds] == [0, 1]
+
+
+def test_nothing_holds_on_to_the_first_model_when_other_seeds_train():
+    models, alive = [], []
+
+    def counting(experiment):
+        gc.collect()
+        alive.append(sum(model() is not None for model in models))
+        model = random_llama(experiment)
+        models.append(weakref.ref(model))
+        return model
+
+    run(make_experiment(seeds=(0, 1, 2)), counting)
+
+    assert alive[-2:] == [0, 0]
 
 
 def test_the_base_model_s_own_figures_do_not_depend_on_the_adapter(lora):
@@ -300,7 +320,9 @@ environment.pin()
 sys.path.insert(0, {tests!r})
 import test_engine
 from pytest_peftbench import timing
+from pytest_peftbench.tasks.math_reasoning import TASK
 from pytest_peftbench.timing import Timing
+from pytest_peftbench.training import Trainer
 timing.compare = lambda *_, **__: Timing(1.0, 1.0, 1.0, 0.01, ())
 result = test_engine.run()
 print(json.dumps([test_engine.exact(result), [seed.__dict__ for seed in result.seeds], result.operators,
@@ -626,6 +648,45 @@ def test_a_result_is_written_in_the_schema_of_peft(lora):
         assert isinstance(train_info[name], int)
     packages = data["meta_info"]["package_info"]
     assert {"bitsandbytes-version", "diffusers-version", "peft-version", "peft-commit-hash"} <= packages.keys()
+
+
+def test_the_total_time_counts_from_before_anything_is_loaded(monkeypatch):
+    started, loaded = [], []
+
+    def fields(*args, **kwargs):
+        started.append(kwargs["started"])
+        return peft_fields(*args, **kwargs)
+
+    def data(experiment):
+        loaded.append(time.time())
+        return few_items(experiment)
+
+    monkeypatch.setattr(engine, "peft_fields", fields)
+    run(task_data=data)
+
+    assert started[0] <= loaded[0]
+
+
+def test_the_train_time_is_peft_s_which_leaves_out_validations_only(monkeypatch):
+    clock = SimpleNamespace(seconds=0)
+
+    def takes(seconds, owner, name):
+        function = getattr(owner, name)
+
+        def slow(*args, **kwargs):
+            clock.seconds += seconds
+            return function(*args, **kwargs)
+
+        monkeypatch.setattr(owner, name, slow)
+
+    monkeypatch.setattr(engine, "time", SimpleNamespace(perf_counter=lambda: clock.seconds))
+    monkeypatch.setattr(engine, "_references", {})
+    takes(1, Trainer, "step")
+    takes(10, TASK, "reference")
+    takes(100, TASK, "evaluate")
+    takes(1_000, TASK, "validate")
+
+    assert run().peft["train_info"]["train_time"] == 3 * 1 + 10 + 100
 
 
 def test_our_block_survives_json(lora):

@@ -53,6 +53,7 @@ def test_the_methods_that_fit_come_with_their_figures_lowest_peak_first(suite, t
     parts = ("weights", "gradients", "optimizer", "activations", "temporary")
     assert all(sum(row[f"{part}_bytes"] for part in parts) == row["peak_bytes"] for row in methods)
     assert all(row["fits"] for row in methods)
+    assert [line.split()[0] for line in result.stderr.splitlines()] == ["1/3", "2/3", "3/3"]
     lines = result.stdout.splitlines()
     assert [line.split()[0] for line in lines] == ["method", *(row["method"] for row in methods)]
 
@@ -64,6 +65,11 @@ def test_the_methods_that_fit_come_with_their_figures_lowest_peak_first(suite, t
         (("--base-model", "nothing"), "mini"),
         (("--batch-size", "0"), "at least 1"),
         (("nowhere",), "nowhere"),
+        (
+            ("--base-model", "mini", "--json", "/proc/fit.json"),
+            "--json /proc/fit.json: cannot be written: No such file",
+        ),
+        (("--base-model", "mini", "--json", "benchmarks"), "--json benchmarks: is a folder; give a file in it"),
     ],
 )
 def test_a_wrong_argument_is_a_usage_error(suite, tmp_path, arguments, words):

@@ -259,6 +259,17 @@ def test_one_denoising_step_is_two_passes_because_it_is_guided(lora):
     assert lora.metrics["decode_step.flops"] == 2 * unguided.metrics["decode_step.flops"]
 
 
+def test_a_denoising_step_moves_no_vae_and_drawing_does(data, base, monkeypatch):
+    moved = []
+    monkeypatch.setattr(data.pipeline.vae, "to", moved.append)
+
+    TASK.decode(base, data, EXPERIMENT, 1, no_extra)
+    assert moved == []
+
+    image_generation._draw(base, data, ["a photo of a cat"], 0, EXPERIMENT)
+    assert [str(device) for device in moved] == ["cpu", "cpu"]
+
+
 def test_the_result_is_in_peft_s_schema(lora):
     last = lora.to_json()["train_info"]["metrics"][-1]
 

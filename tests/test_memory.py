@@ -1,5 +1,6 @@
 import json
 import os
+import weakref
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,12 +26,16 @@ class FakeGpu:
     def __init__(self):
         self.allocated_peak_bytes = 3_000
         self.reserved_peak_bytes = 4_000
+        self.reserved_bytes = 2_000
         self.device_used_bytes = 9_000
         self.processes = []
         self.handle = object()
 
     def reset_peak_memory_stats(self, device):
-        self.allocated_peak_bytes = self.reserved_peak_bytes = 1_000
+        self.allocated_peak_bytes, self.reserved_peak_bytes = 1_000, self.reserved_bytes
+
+    def empty_cache(self):
+        self.reserved_bytes = 1_500
 
     def handle_by_uuid(self, uuid):
         assert uuid == f"GPU-{UUID}"
@@ -46,7 +51,8 @@ class FakeGpu:
         monkeypatch.setattr(module, "get_device_properties", lambda device: SimpleNamespace(uuid=UUID))
         monkeypatch.setattr(module, "max_memory_allocated", lambda device: self.allocated_peak_bytes)
         monkeypatch.setattr(module, "max_memory_reserved", lambda device: self.reserved_peak_bytes)
-        monkeypatch.setattr(module, "memory_reserved", lambda device: 2_000)
+        monkeypatch.setattr(module, "memory_reserved", lambda device: self.reserved_bytes)
+        monkeypatch.setattr(module, "empty_cache", self.empty_cache)
         monkeypatch.setattr(module, "reset_peak_memory_stats", self.reset_peak_memory_stats)
         monkeypatch.setattr(pynvml, "nvmlInit", lambda: None)
         monkeypatch.setattr(pynvml, "nvmlDeviceGetHandleByUUID", self.handle_by_uuid)
@@ -111,6 +117,20 @@ def test_reset_starts_the_peaks_anew(gpu):
     tracker = MemoryTracker("cuda")
     tracker.reset()
     assert tracker.read().allocated_peak_bytes == 1_000
+
+
+def test_what_an_earlier_case_left_is_gone_when_the_peaks_begin_anew(gpu, monkeypatch):
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))])
+    torch.optim.lr_scheduler.ConstantLR(optimizer)
+    left = weakref.ref(optimizer)
+    del optimizer
+    alive = []
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: [alive.append(left() is not None), gpu.empty_cache()])
+    tracker = MemoryTracker("cuda")
+    tracker.reset()
+
+    assert alive == [False]
+    assert tracker.read().reserved_peak_bytes == 1_500
 
 
 def test_without_nvml_the_allocator_is_still_read_and_the_reason_told(gpu, monkeypatch):
@@ -217,6 +237,7 @@ def test_loading_training_and_evaluating_have_a_peak_each(few, monkeypatch):
 
     names = ("gpu.load_peak_bytes", "gpu.allocated_peak_bytes", "gpu.reserved_peak_bytes", "gpu.evaluate_peak_bytes")
     assert [result.metrics[name] for name in names] == [100, 200, 400, 300]
+    assert result.peft["train_info"]["accelerator_memory_max"] == 600
     assert result.warnings == ["the card was not idle"]
     assert result.to_json()["peftbench"]["warnings"] == result.warnings
 
@@ -238,6 +259,7 @@ def test_out_of_memory_is_a_result_with_the_figures_up_to_then(few, monkeypatch)
     assert result.metrics["params.trainable"] == 7168
     assert (result.metrics["gpu.load_peak_bytes"], result.metrics["gpu.allocated_peak_bytes"]) == (100, 200)
     assert result.peft["train_info"]["status"] == "failed"
+    assert result.peft["train_info"]["accelerator_memory_max"] == 400
     assert "out of memory while training" in result.peft["run_info"]["error_msg"]
     assert compare(result, None).verdict == "failed"
 

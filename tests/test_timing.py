@@ -214,6 +214,16 @@ def test_an_accelerator_times_itself_by_events_in_its_queue(monkeypatch):
     assert gpu.reads == 14  # before and after each block
 
 
+def test_for_the_host_s_clock_a_call_ends_when_the_accelerator_is_done(monkeypatch):
+    calls = []
+    monkeypatch.setattr(torch.accelerator, "synchronize", lambda device: calls.append(device))
+
+    timing.waiting(lambda: calls.append("step"), "cuda:1")()
+
+    assert calls == ["step", "cuda:1"]
+    assert timing.waiting(work, "cpu") is work
+
+
 @pytest.mark.parametrize("reads", [[HEAT, 0], [0, POWER], [HEAT | POWER, POWER]])
 def test_a_throttled_block_is_discarded_counted_and_run_again(monkeypatch, reads):
     gpu = FakeGpu(monkeypatch, reads)

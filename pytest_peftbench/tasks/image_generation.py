@@ -410,7 +410,8 @@ def _generate(
     nothing = data.embeddings[NO_PROMPT].to(device)
     images: list[Any] = []
     try:
-        with offload_models(pipeline.vae, device=device):
+        # latents need no VAE: moving its weights would be timed as part of a denoising step
+        with offload_models(pipeline.vae, device=device, offload=output_type != "latent"):
             for start in range(0, len(prompts), config.batch_size_eval):
                 chunk = slice(start, start + config.batch_size_eval)
                 embeddings = torch.stack([data.embeddings[prompt] for prompt in prompts[chunk]]).to(device)
