@@ -279,6 +279,21 @@ def test_a_model_that_lost_its_language_has_forgotten(few, base):
     assert all(rise > 0 for rise in evaluation.samples["forgetting_per_document"])
 
 
+def test_long_documents_of_a_large_vocabulary_are_not_taken_all_at_once(few, base, monkeypatch):
+    longest = max(len(ids) for ids in few.documents)
+    monkeypatch.setattr(math_reasoning, "_MOST_LOGITS", 2 * longest * len(few.tokenizer))
+    sizes = []
+    task_output = TASK.output
+    monkeypatch.setattr(
+        TASK, "output", lambda model, batch: sizes.append(len(batch["input_ids"])) or task_output(model, batch)
+    )
+
+    losses = TASK.reference(base, few, EXPERIMENT)
+
+    assert sizes == [2, 2]
+    assert [len(found) for found in losses] == [len(ids) - 1 for ids in few.documents]
+
+
 def test_losses_on_documents_do_not_depend_on_the_batch_they_stand_in(few, base):
     together = TASK.reference(base, few, make_experiment(batch_size_eval=4))
     alone = TASK.reference(base, few, make_experiment(batch_size_eval=1))

@@ -34,6 +34,7 @@ VALID_SIZE = 50
 DOCUMENTS = 100
 BUCKET_FACTOR = 20  # batches per bucket of texts of similar length
 MAX_DOCUMENT_TOKENS = 768
+_MOST_LOGITS = 2**29
 IGNORE = -100
 
 
@@ -281,7 +282,10 @@ def _solve(
 def _document_losses(model: nn.Module, data: MathData, experiment: Experiment, extra: Extra) -> list[Tensor]:
     """Per-token losses of each document, in nats, on the CPU, in the given order."""
     losses = [torch.empty(0)] * len(data.documents)
-    for chunk in _by_length([len(ids) for ids in data.documents], experiment.train.batch_size_eval):
+    lengths = [len(ids) for ids in data.documents]
+    # at Llama 3's vocabulary fifty documents of 768 tokens have 5e9 logits, and the losses want them in float32
+    at_once = max(1, _MOST_LOGITS // (max(lengths) * len(data.tokenizer)))
+    for chunk in _by_length(lengths, min(experiment.train.batch_size_eval, at_once)):
         batch = _pad([data.documents[index] for index in chunk], data.tokenizer, experiment.device, side="right")
         logits = TASK.output(model, {**batch, **extra(len(chunk))})
         rows = token_losses(logits, batch["input_ids"], batch["attention_mask"]).cpu()
