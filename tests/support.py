@@ -149,6 +149,8 @@ def make_result(case: CaseId) -> Result:
         **fields.pop("metrics", {}),
     }
     values = {name: value for name, value in values.items() if value is not None}
+    if "step_time_ratio" in values:
+        values.setdefault("step_time_interval", [values["step_time_ratio"]] * 2)
     per_seed = ("first_losses", "adapter_sha256", "test_accuracy", "forgetting", "train_loss")
     return Result(
         **{
