@@ -339,6 +339,22 @@ def nan_for_a_learning_rate(bench):
     file.write_text('{"optimizer_kwargs": {"lr": NaN}}')
 
 
+def true_for_a_learning_rate(bench):
+    write_json(bench.suite / "experiments/loha/r4/training_params.json", {"optimizer_kwargs": {"lr": True}})
+
+
+def an_endless_learning_rate(bench):
+    write_json(bench.suite / "experiments/loha/r4/training_params.json", {"optimizer_kwargs": {"lr": 10**400}})
+
+
+def an_endless_margin(bench):
+    write_json(bench.suite / "margins.json", {"forgetting": 10**400})
+
+
+def an_endless_norm(bench):
+    write_json(bench.suite / "experiments/loha/r4/training_params.json", {"grad_norm_clip": 10**400})
+
+
 def a_key_twice(bench):
     (bench.suite / "experiments/loha/r4/training_params.json").write_text('{"seed": 1, "seed": 2}')
 
@@ -377,6 +393,10 @@ BAD_SUITES = [
     (a_template_without_query, ("loha/r4/training_params.json", "query_template", "{query}")),
     (no_learning_rate, ("loha/r4/training_params.json", "optimizer_kwargs", "'lr'")),
     (nan_for_a_learning_rate, ("loha/r4/training_params.json", "optimizer_kwargs.lr is NaN")),
+    (true_for_a_learning_rate, ("loha/r4/training_params.json", "optimizer_kwargs", "'lr'", "has True")),
+    (an_endless_learning_rate, ("loha/r4/training_params.json", "optimizer_kwargs", "'lr'")),
+    (an_endless_margin, ("mini/margins.json", "forgetting: expected a number of at least 0")),
+    (an_endless_norm, ("loha/r4/training_params.json", "grad_norm_clip: expected a number")),
     (a_key_twice, ("loha/r4/training_params.json", "'seed' stands twice")),
     (a_list_for_an_object, ("mini/default_training_params.json", "expected a JSON object")),
     (an_empty_experiment, ("oft/r4", "adapter_config.json", "training_params.json")),
