@@ -298,8 +298,8 @@ def diff_lines(old: Baseline | None, new: Baseline, metrics: Mapping[str, Metric
         lines.append(f"seeds: {words.listed(_seeds(old))} -> {words.listed(_seeds(new))}")
     for name in _ordered({*_names(old, metrics), *_names(new, metrics)}, metrics):
         lines += _diff_of_metric(metrics.get(name), _by_seed(old, name), _by_seed(new, name), name)
-    lines += _diff_of_rest(old, new)
-    return lines
+    lines += [*_diff_of_noise(old, new, metrics), *_diff_of_rest(old, new)]
+    return lines or ["what is not compared: changed"] * (old != new)
 
 
 # One case
@@ -845,8 +845,22 @@ def _diff_of_metric(metric: Metric | None, old: _BySeed, new: _BySeed, name: str
     return [f"{name}: {finding.arrow() or finding.change}", *(f"  {line}" for line in finding.details)]
 
 
+def _diff_of_noise(old: Baseline, new: Baseline, metrics: Mapping[str, Metric]) -> list[str]:
+    lines = []
+    for name in _ordered(old.noise.keys() | new.noise.keys(), metrics):
+        before, after = old.noise.get(name), new.noise.get(name)
+        if before is None or after is None:
+            lines.append(f"noise of {name}: {'added' if before is None else 'removed'}")
+        elif (before.sd, before.seeds) != (after.sd, after.seeds):
+            change = f"sd {before.sd:.4g} of {before.seeds} seeds -> {after.sd:.4g} of {after.seeds}"
+            lines.append(f"noise of {name}: {change}")
+        elif before != after:
+            lines.append(f"noise of {name}: detectable {before.detectable:.4g} -> {after.detectable:.4g}")
+    return lines
+
+
 def _diff_of_rest(old: Baseline, new: Baseline) -> list[str]:
-    """What has no figure of its own: samples, operators and tensors."""
+    """What has no figure of its own: samples, operators, tensors, and where a baseline comes from."""
     lines = []
     before, after = ({run.seed: run.samples for run in side.seeds} for side in (old, new))
     if changed := [seed for seed in sorted(before.keys() & after.keys()) if before[seed] != after[seed]]:
@@ -857,7 +871,14 @@ def _diff_of_rest(old: Baseline, new: Baseline) -> list[str]:
     phases = sorted({*old.peak_tensors, *new.peak_tensors})
     if differing := [phase for phase in phases if old.peak_tensors.get(phase) != new.peak_tensors.get(phase)]:
         lines.append(f"tensors at the peak of {', '.join(differing)}: changed")
-    return lines
+    lines += _diff_of_part("base model's figures", old.base, new.base)
+    return lines + _diff_of_part("imported result", old.imported, new.imported)
+
+
+def _diff_of_part(name: str, old: object, new: object) -> list[str]:
+    if old == new:
+        return []
+    return [f"{name}: {'changed' if old and new else 'removed' if old else 'added'}"]
 
 
 # Words

@@ -1137,6 +1137,25 @@ def test_an_update_tells_what_is_no_metric():
     ]
 
 
+def test_an_update_tells_the_noise_the_base_model_and_what_is_not_compared():
+    old = with_noise(from_result(quality()))
+    noise = old.noise["test_accuracy"]
+    more = replace(noise, sd=0.03, seeds=9)
+
+    assert diff_lines(old, replace(old, noise={**old.noise, "test_accuracy": more})) == [
+        "noise of test_accuracy: sd 0.01581 of 5 seeds -> 0.03 of 9"
+    ]
+    assert diff_lines(old, replace(old, noise={"test_accuracy": replace(noise, detectable=0.1)})) == [
+        "noise of test_accuracy: detectable 0.07631 -> 0.1",
+        "noise of forgetting: removed",
+        "noise of train_loss: removed",
+    ]
+    assert diff_lines(old, replace(old, base=with_base().base)) == ["base model's figures: added"]
+    assert diff_lines(replace(old, imported={"file": "x.json"}), old) == ["imported result: removed"]
+    older = replace(old, metrics={**old.metrics, "step_time_s": 1.0})
+    assert diff_lines(older, old) == ["what is not compared: changed"]
+
+
 def test_an_update_to_other_seeds_or_undeclared_metrics_tells_that_they_changed():
     new = diff(measuring(novel=1), measuring(a_result(seeds=[a_run(7)]), novel=2))
 

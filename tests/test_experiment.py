@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import pytest
 from support import (
@@ -194,6 +195,17 @@ def test_a_task_that_does_not_exist_is_refused(bench, arguments):
     bench.write("test_mini.py", f"import pytest\n@pytest.mark.peft_task({arguments})\ndef test_x(experiment): pass")
 
     assert_usage_error(bench.run(), "test_mini.py::test_x", "peft_task", "MetaMathQA")
+
+
+def test_suites_that_no_test_takes_a_case_of_are_refused_and_not_skipped(bench):
+    suite = bench.path / "other" / "image-gen" / "tiny"
+    suite.mkdir(parents=True)
+    shutil.copy(IMAGE_SUITE / "default_training_params.json", suite)
+    shutil.copytree(IMAGE_SUITE / "experiments" / "loha", suite / "experiments" / "loha")
+
+    assert_usage_error(bench.run("--peft-suite", "other"), "other", "no collected test takes a case of the suites")
+    assert bench.collected("--peft-suite", "other", "--peft-suite", "MetaMathQA") == CASES
+    bench.run("--peft-suite", "MetaMathQA", "-k", "nothing").assert_outcomes(deselected=3)
 
 
 def test_hundreds_of_experiments_are_collected(bench):

@@ -17,6 +17,7 @@ from support import (
     LOHA_CASE,
     LORA,
     LORA_CASE,
+    OWN_EXPERIMENT,
     PLUGINS,
     REPOSITORY,
     Bench,
@@ -305,6 +306,75 @@ def test_a_case_that_fails_after_its_comparison_is_a_failed_row_and_not_identica
     )
 
     assert table(bench.run()) == {FULL: "identical", LOHA_CASE: "failed", LORA_CASE: "identical"}
+
+
+def test_a_case_that_is_never_compared_fails(bench):
+    bench.record()
+    bench.write(
+        "test_mini.py",
+        """
+        from support import make_result
+
+        def test_mini(experiment, peft_baseline):
+            if experiment.case.method != "loha":
+                peft_baseline.check(make_result(experiment.case))
+        """,
+    )
+
+    result = bench.run()
+
+    result.assert_outcomes(passed=2, failed=1)
+    assert table(result) == {FULL: "identical", LOHA_CASE: "failed", LORA_CASE: "identical"}
+    words = f"{LOHA_CASE}: never compared: the test passed without calling peft_baseline.check(result)"
+    assert words in output(result)
+
+
+def test_a_case_of_the_user_s_own_has_a_row_and_must_be_compared(bench):
+    bench.write("test_mini.py", OWN_EXPERIMENT)
+    bench.record()
+    assert table(bench.run()) == {"MetaMathQA-mini-own-r4": "identical"}
+
+    bench.write("test_mini.py", OWN_EXPERIMENT.replace("peft_baseline.check(", "("))
+    result = bench.run()
+
+    result.assert_outcomes(failed=1)
+    assert "test_mini[own]: never compared" in output(result)
+
+
+# Accuracies of five seeds: with LOST, p is 0.024, enough for one test but not for all that the session may run.
+FIVE_SEEDS = """
+    from dataclasses import replace
+
+    import pytest
+    from support import make_result
+
+    from pytest_peftbench.result import SeedRun
+
+    @pytest.mark.peft_task("MetaMathQA")
+    def test_mini(experiment, peft_baseline):
+        result = make_result(experiment.case)
+        lost = LOST and experiment.case.method == "loha"
+        mean, step = (0.4, 0.05) if lost else (0.5, 0.002)
+        metrics = result.seeds[0].metrics
+        runs = [SeedRun(seed, {**metrics, "test_accuracy": mean + step * (seed - 2)}) for seed in range(5)]
+        peft_baseline.check(replace(result, seeds=runs))
+"""
+
+
+@pytest.mark.parametrize("arguments", [(), ("-n", "2"), ("--peft-bisect",)])
+def test_a_case_that_turns_out_to_have_regressed_fails_the_run(bench, arguments):
+    if "-n" in arguments:
+        pytest.importorskip("xdist")
+    bench.write("test_mini.py", FIVE_SEEDS.replace("LOST", "False"))
+    bench.record()
+    bench.write("test_mini.py", FIVE_SEEDS.replace("LOST", "True"))
+    green = "identical,within noise,improved,environment drift,cannot tell"
+
+    result = bench.run("--peft-green", green, *arguments)
+
+    assert table(result) == {FULL: "identical", LOHA_CASE: "regressed", LORA_CASE: "identical"}
+    assert result.ret == 1
+    assert f"(Holm's correction) regressed what passed as cannot tell: {LOHA_CASE}" in output(result)
 
 
 def test_a_case_whose_teardown_fails_has_one_row_and_it_is_failed(bench):
