@@ -441,10 +441,15 @@ class BaselineCheck:
         """Add the noise of the seeds that the baseline does not have; its own must be as they were."""
         old = self._read(path)
         known = {run.seed for run in old.seeds} if old else set()
-        self._compare(replace(result, seeds=[run for run in result.seeds if not old or run.seed in known]), path)
+        self._compare(replace(result, seeds=[run for run in result.seeds if not known or run.seed in known]), path)
         assert old is not None  # or the comparison had failed
         self._require_identical()
         others = [run for run in from_result(result).seeds if run.seed not in known]
+        if known and not others:
+            raise InputError(
+                f"{result.case}: not calibrated: no further seed ran; pass second_stage=peft_baseline.second_stage to "
+                "run_experiment"
+            )
         check_noise(old, others, self._metrics)
         self._write(old, refreshed(old, with_noise(old, others, self._metrics), self._metrics), path, result)
 
