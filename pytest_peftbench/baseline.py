@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pytest_peftbench.jsonfile import InputError, read_json, write_json
+from pytest_peftbench.jsonfile import TOO_LARGE, InputError, read_json, write_json
 from pytest_peftbench.result import (
     METRICS,
     SCHEMA_VERSION,
@@ -30,8 +30,8 @@ from pytest_peftbench.stats import detectable, noise_floor, spread
 _T = TypeVar("_T")
 
 DIGITS = 6
-# Beyond any measurement, and still a float: a larger integer cannot even be divided.
-_TOO_LARGE = 1e300
+# More than anyone will train.
+_MOST_SEEDS = 1_000_000
 _KINDS: dict[Kind, str] = {
     "number": "a number",
     "text": "text",
@@ -143,7 +143,7 @@ def with_noise(baseline: Baseline, others: Iterable[SeedRun] = (), metrics: Mapp
     for metric in metrics.values():
         found = [run.metrics.get(metric.name) for run in runs]
         values = [float(v) for v in found if isinstance(v, (int, float)) and not problem(v)]
-        if metric.lane != "quality" or len(values) < 2 or len(values) < len(runs):
+        if metric.lane != "quality" or not baseline.seeds or len(values) < 2 or len(values) < len(runs):
             continue
         sd, count = spread(values), len(baseline.seeds)
         expected = sum(values[:count]) / count
@@ -163,11 +163,7 @@ def refreshed(old: Baseline | None, new: Baseline, metrics: Mapping[str, Metric]
         return new
     runs = {run.seed: run for run in old.seeds}
     known = old.noise if old.case_version == new.case_version else {}
-    noise = {
-        name: known[name] if name in known and known[name].seeds > found.seeds else found
-        for name, found in new.noise.items()
-    }
-    new = replace(new, noise=noise)
+    new = replace(new, noise=_of_most_seeds(known, new, metrics))
     denoised = replace(
         new,
         metrics=_without_noise(old.metrics, new.metrics, metrics),
@@ -179,6 +175,24 @@ def refreshed(old: Baseline | None, new: Baseline, metrics: Mapping[str, Metric]
         ],
     )
     return old if denoised == old else new
+
+
+def _of_most_seeds(known: Mapping[str, Noise], new: Baseline, metrics: Mapping[str, Metric]) -> dict[str, Noise]:
+    """The noise of `new` and what is known of its metrics, of each the one of more seeds."""
+    held = {name for run in new.seeds for name in run.metrics}
+    found = {name: [side[name] for side in (new.noise, known) if name in side] for name in metrics if name in held}
+    return {name: max(noise, key=lambda noise: noise.seeds) for name, noise in found.items() if noise}
+
+
+def check_noise(baseline: Baseline, others: Iterable[SeedRun], metrics: Mapping[str, Metric] = METRICS) -> None:
+    """Raise InputError, naming seed and metric, where the noise cannot be computed from these seeds too."""
+    others = list(others)
+    held = {name for run in (*baseline.seeds, *others) for name in run.metrics}
+    for run in others:
+        for name in (metric.name for metric in metrics.values() if metric.lane == "quality" and metric.name in held):
+            reason = problem(run.metrics[name], "number") if name in run.metrics else "is missing"
+            if reason:
+                raise InputError(f"{baseline.case}: not calibrated: seed {run.seed}: {name} {reason}")
 
 
 def within_margin(metric: Metric, obtained: float, expected: float) -> bool:
@@ -202,7 +216,7 @@ def problem(value: object, kind: Kind | None = None) -> str:
     numbers = value if isinstance(value, list) else [value] if isinstance(value, (int, float)) else []
     if any(number != number for number in numbers):
         return "is NaN"
-    return "is infinite" if any(abs(number) > _TOO_LARGE for number in numbers) else ""
+    return "is infinite" if any(abs(number) > TOO_LARGE for number in numbers) else ""
 
 
 def read(path: Path, metrics: Mapping[str, Metric] = METRICS) -> Baseline:
@@ -210,6 +224,7 @@ def read(path: Path, metrics: Mapping[str, Metric] = METRICS) -> Baseline:
     data = read_json(path)
     _check_schema(path, _get(path, data, "schema", int))
     case = _get(path, data, "case", dict)
+    seeds = _checked_seeds(path, _get(path, data, "seeds", list), metrics)
     return Baseline(
         case=CaseId(
             **{key: _get(path, case, key, str, "case.") for key in ("task", "base_model", "method", "name")},
@@ -218,15 +233,15 @@ def read(path: Path, metrics: Mapping[str, Metric] = METRICS) -> Baseline:
         case_version=_get(path, data, "case_version", str),
         environment=_checked_environment(path, _get(path, data, "environment", dict)),
         metrics=_checked_metrics(path, "metrics", _get(path, data, "metrics", dict), metrics),
-        seeds=_checked_seeds(path, _get(path, data, "seeds", list), metrics),
+        seeds=seeds,
         operators=_checked_rows(path, _get(path, data, "operators", dict), "operators", "calls and FLOPs"),
         # older files do not hold the following
         peak_tensors=_checked_rows(
             path, _get(path, {"peak_tensors": {}, **data}, "peak_tensors", dict), "peak_tensors", "count and bytes"
         ),
         base=_checked_base(path, data.get("base")),
-        noise=_checked_noise(path, data.get("noise") or {}),
-        imported=_checked_import(path, data.get("imported", {})),
+        noise=_checked_noise(path, data.get("noise")),
+        imported=_checked_import(path, data.get("imported", {}), seeds),
         path=path,
     )
 
@@ -400,6 +415,8 @@ def _checked_seed(path: Path, place: str, entry: Any, metrics: Mapping[str, Metr
     for name, sample in samples.items():
         if _kind(sample) not in ("text", "list"):
             raise InputError(f"{path}: {place}.samples.{name} must be text or a list of numbers")
+        if reason := problem(sample):
+            raise InputError(f"{path}: {place}.samples.{name} {reason}")
     return SeedRun(
         seed=_get(path, entry, "seed", int, f"{place}."),
         metrics=_checked_metrics(path, f"{place}.metrics", _get(path, entry, "metrics", dict, f"{place}."), metrics),
@@ -407,7 +424,7 @@ def _checked_seed(path: Path, place: str, entry: Any, metrics: Mapping[str, Metr
     )
 
 
-def _checked_import(path: Path, imported: Any) -> dict[str, Any]:
+def _checked_import(path: Path, imported: Any, seeds: list[SeedRun]) -> dict[str, Any]:
     if not isinstance(imported, dict):
         raise InputError(f"{path}: imported holds {_TYPES[type(imported)]}, expected an object")
     if imported:
@@ -415,6 +432,8 @@ def _checked_import(path: Path, imported: Any) -> dict[str, Any]:
         _get(path, run_info, "train_config", dict, "imported.run_info.")
         if not isinstance(run_info.get("peft_config"), (dict, type(None))):
             raise InputError(f"{path}: imported.run_info.peft_config must be an object or null")
+        if not seeds:
+            raise InputError(f"{path}: seeds is empty; an imported baseline holds the one that PEFT trained")
     return imported
 
 
@@ -427,20 +446,29 @@ def _checked_base(path: Path, base: Any) -> BaseReference | None:
     if reason := problem(losses, "list"):
         raise InputError(f"{path}: base.losses {reason}")
     operators = _checked_rows(path, _get(path, base, "operators", dict, "base."), "base.operators", "calls and FLOPs")
+    empty = [phase for phase, rows in operators.items() if not rows]
+    if empty or not operators:
+        place = ".".join(["base.operators", *empty[:1]])
+        raise InputError(f"{path}: {place} is empty, so it cannot tell what the environment changed")
     metrics = _checked_metrics(path, "base.metrics", _get(path, base, "metrics", dict, "base."), METRICS)
     return BaseReference(losses, metrics, operators)
 
 
 def _checked_noise(path: Path, noise: Any) -> dict[str, Noise]:
+    if noise is None:
+        return {}
     if not isinstance(noise, dict):
         raise InputError(f"{path}: noise holds {_TYPES[type(noise)]}, expected an object")
     checked = {}
     for name in noise:
         entry, place = _get(path, noise, name, dict, "noise."), f"noise.{name}."
         for key in ("sd", "detectable"):
-            if reason := problem(entry.get(key), "number"):
+            if reason := problem(entry.get(key), "number") or ("is negative" if entry[key] < 0 else ""):
                 raise InputError(f"{path}: {place}{key} {reason}")
-        checked[name] = Noise(entry["sd"], _get(path, entry, "seeds", int, place), entry["detectable"])
+        seeds = _get(path, entry, "seeds", int, place)
+        if not 2 <= seeds <= _MOST_SEEDS:
+            raise InputError(f"{path}: {place}seeds must be from 2 to {_MOST_SEEDS:,}")
+        checked[name] = Noise(entry["sd"], seeds, entry["detectable"])
     return checked
 
 
@@ -454,6 +482,8 @@ def _checked_rows(path: Path, phases: dict[str, Any], place: str, meaning: str) 
             for what, counts in _get(path, owners, owner, dict, f"{place}.{phase}.").items():
                 if not (isinstance(counts, list) and len(counts) == 2 and all(type(count) is int for count in counts)):
                     raise InputError(f"{path}: {place}.{phase}.{owner}.{what} must be two integers, {meaning}")
+                if reason := problem(counts):
+                    raise InputError(f"{path}: {place}.{phase}.{owner}.{what} {reason}")
                 rows[f"{what}{_AT}{owner}"] = counts
         checked[phase] = dict(sorted(rows.items()))
     return checked

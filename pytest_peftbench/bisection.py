@@ -36,6 +36,7 @@ class Bisection:
         self._verdicts: dict[str, CaseVerdict] = {}
         self._unmeasured: set[str] = set()
         self._interrupted = False
+        self._stopped = False
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         """A file that cannot be collected may hold cases."""
@@ -55,6 +56,10 @@ class Bisection:
         by_pytest = isinstance(excinfo.value, pytest.Session.Interrupted)
         self._interrupted = isinstance(excinfo.value, KeyboardInterrupt) and not by_pytest
 
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """Of a session that `-x`, `--maxfail` or `--stepwise` stopped, nobody knows what the rest would have shown."""
+        self._stopped = bool(session.shouldfail or session.shouldstop)
+
     def exit_code(self, status: int) -> int:
         """The exit code for a run that pytest would end with `status`."""
         if self._interrupted:
@@ -62,4 +67,5 @@ class Bisection:
         if status not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
             return SKIP
         unmeasured: list[Verdict] = ["failed"] * len(self._unmeasured)
-        return exit_code([*(verdict.verdict for verdict in corrected(self._verdicts).values()), *unmeasured])
+        code = exit_code([*(verdict.verdict for verdict in corrected(self._verdicts).values()), *unmeasured])
+        return SKIP if code == GOOD and self._stopped else code

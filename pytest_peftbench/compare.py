@@ -186,8 +186,7 @@ def compare(
     elif baseline is not None and baseline.imported and (reason := importing.why_not(result, baseline)):
         findings = [Finding("case", "not comparable", reason=reason)]
     elif baseline is not None and baseline.imported:
-        shared, expected = importing.matched(result, baseline)
-        findings = _findings(from_result(shared, metrics), expected, metrics, tests)
+        findings = _findings_of_imported(result, baseline, metrics, tests)
     elif baseline is None:
         findings = _findings(from_result(result, metrics), None, metrics, tests)
     else:
@@ -301,8 +300,8 @@ def diff_lines(old: Baseline | None, new: Baseline, metrics: Mapping[str, Metric
         lines.append(f"seeds: {words.listed(_seeds(old))} -> {words.listed(_seeds(new))}")
     for name in _ordered({*_names(old, metrics), *_names(new, metrics)}, metrics):
         lines += _diff_of_metric(metrics.get(name), _by_seed(old, name), _by_seed(new, name), name)
-    lines += _diff_of_rest(old, new)
-    return lines
+    lines += [*_diff_of_noise(old, new, metrics), *_diff_of_rest(old, new)]
+    return lines or ["what is not compared: changed"] * (old != new)
 
 
 # One case
@@ -325,6 +324,16 @@ def _findings(
     if not names:
         return [Finding("case", "missing metric", reason="nothing was measured")]
     return [unusable.get(name) or _compare_metric(name, metrics.get(name), obtained, expected, tests) for name in names]
+
+
+def _findings_of_imported(
+    result: Result, baseline: Baseline, metrics: Mapping[str, Metric], tests: int
+) -> list[Finding]:
+    """The findings for what an imported baseline holds, and for NaN wherever it stands."""
+    shared, expected = importing.matched(result, baseline)
+    unusable = _unusable(from_result(result, metrics), metrics)
+    findings = _findings(from_result(shared, metrics), expected, metrics, tests)
+    return [*unusable.values(), *(finding for finding in findings if finding.metric not in unusable)]
 
 
 def _another_case(obtained: Baseline, expected: Baseline) -> str:
@@ -378,13 +387,13 @@ def _drift(obtained: Baseline, expected: Baseline) -> list[str]:
     before, after = expected.base, obtained.base
     if before is None or after is None:
         return lines
-    for phase in sorted(before.operators.keys() | after.operators.keys()):
+    for phase in sorted(before.operators.keys() & after.operators.keys()):
         for column, unit in enumerate(("calls", "flops")):
-            new, old = (_total(side.operators.get(phase, {}), column) for side in (after, before))
+            new, old = (_total(side.operators[phase], column) for side in (after, before))
             if new != old:
                 change = words.change(METRICS["train_step.calls"], new, old)
                 lines.append(f"base model {phase}.{unit} {old:,} -> {new:,} ({change})")
-    if before.losses != after.losses:
+    if before.losses and after.losses and before.losses != after.losses:
         step = next((n for n, pair in enumerate(zip(before.losses, after.losses, strict=False)) if len({*pair}) > 1), 0)
         lines.append(f"losses of the base model part at step {step + 1}")
     return lines
@@ -448,6 +457,8 @@ def _compare_metric(name: str, metric: Metric | None, obtained: Baseline, expect
         return _missing(metric, ours, theirs)
     if reason := _why_not_comparable(metric, obtained, expected):
         return Finding(name, "not comparable", *_figures_of(metric, ours, theirs), reason=reason)
+    if reason := _why_base_cannot_tell(metric, obtained, expected):
+        return Finding(name, "not comparable", *_figures_of(metric, ours, theirs), reason=reason)
     if reason := _why_drifted(metric, obtained, expected):
         return _compare_under_drift(metric, obtained, expected, reason)
     theirs = {seed: value for seed, value in theirs.items() if seed is None or seed in _seeds(obtained)}
@@ -461,6 +472,9 @@ def _compare_metric(name: str, metric: Metric | None, obtained: Baseline, expect
         return _judge_quality(metric, obtained, expected, tests)
     if name in obtained.intervals:
         finding = _judge_interval(metric, _mean(ours.values()), _mean(theirs.values()), obtained.intervals[name])
+    elif metric.interval:
+        reason = f"measured without its interval, {metric.interval}"
+        return Finding(name, "cannot tell", *_figures_of(metric, ours, theirs), reason=reason)
     else:
         finding = _judge(metric, ours, theirs)
     if finding.verdict == "identical":
@@ -515,17 +529,30 @@ def _why_drifted(metric: Metric, obtained: Baseline, expected: Baseline) -> str:
     differing = [key for key in metric.needs if key in _DRIFTING and ours[key] != theirs[key]]
     if differing:
         return "environment differs: " + ", ".join(f"{key} {theirs[key]} -> {ours[key]}" for key in differing)
+    before, after = _base_figures(metric, obtained, expected)
+    moved = before is not None and after is not None and before != after
+    return "the base model's own figures moved" if moved else ""
+
+
+def _why_base_cannot_tell(metric: Metric, obtained: Baseline, expected: Baseline) -> str:
+    """Figures of the base model that one side lacks did not move: nobody knows."""
+    before, after = _base_figures(metric, obtained, expected)
+    if (before is None) == (after is None):
+        return ""
+    return f"only {'the result' if before is None else 'the baseline'} holds the base model's own figures for it"
+
+
+def _base_figures(metric: Metric, obtained: Baseline, expected: Baseline) -> tuple[object, object]:
+    """What the base models' own figures, the baseline's first, tell about the metric; None where they hold nothing."""
     before, after = expected.base, obtained.base
     if not metric.needs or before is None or after is None:
-        return ""
-    phase = metric.name.partition(".")[0]
+        return None, None
     if metric.lane == "numerics":
-        moved = before.losses != after.losses
-    elif metric.name in before.metrics:
-        moved = before.metrics[metric.name] != after.metrics.get(metric.name)
-    else:
-        moved = before.operators.get(phase) != after.operators.get(phase)
-    return "the base model's own figures moved" if moved else ""
+        return before.losses or None, after.losses or None
+    if metric.name in before.metrics.keys() | after.metrics.keys():
+        return before.metrics.get(metric.name), after.metrics.get(metric.name)
+    phase = metric.name.partition(".")[0]
+    return before.operators.get(phase) or None, after.operators.get(phase) or None
 
 
 def _compare_under_drift(metric: Metric, obtained: Baseline, expected: Baseline, reason: str) -> Finding:
@@ -543,9 +570,12 @@ def _compare_under_drift(metric: Metric, obtained: Baseline, expected: Baseline,
         reason = f"{reason}; the base model's own figures are not there to tell"
         return Finding(metric.name, "not comparable", reason=reason)
     if counter in ("calls", "flops") and phase in before.operators and phase in after.operators:
+        if not obtained.operators.get(phase) or not expected.operators.get(phase):
+            reason = f"{reason}; the operators of {phase} are not there to tell"
+            return Finding(metric.name, "not comparable", reason=reason)
         moved = _moved_operators(phase, before, after)
         column = ("calls", "flops").index(counter)
-        rows = [side.operators.get(phase, {}) for side in (obtained, expected)]
+        rows = [side.operators[phase] for side in (obtained, expected)]
         finding = _judge_exact(metric, *(_total(side, column, moved) for side in rows))
         if finding.verdict == "identical":
             return finding
@@ -571,18 +601,20 @@ def _judge_quality(metric: Metric, obtained: Baseline, expected: Baseline, tests
 
     The margin allows for the noise between seeds, see `stats.noise_floor`.
     """
-    ours = {run.seed: run for run in obtained.seeds}
+    ours = {run.seed: run for run in obtained.seeds if metric.name in run.metrics}
     theirs = {run.seed: run for run in expected.seeds if run.seed in ours}
+    if reason := _why_samples_missing(metric, ours, theirs):
+        return Finding(metric.name, "missing metric", reason=reason)
     new, old = ([_number(run, metric.name) for _, run in sorted(side.items())] for side in (ours, theirs))
     figures = words.figures(metric, mean(new), mean(old))
-    if new == old and all(ours[seed].samples == theirs[seed].samples for seed in ours):
+    if new and new == old and all(ours[seed].samples == theirs[seed].samples for seed in ours):
         return Finding(metric.name, "identical", *figures)
     noise = expected.noise.get(metric.name)
     if len(new) < 2 or noise is None:
         reason = "one seed cannot tell a change from noise; the second stage, or --peft-seeds, runs more"
         return Finding(metric.name, "cannot tell", *figures, words.change(metric, mean(new), mean(old)), reason)
     sign = -1 if metric.direction == "higher" else 1
-    floor = stats.noise_floor(noise.sd, noise.seeds, len(new))
+    floor = stats.noise_floor(stats.pooled_spread(noise.sd, noise.seeds, new), noise.seeds, len(new))
     margin = max(metric.margin(mean(old)), floor)
     worse, p = sign * (mean(new) - mean(old)), _probability(metric, sign, old, new, theirs, ours)
     if abs(worse) <= margin * (1 + 1e-9):
@@ -595,6 +627,17 @@ def _judge_quality(metric: Metric, obtained: Baseline, expected: Baseline, tests
     because = f", noise of {noise.seeds} seeds" if floor >= metric.margin(mean(old)) else ""
     reason = f"margin {words.amount(metric, margin)}{because}{_averaged(dict(ours))}, p = {p:.2g}"
     return Finding(metric.name, verdict, *figures, words.change(metric, mean(new), mean(old)), reason, p=p)
+
+
+def _why_samples_missing(metric: Metric, ours: Mapping[int, SeedRun], theirs: Mapping[int, SeedRun]) -> str:
+    """The samples that only one side holds; without them the test over seeds alone would decide."""
+    vanished = [seed for seed in ours if metric.samples in theirs[seed].samples.keys() - ours[seed].samples.keys()]
+    new = [seed for seed in ours if metric.samples in ours[seed].samples.keys() - theirs[seed].samples.keys()]
+    if vanished:
+        return f"its samples, {metric.samples}, vanished{_of_seeds(vanished)}"
+    if new:
+        return f"the baseline does not hold its samples, {metric.samples},{_of_seeds(new)}; update the baseline"
+    return ""
 
 
 def _number(run: SeedRun, name: str) -> float:
@@ -613,10 +656,11 @@ def _probability(
 ) -> float:
     """Of a difference like this when nothing became worse: the larger one of the tests over seeds and samples."""
     by_seed = stats.worse_by_seed([sign * value for value in old], [sign * value for value in new])
-    samples = [[side[seed].samples.get(metric.samples) for seed in sorted(ours)] for side in (theirs, ours)]
-    before, after = ([sample for sample in side if sample is not None] for side in samples)
-    if not before and not after:
+    # both sides hold samples of the same seeds, see `_why_samples_missing`
+    seeds = [seed for seed in sorted(ours) if metric.samples in ours[seed].samples]
+    if not seeds:
         return by_seed
+    before, after = ([side[seed].samples[metric.samples] for seed in seeds] for side in (theirs, ours))
     try:
         return max(by_seed, stats.worse_by_sample(before, after, sign))
     except ValueError:  # samples that do not pair up cannot show anything
@@ -816,8 +860,22 @@ def _diff_of_metric(metric: Metric | None, old: _BySeed, new: _BySeed, name: str
     return [f"{name}: {finding.arrow() or finding.change}", *(f"  {line}" for line in finding.details)]
 
 
+def _diff_of_noise(old: Baseline, new: Baseline, metrics: Mapping[str, Metric]) -> list[str]:
+    lines = []
+    for name in _ordered(old.noise.keys() | new.noise.keys(), metrics):
+        before, after = old.noise.get(name), new.noise.get(name)
+        if before is None or after is None:
+            lines.append(f"noise of {name}: {'added' if before is None else 'removed'}")
+        elif (before.sd, before.seeds) != (after.sd, after.seeds):
+            change = f"sd {before.sd:.4g} of {before.seeds} seeds -> {after.sd:.4g} of {after.seeds}"
+            lines.append(f"noise of {name}: {change}")
+        elif before != after:
+            lines.append(f"noise of {name}: detectable {before.detectable:.4g} -> {after.detectable:.4g}")
+    return lines
+
+
 def _diff_of_rest(old: Baseline, new: Baseline) -> list[str]:
-    """What has no figure of its own: samples, operators and tensors."""
+    """What has no figure of its own: samples, operators, tensors, and where a baseline comes from."""
     lines = []
     before, after = ({run.seed: run.samples for run in side.seeds} for side in (old, new))
     if changed := [seed for seed in sorted(before.keys() & after.keys()) if before[seed] != after[seed]]:
@@ -828,7 +886,14 @@ def _diff_of_rest(old: Baseline, new: Baseline) -> list[str]:
     phases = sorted({*old.peak_tensors, *new.peak_tensors})
     if differing := [phase for phase in phases if old.peak_tensors.get(phase) != new.peak_tensors.get(phase)]:
         lines.append(f"tensors at the peak of {', '.join(differing)}: changed")
-    return lines
+    lines += _diff_of_part("base model's figures", old.base, new.base)
+    return lines + _diff_of_part("imported result", old.imported, new.imported)
+
+
+def _diff_of_part(name: str, old: object, new: object) -> list[str]:
+    if old == new:
+        return []
+    return [f"{name}: {'changed' if old and new else 'removed' if old else 'added'}"]
 
 
 # Words

@@ -9,7 +9,6 @@ from __future__ import annotations
 import ast
 import importlib.util
 import json
-import math
 import types
 from collections.abc import Iterator
 from dataclasses import MISSING, asdict, dataclass, field, fields
@@ -17,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
 
-from pytest_peftbench.jsonfile import InputError, read_json
+from pytest_peftbench.jsonfile import TOO_LARGE, InputError, read_json
 from pytest_peftbench.result import METRICS, CaseId
 
 DEFAULTS_FILE = "default_training_params.json"
@@ -73,7 +72,8 @@ class TrainConfig:
         if self.grad_norm_clip < 0:
             yield f"grad_norm_clip: must be at least 0 (0 clips nothing), is {self.grad_norm_clip}"
         yield from self._below(0, "seed")
-        if not isinstance(lr := self.optimizer_kwargs.get("lr"), (int, float)) or not lr > 0 or math.isinf(lr):
+        lr: Any = self.optimizer_kwargs.get("lr")
+        if not _is_a(lr, float) or not lr > 0:
             yield f"optimizer_kwargs: needs a learning rate 'lr' greater than 0, has {lr!r}"
 
     def _below(self, limit: int, *keys: str) -> Iterator[str]:
@@ -375,7 +375,9 @@ def _is_a(value: object, hint: Any) -> bool:
     expected = origin or hint
     if isinstance(value, bool):
         return expected is bool
-    return isinstance(value, (int, float) if expected is float else expected)
+    if expected is float:
+        return isinstance(value, (int, float)) and abs(value) <= TOO_LARGE
+    return isinstance(value, expected)
 
 
 def _name_of(hint: Any) -> str:

@@ -14,7 +14,7 @@ from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import Any
 
-from pytest_peftbench.baseline import DIGITS, Baseline, baseline_path, from_result, write
+from pytest_peftbench.baseline import DIGITS, Baseline, baseline_path, from_result, problem, write
 from pytest_peftbench.experiment import TRAIN_CONFIGS
 from pytest_peftbench.jsonfile import InputError, read_json
 from pytest_peftbench.result import CaseId, Result, SeedRun, Value
@@ -28,6 +28,11 @@ _QUALITY: dict[str, tuple[str, Callable[[float], float]]] = {
     # PEFT's is the mean of 1 - cosine, ours has the half
     "drift": ("drift", lambda drift: drift / 2),
     "train loss": ("train_loss", float),
+}
+_COUNTS = {
+    "params.trainable": "num_trainable_params",
+    "params.total": "num_total_params",
+    "checkpoint.bytes": "file_size",
 }
 NOT_IMPORTED = {
     "forgetting": "another measure: ours is of the next token",
@@ -80,15 +85,15 @@ def read_result(file: Path, data: dict[str, Any]) -> Baseline:
     """The baseline that a result file stands for: ours holds all of it, PEFT's what is the same measure in both."""
     if "peftbench" in data:
         return from_result(Result.from_json(data, str(file)))
-    train, last = _get(file, data, "run_info", "train_config"), _get(file, data, "train_info", "metrics")[-1]
+    train, last = _object(file, data, "run_info", "train_config"), _last_metrics(file, data)
     tasks = [task for task, name in _TASKS.items() if name in last]
     if len(tasks) != 1:
         raise InputError(f"{file}: train_info.metrics: the last entry holds none of {', '.join(_TASKS.values())}")
-    method, _, name = _get(file, data, "run_info", "experiment_name").partition("/")
+    method, _, name = _text(file, data, "run_info", "experiment_name").partition("/")
     case = CaseId(tasks[0], Path(str(train.get("model_id", ""))).name, method, name)
     config = _get(file, data, "run_info", "peft_config")
     quality: dict[str, Value] = {
-        ours: _rounded(convert(_number(file, last, theirs)))
+        ours: _rounded(convert(_number(file, f"train_info.metrics: {theirs}", last[theirs])))
         for theirs, (ours, convert) in _QUALITY.items()
         if theirs in last
     }
@@ -98,25 +103,26 @@ def read_result(file: Path, data: dict[str, Any]) -> Baseline:
         case_version=MARK + hashlib.sha256(definition.encode()).hexdigest()[:16],
         environment=_environment(file, data),
         metrics={
-            "params.trainable": _get(file, data, "train_info", "num_trainable_params"),
-            "params.total": _get(file, data, "train_info", "num_total_params"),
-            "checkpoint.bytes": _get(file, data, "train_info", "file_size"),
+            ours: _number(file, f"train_info.{theirs}", _get(file, data, "train_info", theirs))
+            for ours, theirs in _COUNTS.items()
         },
-        seeds=[SeedRun(int(train.get("seed", 0)), quality)],
+        seeds=[SeedRun(_seed(file, train), quality)],
         imported={"file": file.name, **data},
     )
 
 
 def _environment(file: Path, data: dict[str, Any]) -> dict[str, str]:
-    packages, system = (_get(file, data, "meta_info", key) for key in ("package_info", "system_info"))
-    accelerator = str(system.get("accelerator", "unknown"))
+    packages, system = (_object(file, data, "meta_info", key) for key in ("package_info", "system_info"))
+    accelerator = system.get("accelerator", "unknown")
+    if not isinstance(accelerator, str) or not accelerator.strip():
+        raise InputError(f"{file}: meta_info.system_info.accelerator holds {accelerator!r}, expected text")
     versions = {name: str(packages.get(f"{name}-version")).split("+")[0] for name in ("torch", "transformers", "peft")}
     return dict(
         sorted(
             {
                 **versions,
                 "machine": str(system.get("machine", "unknown")),
-                "device": _ACCELERATORS.get(accelerator.split()[0], "unknown"),
+                "device": _ACCELERATORS.get(accelerator.partition(" ")[0], "unknown"),
                 "accelerator": accelerator,
             }.items()
         )
@@ -190,8 +196,37 @@ def _rounded(number: float) -> float:
     return float(f"{number:.{DIGITS}g}")
 
 
-def _number(file: Path, entry: dict[str, Any], key: str) -> float:
-    value = entry[key]
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise InputError(f"{file}: train_info.metrics: {key} holds {value!r}, expected a number")
-    return float(value)
+def _object(file: Path, data: dict[str, Any], block: str, key: str) -> dict[str, Any]:
+    found = _get(file, data, block, key)
+    if not isinstance(found, dict):
+        raise InputError(f"{file}: {block}.{key} holds {found!r}, expected an object")
+    return found
+
+
+def _text(file: Path, data: dict[str, Any], block: str, key: str) -> str:
+    found = _get(file, data, block, key)
+    if not isinstance(found, str):
+        raise InputError(f"{file}: {block}.{key} holds {found!r}, expected text")
+    return found
+
+
+def _last_metrics(file: Path, data: dict[str, Any]) -> dict[str, Any]:
+    found = _get(file, data, "train_info", "metrics")
+    if not isinstance(found, list) or not found or not all(isinstance(entry, dict) for entry in found):
+        raise InputError(f"{file}: train_info.metrics must be a list of objects, the last of which holds the test")
+    last: dict[str, Any] = found[-1]
+    return last
+
+
+def _seed(file: Path, train: dict[str, Any]) -> int:
+    seed = train.get("seed", 0)
+    if type(seed) is not int:
+        raise InputError(f"{file}: run_info.train_config.seed holds {seed!r}, expected an integer")
+    return seed
+
+
+def _number(file: Path, place: str, value: Any) -> int | float:
+    if reason := problem(value, "number"):
+        raise InputError(f"{file}: {place} {reason}")
+    number: int | float = value
+    return number

@@ -9,6 +9,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+# Beyond any measurement, and still a float: a larger integer cannot even be divided.
+TOO_LARGE = 1e300
+
 
 class InputError(ValueError):
     """A file or option that a user gave cannot be used; the message names the file, the key and the way out."""

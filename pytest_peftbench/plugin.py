@@ -16,7 +16,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pytest
 
 from pytest_peftbench import environment
-from pytest_peftbench.baseline import Baseline, baseline_path, from_result, read, refreshed, with_noise, write
+from pytest_peftbench.baseline import (
+    Baseline,
+    baseline_path,
+    check_noise,
+    from_result,
+    read,
+    refreshed,
+    with_noise,
+    write,
+)
 from pytest_peftbench.bisection import SKIP, Bisection
 from pytest_peftbench.compare import (
     CaseVerdict,
@@ -32,7 +41,7 @@ from pytest_peftbench.compare import (
 from pytest_peftbench.experiment import TRAIN_CONFIGS, Experiment
 from pytest_peftbench.jsonfile import InputError, write_file, write_json
 from pytest_peftbench.report.terminal import QUALITY, drift_lines, row, summary
-from pytest_peftbench.result import SecondStage
+from pytest_peftbench.result import SecondStage, by_lane
 from pytest_peftbench.session import FOOTPRINT, SESSION, Progress, Session, Settings, positive, verdicts
 
 if TYPE_CHECKING:
@@ -46,6 +55,8 @@ T = TypeVar("T")
 
 _VERDICT = pytest.StashKey[CaseVerdict]()
 _RED = pytest.StashKey[bool]()
+# Whether a test that has `peft_baseline` called its `check`.
+_CHECKED = pytest.StashKey[bool]()
 _CHANGES = pytest.StashKey[list[str]]()
 _BISECTION = pytest.StashKey[Bisection]()
 _USAGE_ERROR = "peftbench_usage_error"
@@ -86,7 +97,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     add(
         "--peft-calibrate",
-        "train N further seeds per case and record the noise between seeds in its baseline",
+        "train N further seeds per case and record the noise between seeds in its baseline; with --peft-seeds only "
+        "while recording",
         type=_option(positive),
         metavar="N",
     )
@@ -222,8 +234,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Refuse, before anything runs, what cannot be read: suites, and the baselines of the selected cases."""
     yield
     session = config.stash[SESSION]
-    session.cases = sum(_experiment_of(item) is not None for item in items)
+    session.cases = sum(map(_is_case, items))
     problems = [*session.problems, *_unreadable_baselines(session.settings, items)]
+    if not problems and (problem := session.problem_of_suites()):
+        problems = [problem]
     if not problems:
         return
     text = "\n".join(problems)
@@ -255,6 +269,11 @@ def _experiment_of(item: pytest.Item) -> Experiment | None:
     value = item.callspec.params.get("experiment") if hasattr(item, "callspec") else None
     # without our marker it is a parameter of the test's own
     return value if isinstance(value, Experiment) and item.get_closest_marker(value.marker) else None
+
+
+def _is_case(item: pytest.Item) -> bool:
+    """Whether the test measures a case: one of ours, or of an `experiment` that the user's own fixture gives."""
+    return _experiment_of(item) is not None or "peft_baseline" in getattr(item, "fixturenames", ())
 
 
 def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Item]) -> list[str]:
@@ -347,6 +366,7 @@ class BaselineCheck:
         self._item = item
         self._settings = config.stash[SESSION].settings
         self._tests = config.stash[SESSION].quality_tests
+        item.stash[_CHECKED] = False
         experiment = _experiment_of(item)
         self._margins = experiment.margins if experiment else {}
         self._metrics = with_margins(self._margins)
@@ -357,13 +377,14 @@ class BaselineCheck:
         if baseline is None or self._settings.update or not self._settings.compare:
             return SecondStage()
         stage = second_stage(result, baseline, self._metrics)
-        last = max(run.seed for run in baseline.seeds)
+        last = max((run.seed for run in (*baseline.seeds, *result.seeds)), default=-1)
         further = range(last + 1, last + 1 + self._settings.calibrate)
         return replace(stage, seeds=(*stage.seeds, *further))
 
     def check(self, result: Result) -> None:
         """Fail unless the result's verdict is green; with `--peft-update-baselines` write the baseline instead."""
         settings = self._settings
+        self._item.stash[_CHECKED] = True
         if settings.results is not None:
             folder = result.case.folder(settings.results)
             for picture in result.pictures:
@@ -409,24 +430,43 @@ class BaselineCheck:
     def _update(self, result: Result, path: Path) -> None:
         old, measured = self._read(path), from_result(result)
         count = len(measured.seeds) - self._settings.calibrate
-        kept, others = measured.seeds[:count], measured.seeds[count:]
-        new = refreshed(old, with_noise(replace(measured, seeds=kept), others, self._metrics))
+        kept, others = replace(measured, seeds=measured.seeds[:count]), measured.seeds[count:]
+        check_noise(kept, others, self._metrics)
+        new = refreshed(old, with_noise(kept, others, self._metrics), self._metrics)
         if problems := margin_problems(new, self._margins):
             raise InputError("\n".join(f"{result.case}: not recorded: {problem}" for problem in problems))
         self._write(old, new, path, result)
 
     def _calibrate(self, result: Result, path: Path) -> None:
-        """Add the noise of the seeds that the baseline does not have; the first seed must be as it was."""
+        """Add the noise of the seeds that the baseline does not have; its own must be as they were."""
         old = self._read(path)
         known = {run.seed for run in old.seeds} if old else set()
-        self._compare(replace(result, seeds=[run for run in result.seeds if not old or run.seed in known]), path)
+        self._compare(replace(result, seeds=[run for run in result.seeds if not known or run.seed in known]), path)
         assert old is not None  # or the comparison had failed
+        self._require_identical()
         others = [run for run in from_result(result).seeds if run.seed not in known]
-        self._write(old, with_noise(old, others, self._metrics), path, result)
+        if known and not others:
+            raise InputError(
+                f"{result.case}: not calibrated: no further seed ran; pass second_stage=peft_baseline.second_stage to "
+                "run_experiment"
+            )
+        check_noise(old, others, self._metrics)
+        self._write(old, refreshed(old, with_noise(old, others, self._metrics), self._metrics), path, result)
+
+    def _require_identical(self) -> None:
+        """Refuse to calibrate another program than the baseline's: the noise would be of two."""
+        verdict = self._item.stash[_VERDICT]
+        names = [*by_lane(self._metrics, "numerics"), *by_lane(self._metrics, "quality")]
+        for finding in verdict.findings:
+            if finding.metric in names and finding.verdict != "identical":
+                raise InputError(
+                    f"{verdict.case}: not calibrated: {finding.metric} is {finding.verdict}, not identical to the "
+                    f"baseline, whose noise is asked for; record it first: {self._update_command()}"
+                )
 
     def _write(self, old: Baseline | None, new: Baseline, path: Path, result: Result) -> None:
-        changes = diff_lines(old, new)
-        if changes:
+        changes = diff_lines(old, new, self._metrics)
+        if new != old:
             write(new, path)
         self._item.stash[_CHANGES] = changes
         count = f"{len(changes)} change{'s' * (len(changes) != 1)}"
@@ -459,16 +499,20 @@ def pytest_runtest_makereport(
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Put the case's verdict on its report: under xdist, plain data there reaches the controller."""
     report = yield
-    experiment = _experiment_of(item)
-    if experiment is None:
+    if not _is_case(item):
         return report
     report.peftbench_case = True  # type: ignore[attr-defined]
+    experiment, reason = _experiment_of(item), _reason(call)
     if report.failed and call.excinfo is not None and isinstance(call.excinfo.value, InputError):
         report.longrepr = str(call.excinfo.value)
+    elif report.passed and report.when == "call" and not item.stash.get(_CHECKED, True):
+        reason = "never compared: the test passed without calling peft_baseline.check(result)"
+        report.outcome, report.longrepr = "failed", f"{experiment.case if experiment else item.name}: {reason}"
     verdict = item.stash.get(_VERDICT, None)
     if report.failed and (report.when != "call" or _RED not in item.stash):
-        failed = Finding("", "failed", reason=_reason(call))
-        verdict = replace(verdict or CaseVerdict(experiment.case, ()), findings=(failed,))
+        # of a user's own experiment nobody knows the case before its result is checked
+        verdict = verdict or (CaseVerdict(experiment.case, ()) if experiment else None)
+        verdict = verdict and replace(verdict, findings=(Finding("", "failed", reason=reason),))
     if verdict is not None and (report.when == "call" or report.failed):
         changes = item.stash.get(_CHANGES, [])
         report.peftbench = {"verdict": verdict.to_json(), "changes": changes}  # type: ignore[attr-defined]
@@ -492,6 +536,7 @@ class _Table:
         self._verdicts: dict[str, CaseVerdict] = {}
         self._changes: dict[str, list[str]] = {}
         self._wall_s: dict[str, float] = {}
+        self._turned: list[str] = []
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Keep the verdict of a case that has ended."""
@@ -501,6 +546,19 @@ class _Table:
             verdict = self._verdicts[report.nodeid] = CaseVerdict.from_json(data["verdict"])
             if data["changes"]:
                 self._changes[str(verdict.case)] = data["changes"]
+
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """Fail a run in which a case that passed turns out to have regressed, once all tests are known."""
+        if hasattr(self._config, "workerinput"):
+            return
+        green = self._config.stash[SESSION].settings.green
+        self._turned = [
+            str(verdict.case)
+            for nodeid, verdict in corrected(self._verdicts).items()
+            if is_green(self._verdicts[nodeid], green) and not is_green(verdict, green)
+        ]
+        if self._turned and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def pytest_terminal_summary(self, terminalreporter: TerminalReporter) -> None:
         """What an update changed, the table, the count of every verdict."""
@@ -516,6 +574,12 @@ class _Table:
         arguments = shlex.join(["pytest", *self._config.invocation_params.args, "--peft-update-baselines"])
         for line, markup in [*drift_lines(verdicts.values()), *summary(rows, QUALITY, arguments)]:
             terminalreporter.write_line(line, **markup)
+        if self._turned:
+            cases = ", ".join(self._turned)
+            terminalreporter.write_line(
+                f"the run fails: over all its tests (Holm's correction) regressed what passed as cannot tell: {cases}",
+                red=True,
+            )
 
 
 class _XdistHooks:

@@ -76,7 +76,7 @@ class Settings:
             return path
 
         green = option("peft_green", verdicts) or GREEN_BY_DEFAULT
-        return cls(
+        settings = cls(
             baselines=next(iter(paths("peft_baselines")), config.rootpath / "baselines"),
             suites=paths("peft_suite"),
             seeds=option("peft_seeds", positive) or None,
@@ -90,6 +90,12 @@ class Settings:
             green=green - {"environment drift"} if option("peft_strict_env") else green,
             bisect=bool(option("peft_bisect")),
         )
+        if settings.calibrate and settings.seeds and not settings.update:
+            raise InputError(
+                "peft_calibrate trains seeds beside the baseline's own, so peft_seeds cannot be given too; leave it "
+                "out, or record both together with --peft-update-baselines"
+            )
+        return settings
 
 
 def positive(text: object) -> int:
@@ -120,6 +126,8 @@ class Session:
     problems: list[str] = field(default_factory=list)
     cases: int = 1
     _suites: dict[Path, list[Experiment]] = field(default_factory=dict)
+    # of each test that takes `experiment`, whether it got a case
+    _got_cases: list[bool] = field(default_factory=list)
 
     def experiments(self, folder: Path, task: str | None, kind: str = "") -> list[Experiment]:
         """The cases of a test in `folder`: of the suites in it, or of those that `--peft-suite` names.
@@ -127,7 +135,8 @@ class Session:
         task: only those of this task. kind: what the test does with them; it trains unless told otherwise. A real base
         model is trained on an accelerator or when its suite is named; an embedded one has no footprint at real shapes.
         What cannot be read becomes a problem, and no case; so does a test without
-        any case: a gate that compares nothing must not pass. (`--peft-suite` may name suites of other tests' tasks.)
+        any case: a gate that compares nothing must not pass. (`--peft-suite` may name suites of other tests' tasks,
+        as long as some test takes a case: `problem_of_suites`.)
         """
         try:
             suites = self._named_suites() if self.settings.suites else find_suites(folder)
@@ -141,6 +150,7 @@ class Session:
                 self.add_problem(f"{experiment.path}: {first.path} is case {experiment.case} too; run one at a time")
         of_task = [experiment for experiment in found.values() if task in (None, experiment.case.task)]
         cases = [self._configured(experiment, kind) for experiment in of_task if self._is_for(experiment, kind)]
+        self._got_cases.append(bool(cases))
         if not cases and not self.settings.suites:
             words = f" of {task}" if task else ""
             if of_task:
@@ -150,6 +160,15 @@ class Session:
                 f"add a folder with {DEFAULTS_FILE} and experiments/, or pass --peft-suite DIR"
             )
         return cases
+
+    def problem_of_suites(self) -> str:
+        """That no collected test takes a case of the suites that `--peft-suite` names; empty when one does."""
+        if not self.settings.suites or not self._got_cases or any(self._got_cases):
+            return ""
+        return (
+            f"{', '.join(map(str, self.settings.suites))}: no collected test takes a case of the suites that "
+            "--peft-suite names, so nothing would be compared; collect the tests of their task"
+        )
 
     @property
     def quality_tests(self) -> int:

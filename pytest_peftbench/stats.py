@@ -31,11 +31,28 @@ def spread(values: Sequence[float]) -> float:
     return statistics.stdev(values)
 
 
+def pooled_spread(sd: float, known_seeds: int, values: Sequence[float]) -> float:
+    """The spread between seeds of both groups: `sd` of `known_seeds` of them, and that of `values`.
+
+    A spread that grew significantly is not pooled: what makes results unstable must not widen its own margin.
+    """
+    if len(values) < 2 or sd == 0:
+        return sd
+    from scipy.stats import f
+
+    known, new = known_seeds - 1, len(values) - 1
+    growth = spread(values) / sd
+    if f.sf(growth * growth, new, known) < ALPHA / TESTS:
+        return sd
+    return math.hypot(math.sqrt(known) * sd, math.sqrt(new) * spread(values)) / math.sqrt(known + new)
+
+
 def noise_floor(sd: float, known_seeds: int, seeds: int) -> float:
     """Largest difference between two means of `seeds` seeds that unchanged code gives, in the metric's unit.
 
-    sd: the spread between seeds, estimated from `known_seeds` of them. It is exceeded with a probability of
-    ALPHA / TESTS: Student's one-sided test of two means.
+    sd: the spread between seeds, pooled over both groups, `known_seeds` and `seeds` of them (see `pooled_spread`); of
+    seeds that did not run yet, the baseline's is what to expect. It is exceeded with a probability of ALPHA / TESTS:
+    Student's one-sided test of two means.
     """
     from scipy.stats import t
 
@@ -62,7 +79,9 @@ def seeds_needed(margin: float, sd: float) -> int:
 
 
 def _freedom(known_seeds: int, seeds: int) -> int:
-    return max(known_seeds + seeds - 2, 1)
+    if min(known_seeds, seeds) < 1 or known_seeds + seeds < 3:
+        raise ValueError(f"no spread can be estimated from {known_seeds} and {seeds} seeds")
+    return known_seeds + seeds - 2
 
 
 def _standard_error(sd: float, seeds: int) -> float:

@@ -60,6 +60,19 @@ SYNTHETIC_TEST = """
     def test_mini(experiment, peft_baseline):
         peft_baseline.check(make_result(experiment.case))
 """
+# A case that no suite holds, from a fixture of the user's own.
+OWN_EXPERIMENT = """
+    import pytest
+    from support import make_result
+    from pytest_peftbench.result import CaseId
+
+    @pytest.fixture(params=["own"])
+    def experiment(request):
+        return CaseId("MetaMathQA", "mini", request.param, "r4")
+
+    def test_mini(experiment, peft_baseline):
+        peft_baseline.check(make_result(experiment))
+"""
 # The same lines as in benchmarks/test_math_reasoning.py.
 REAL_TEST = """
     import pytest
@@ -149,6 +162,8 @@ def make_result(case: CaseId) -> Result:
         **fields.pop("metrics", {}),
     }
     values = {name: value for name, value in values.items() if value is not None}
+    if "step_time_ratio" in values:
+        values.setdefault("step_time_interval", [values["step_time_ratio"]] * 2)
     per_seed = ("first_losses", "adapter_sha256", "test_accuracy", "forgetting", "train_loss")
     return Result(
         **{

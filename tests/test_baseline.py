@@ -8,11 +8,24 @@ from pathlib import Path
 
 import pytest
 
-from pytest_peftbench.baseline import baseline_path, from_result, problem, read, refreshed, within_margin, write
+from pytest_peftbench.baseline import (
+    baseline_path,
+    check_noise,
+    from_result,
+    problem,
+    read,
+    refreshed,
+    with_noise,
+    within_margin,
+    write,
+)
 from pytest_peftbench.jsonfile import InputError
 from pytest_peftbench.result import METRICS, CaseId, Metric, Result, SeedRun
 
 CASE = CaseId("MetaMathQA", "tiny", "loha", "rank8")
+
+
+IMPORTED = {"run_info": {"train_config": {}, "peft_config": None}}
 
 
 def a_result(**changes):
@@ -244,6 +257,23 @@ def test_a_footprint_without_training_is_written(tmp_path):
             {"operators": {"train_step": {"A.f": {"aten.mm": [1, True]}}}},
             "operators.train_step.A.f.aten.mm must be two",
         ),
+        ({"operators": {"train_step": {"A.f": {"aten.mm": [1, 10**400]}}}}, "operators.train_step.A.f.aten.mm is inf"),
+        ({"noise": False}, "noise holds a boolean, expected an object"),
+        ({"noise": []}, "noise holds a list, expected an object"),
+        ({"noise": {"forgetting": {"sd": -1.0, "seeds": 5, "detectable": 1.0}}}, "noise.forgetting.sd is negative"),
+        ({"noise": {"forgetting": {"sd": 1.0, "seeds": 5, "detectable": -0.1}}}, "noise.forgetting.detectable is neg"),
+        (
+            {"noise": {"forgetting": {"sd": 1.0, "seeds": 1, "detectable": 1.0}}},
+            "noise.forgetting.seeds must be from 2",
+        ),
+        ({"noise": {"forgetting": {"sd": 1.0, "seeds": 10**400, "detectable": 1.0}}}, "noise.forgetting.seeds must be"),
+        ({"seeds": [{"seed": 0, "metrics": {}, "samples": {"a": [10**400]}}]}, r"seeds\[0\].samples.a is infinite"),
+        ({"imported": IMPORTED, "seeds": []}, "seeds is empty; an imported baseline holds the one"),
+        ({"base": {"losses": [1.0], "metrics": {}, "operators": {}}}, "base.operators is empty"),
+        (
+            {"base": {"losses": [1.0], "metrics": {}, "operators": {"train_step": {}}}},
+            "base.operators.train_step is empty",
+        ),
         ({"peak_tensors": []}, "peak_tensors holds a list, expected an object"),
         ({"peak_tensors": {"train_step": {"A.f": {"[2] float32": [1, 1.5]}}}}, r"peak_tensors.train_step.A.f.\[2\] fl"),
     ],
@@ -271,6 +301,16 @@ def test_an_older_baseline_without_tensors_at_the_peak_can_still_be_read(tmp_pat
     path.write_text(json.dumps(data))
 
     assert read(path) == replace(from_result(a_result()), peak_tensors={})
+
+
+@pytest.mark.parametrize("noise", [{}, {"noise": None}])
+def test_an_older_baseline_without_noise_can_still_be_read(tmp_path, noise):
+    path = written(tmp_path)
+    data = json.loads(path.read_text())
+    del data["noise"]
+    path.write_text(json.dumps({**data, **noise}))
+
+    assert read(path).noise == {}
 
 
 def test_nan_in_a_baseline_is_refused(tmp_path):
@@ -343,6 +383,29 @@ def test_an_update_records_a_noisy_metric_that_is_new_or_vanished():
 
     assert refreshed(without, having) == having
     assert refreshed(having, without) == without
+
+
+def test_an_update_keeps_the_noise_of_more_seeds():
+    old = with_noise(with_ratio(1.0, seeds=[a_run(0), a_run(1, train_loss=1.5)]), [a_run(2)])
+    one = with_noise(with_ratio(2.0, seeds=[a_run(0)]))
+    another = with_noise(with_ratio(2.0, case_version="v2", seeds=[a_run(0)]))
+
+    assert one.noise == {}
+    assert refreshed(old, one).noise == old.noise
+    assert old.noise["train_loss"].seeds == 3
+    assert refreshed(old, another).noise == {}
+
+
+def test_a_seed_that_lacks_a_quality_or_holds_nan_cannot_calibrate():
+    baseline = from_result(a_result())
+    run = a_run(7)
+    less = replace(run, metrics={name: value for name, value in run.metrics.items() if name != "train_loss"})
+
+    check_noise(baseline, [run])
+    with pytest.raises(InputError, match=f"{CASE}: not calibrated: seed 7: train_loss is missing"):
+        check_noise(baseline, [run, less])
+    with pytest.raises(InputError, match=f"{CASE}: not calibrated: seed 7: test_accuracy is NaN"):
+        check_noise(baseline, [a_run(7, test_accuracy=math.nan)])
 
 
 def test_the_first_update_records_the_result():

@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from support import PLUGINS, Bench, output
+from support import OWN_EXPERIMENT, PLUGINS, Bench, output, table
 
 from pytest_peftbench.bisection import exit_code
 from pytest_peftbench.compare import SEVERITY
@@ -131,6 +131,32 @@ def test_a_usage_error_skips_the_commit_and_is_told(recorded):
     assert result.returncode == 125
     assert "default_training_params.json" in output(result)
     assert "Traceback" not in output(result)
+
+
+@pytest.mark.parametrize("option", ["-x", "--maxfail=1"])
+def test_a_session_that_stopped_early_is_not_good(recorded, option):
+    recorded.measures("full-finetuning", {"adapter_sha256": "1" * 64})
+
+    assert recorded.run("--peft-bisect").ret == 0
+    assert recorded.run("--peft-bisect", option).ret == 125
+
+
+def test_a_session_that_stopped_at_a_regression_is_bad(recorded):
+    recorded.measures("full-finetuning", BAD_FLOPS)
+
+    assert recorded.run("--peft-bisect", "-x").ret == 1
+
+
+def test_an_experiment_of_the_user_s_own_counts(bench):
+    bench.write("test_mini.py", OWN_EXPERIMENT)
+    bench.record()
+    assert bench.run("--peft-bisect").ret == 0
+
+    bench.measures("own", BAD_FLOPS)
+    result = bench.run("--peft-bisect")
+
+    assert result.ret == 1
+    assert table(result) == {"MetaMathQA-mini-own-r4": "regressed"}
 
 
 def test_ctrl_c_ends_the_bisection(recorded):

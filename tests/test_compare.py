@@ -60,6 +60,7 @@ def a_result(**changes):
             "train_step.peak_bytes": 11_219_763,
             "merge.same_output": "ok",
             "step_time_ratio": 1.2,
+            "step_time_interval": [1.2, 1.2],
         },
         seeds=[a_run(0), a_run(1)],
         operators=OPERATORS,
@@ -80,8 +81,10 @@ def a_run(seed, **metrics):
 
 
 def measuring(result=None, **metrics):
-    """A result with some seedless metrics replaced; None takes one away."""
+    """A result with some seedless metrics replaced; None takes one away. A time has an interval of no width."""
     result = result or a_result()
+    if metrics.get("step_time_ratio") is not None:
+        metrics.setdefault("step_time_interval", [metrics["step_time_ratio"]] * 2)
     values = {name.replace("__", "."): value for name, value in metrics.items()}
     return replace(result, metrics={k: v for k, v in {**result.metrics, **values}.items() if v is not None})
 
@@ -441,6 +444,52 @@ def test_losses_of_the_base_model_that_part_make_bits_drift():
     assert verdict.drift == ("losses of the base model part at step 2",)
 
 
+def without(figures):
+    """A result whose base model has none of these figures of its own."""
+    result = with_base()
+    return replace(result, base=replace(result.base, **{figures: type(getattr(result.base, figures))()}))
+
+
+@pytest.mark.parametrize(
+    ("figures", "metric"),
+    [
+        ("operators", "train_step.flops"),
+        ("metrics", "train_step.peak_bytes"),
+        ("losses", "first_losses"),
+    ],
+)
+@pytest.mark.parametrize("side", ["the baseline", "the result"])
+def test_figures_of_the_base_model_that_one_side_lacks_did_not_drift(figures, metric, side):
+    there, gone = with_base(), without(figures)
+    verdict = against(gone, there) if side == "the baseline" else against(there, gone)
+
+    assert found(verdict, metric).verdict == "not comparable"
+    assert found(verdict, metric).reason == f"only {side} holds the base model's own figures for it"
+    assert verdict.drift == ()
+    assert not is_green(verdict)
+
+
+@pytest.mark.parametrize("lacking", ["result", "baseline", "both"])
+def test_a_counter_whose_operators_are_gone_is_not_comparable_under_drift(lacking):
+    obtained, expected = with_base(environment={**ENVIRONMENT, "torch": "2.14.0"}), with_base()
+    obtained = measuring(obtained, train_step__flops=2 * obtained.metrics["train_step.flops"])
+    if lacking != "baseline":
+        obtained = replace(obtained, operators={})
+    if lacking != "result":
+        expected = replace(expected, operators={"train_step": {}})
+
+    finding = found(against(obtained, expected), "train_step.flops")
+
+    assert finding.verdict == "not comparable"
+    assert finding.reason.endswith("; the operators of train_step are not there to tell")
+
+
+def test_a_phase_that_no_base_model_has_is_compared_as_it_is():
+    verdict = against(measuring(with_base(), inject__calls=7), measuring(with_base(), inject__calls=5))
+
+    assert found(verdict, "inject.calls").verdict == "regressed"
+
+
 def test_memory_of_another_accelerator_is_not_comparable():
     gpu = measuring(gpu__allocated_peak_bytes=10_000_000)
     verdict = against(replace(gpu, environment={**ENVIRONMENT, "accelerator": "H200"}), gpu)
@@ -712,6 +761,32 @@ def test_a_difference_that_one_seed_makes_is_not_told_from_noise():
     assert not is_green(CaseVerdict(CASE, (finding,)))
 
 
+@pytest.mark.parametrize(
+    ("lacking", "reason"),
+    [
+        ("result", "its samples, test_correct, vanished for seed 1"),
+        ("baseline", "the baseline does not hold its samples, test_correct, for seed 1; update the baseline"),
+    ],
+)
+def test_samples_that_one_side_lacks_are_missed(lacking, reason):
+    whole = quality()
+    runs = [replace(run, samples={}) if run.seed == 1 else run for run in whole.seeds]
+    part = replace(whole, seeds=runs)
+    verdict = against(part, whole) if lacking == "result" else against(whole, part)
+
+    assert found(verdict, "test_accuracy").verdict == "missing metric"
+    assert found(verdict, "test_accuracy").reason == reason
+
+
+def test_seeds_that_became_unstable_do_not_widen_their_own_margin():
+    runs = [quality_run(seed, accuracy) for seed, accuracy in enumerate((0.5, 0.5, 0.49, 0.05, 0.05))]
+
+    finding = found(against(a_result(seeds=runs), quality()), "test_accuracy")
+
+    assert "margin 6.23 points" in finding.reason
+    assert not is_green(CaseVerdict(CASE, (finding,)))
+
+
 def test_one_seed_that_differs_cannot_tell():
     verdict = against(a_result(seeds=[quality_run(0, 0.5)]), quality())
 
@@ -816,7 +891,7 @@ def test_a_case_whose_times_alone_moved_within_their_margin_is_identical():
 def test_a_slow_step_gives_ratio_and_margin_on_any_machine():
     slow = measuring(a_result(environment={**ENVIRONMENT, "accelerator": "other"}), step_time_ratio=1.8)
 
-    assert against(slow).text() == "step_time_ratio regressed: 1.2 -> 1.8 (+50.0 %, margin 30 %)"
+    assert against(slow).text() == ("step_time_ratio regressed: 1.2 -> 1.8 (+50.0 %, interval 1.8 to 1.8, margin 30 %)")
 
 
 @pytest.mark.parametrize(
@@ -894,6 +969,15 @@ def test_of_a_figure_of_which_more_is_better_the_interval_counts_the_other_way()
     ):
         result = measuring(a_result(metrics={}, seeds=[]), speed=sum(interval) / 2, speed_interval=interval)
         assert compare(result, baseline, metrics).verdict == verdict
+
+
+def test_a_time_without_its_interval_cannot_be_told():
+    verdict = against(measuring(step_time_ratio=1.25, step_time_interval=None))
+
+    assert verdict.text() == (
+        "step_time_ratio cannot tell: 1.2 -> 1.25 (measured without its interval, step_time_interval)"
+    )
+    assert not is_green(verdict)
 
 
 def test_memory_of_the_same_accelerator_is_compared():
@@ -1068,6 +1152,25 @@ def test_an_update_tells_what_is_no_metric():
         "operators of train_step: changed",
         "tensors at the peak of train_step: changed",
     ]
+
+
+def test_an_update_tells_the_noise_the_base_model_and_what_is_not_compared():
+    old = with_noise(from_result(quality()))
+    noise = old.noise["test_accuracy"]
+    more = replace(noise, sd=0.03, seeds=9)
+
+    assert diff_lines(old, replace(old, noise={**old.noise, "test_accuracy": more})) == [
+        "noise of test_accuracy: sd 0.01581 of 5 seeds -> 0.03 of 9"
+    ]
+    assert diff_lines(old, replace(old, noise={"test_accuracy": replace(noise, detectable=0.1)})) == [
+        "noise of test_accuracy: detectable 0.07631 -> 0.1",
+        "noise of forgetting: removed",
+        "noise of train_loss: removed",
+    ]
+    assert diff_lines(old, replace(old, base=with_base().base)) == ["base model's figures: added"]
+    assert diff_lines(replace(old, imported={"file": "x.json"}), old) == ["imported result: removed"]
+    older = replace(old, metrics={**old.metrics, "step_time_s": 1.0})
+    assert diff_lines(older, old) == ["what is not compared: changed"]
 
 
 def test_an_update_to_other_seeds_or_undeclared_metrics_tells_that_they_changed():

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import pytest
 from support import (
@@ -196,6 +197,17 @@ def test_a_task_that_does_not_exist_is_refused(bench, arguments):
     assert_usage_error(bench.run(), "test_mini.py::test_x", "peft_task", "MetaMathQA")
 
 
+def test_suites_that_no_test_takes_a_case_of_are_refused_and_not_skipped(bench):
+    suite = bench.path / "other" / "image-gen" / "tiny"
+    suite.mkdir(parents=True)
+    shutil.copy(IMAGE_SUITE / "default_training_params.json", suite)
+    shutil.copytree(IMAGE_SUITE / "experiments" / "loha", suite / "experiments" / "loha")
+
+    assert_usage_error(bench.run("--peft-suite", "other"), "other", "no collected test takes a case of the suites")
+    assert bench.collected("--peft-suite", "other", "--peft-suite", "MetaMathQA") == CASES
+    bench.run("--peft-suite", "MetaMathQA", "-k", "nothing").assert_outcomes(deselected=3)
+
+
 def test_hundreds_of_experiments_are_collected(bench):
     make_suite(
         bench.path / "many" / "MetaMathQA" / "many",
@@ -339,6 +351,22 @@ def nan_for_a_learning_rate(bench):
     file.write_text('{"optimizer_kwargs": {"lr": NaN}}')
 
 
+def true_for_a_learning_rate(bench):
+    write_json(bench.suite / "experiments/loha/r4/training_params.json", {"optimizer_kwargs": {"lr": True}})
+
+
+def an_endless_learning_rate(bench):
+    write_json(bench.suite / "experiments/loha/r4/training_params.json", {"optimizer_kwargs": {"lr": 10**400}})
+
+
+def an_endless_margin(bench):
+    write_json(bench.suite / "margins.json", {"forgetting": 10**400})
+
+
+def an_endless_norm(bench):
+    write_json(bench.suite / "experiments/loha/r4/training_params.json", {"grad_norm_clip": 10**400})
+
+
 def a_key_twice(bench):
     (bench.suite / "experiments/loha/r4/training_params.json").write_text('{"seed": 1, "seed": 2}')
 
@@ -377,6 +405,10 @@ BAD_SUITES = [
     (a_template_without_query, ("loha/r4/training_params.json", "query_template", "{query}")),
     (no_learning_rate, ("loha/r4/training_params.json", "optimizer_kwargs", "'lr'")),
     (nan_for_a_learning_rate, ("loha/r4/training_params.json", "optimizer_kwargs.lr is NaN")),
+    (true_for_a_learning_rate, ("loha/r4/training_params.json", "optimizer_kwargs", "'lr'", "has True")),
+    (an_endless_learning_rate, ("loha/r4/training_params.json", "optimizer_kwargs", "'lr'")),
+    (an_endless_margin, ("mini/margins.json", "forgetting: expected a number of at least 0")),
+    (an_endless_norm, ("loha/r4/training_params.json", "grad_norm_clip: expected a number")),
     (a_key_twice, ("loha/r4/training_params.json", "'seed' stands twice")),
     (a_list_for_an_object, ("mini/default_training_params.json", "expected a JSON object")),
     (an_empty_experiment, ("oft/r4", "adapter_config.json", "training_params.json")),

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -109,6 +110,15 @@ def test_an_imported_baseline_is_a_gate(peft_import, measured, metric, value, ve
     assert compare(replace(measured, metrics=changed, seeds=seeds), peft_import()).verdict == verdict
 
 
+@pytest.mark.parametrize("metric", ["forgetting", "test_accuracy"])
+def test_nan_fails_though_the_imported_baseline_does_not_hold_it(peft_import, measured, metric):
+    seeds = [replace(run, metrics={**run.metrics, metric: math.nan}) for run in measured.seeds]
+    verdict = compare(replace(measured, seeds=seeds), peft_import())
+
+    assert [finding.metric for finding in verdict.findings if finding.verdict == "failed"] == [metric]
+    assert not is_green(verdict)
+
+
 def test_a_result_without_pefts_fields_is_not_comparable_with_an_imported_baseline(peft_import, measured):
     assert compare(replace(measured, peft={}), peft_import()).verdict == "not comparable"
 
@@ -126,7 +136,20 @@ def test_an_update_replaces_an_imported_baseline(peft_import, measured, tmp_path
     ("changes", "words"),
     [
         ({"train_info__metrics": [{"step": 3}]}, "train_info.metrics: the last entry holds none of test accuracy"),
-        ({"train_info__metrics": [{"test accuracy": "high"}]}, "test accuracy holds 'high', expected a number"),
+        ({"train_info__metrics": [{"test accuracy": "high"}]}, "test accuracy holds text, expected a number"),
+        ({"train_info__metrics": [{"test accuracy": 10**400}]}, "train_info.metrics: test accuracy is infinite"),
+        ({"train_info__metrics": []}, "train_info.metrics must be a list of objects"),
+        ({"train_info__metrics": [1]}, "train_info.metrics must be a list of objects"),
+        ({"train_info__metrics": None}, "train_info.metrics must be a list of objects"),
+        ({"train_info__num_total_params": True}, "train_info.num_total_params holds a boolean, expected a number"),
+        ({"train_info__file_size": 10**400}, "train_info.file_size is infinite"),
+        ({"run_info__train_config": None}, "run_info.train_config holds None, expected an object"),
+        ({"run_info__train_config__seed": None}, "run_info.train_config.seed holds None, expected an integer"),
+        ({"run_info__experiment_name": None}, "run_info.experiment_name holds None, expected text"),
+        ({"run_info__experiment_name": 3}, "run_info.experiment_name holds 3, expected text"),
+        ({"meta_info__package_info": None}, "meta_info.package_info holds None, expected an object"),
+        ({"meta_info__system_info": "Linux"}, "meta_info.system_info holds 'Linux', expected an object"),
+        ({"meta_info__system_info__accelerator": ""}, "meta_info.system_info.accelerator holds '', expected text"),
         ({"run_info": {"experiment_name": "lora/r4"}}, "key run_info.train_config is missing"),
         ({"train_info__status": "failed"}, "holds no result that succeeded"),
     ],

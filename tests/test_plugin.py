@@ -17,6 +17,7 @@ from support import (
     LOHA_CASE,
     LORA,
     LORA_CASE,
+    OWN_EXPERIMENT,
     PLUGINS,
     REPOSITORY,
     Bench,
@@ -147,6 +148,148 @@ def test_update_refuses_a_result_that_failed_and_keeps_the_old_file(bench, measu
     assert table(result) == {FULL: "recorded", LOHA_CASE: "failed", LORA_CASE: "recorded"}
     assert reason in output(result)
     assert "Traceback" not in output(result)
+
+
+# As `run_experiment` trains: the seeds that are named, or the first and those that the second stage asks for.
+TRAINS_SEEDS = """
+    import json
+    from dataclasses import replace
+    from pathlib import Path
+
+    import pytest
+    from support import make_result
+
+    from pytest_peftbench.result import SeedRun
+
+    @pytest.mark.peft_task("MetaMathQA")
+    def test_mini(experiment, peft_baseline):
+        result = make_result(experiment.case)
+        known = {run.seed: run for run in result.seeds}
+
+        def run(seed):
+            further = {"test_accuracy": 0.5 + 0.01 * (seed - 5), **json.loads(Path("further.json").read_text())}
+            metrics = known[seed].metrics if seed in known else {**known[0].metrics, **further}
+            return SeedRun(seed, {name: value for name, value in metrics.items() if value is not None})
+
+        first, *others = experiment.seeds
+        result = replace(result, seeds=[run(first)])
+        stage = () if others else peft_baseline.second_stage(result).seeds
+        peft_baseline.check(replace(result, seeds=[run(seed) for seed in (first, *others, *stage)]))
+"""
+
+
+@pytest.fixture
+def calibrated(bench):
+    """Three seeds recorded; `--peft-calibrate 4` trains four more, whose accuracies differ more."""
+    bench.write("test_mini.py", TRAINS_SEEDS)
+    write_json(bench.path / "further.json", {})
+    bench.record("--peft-seeds", "3")
+    return bench
+
+
+def noise(bench, name="test_accuracy"):
+    entry = json.loads(bench.baseline("loha").read_text())["noise"][name]
+    return entry["seeds"], entry["sd"]
+
+
+def test_calibrating_writes_the_noise_of_more_seeds_and_tells_it(calibrated):
+    assert noise(calibrated) == (3, 0.002)
+
+    result = calibrated.run("-k", "loha", "--peft-calibrate", "4")
+
+    result.assert_outcomes(passed=1, deselected=2)
+    assert noise(calibrated) == (7, 0.00958173)
+    assert "noise of test_accuracy: sd 0.002 of 3 seeds -> 0.009582 of 7" in output(result)
+    assert table(result) == {LOHA_CASE: "recorded"}
+    assert table(calibrated.run("-k", "loha")) == {LOHA_CASE: "identical"}
+
+
+def test_the_noise_of_more_seeds_stays_when_fewer_calibrate_or_record(calibrated):
+    calibrated.run("--peft-calibrate", "4").assert_outcomes(passed=3)
+    before = noise(calibrated)
+
+    again = calibrated.run("-k", "loha", "--peft-calibrate", "2")
+    calibrated.measures("loha", FASTER)
+    calibrated.record("-k", "loha", "--peft-seeds", "1")
+
+    assert "unchanged" in output(again)
+    assert noise(calibrated) == before
+
+
+@pytest.mark.parametrize(
+    ("further", "words"),
+    [
+        ({"forgetting": float("nan")}, "seed 3: forgetting is NaN"),
+        ({"train_loss": None}, "seed 3: train_loss is missing"),
+    ],
+)
+@pytest.mark.parametrize("recording", [(), ("--peft-update-baselines", "--peft-seeds", "3")])
+def test_a_seed_that_measured_no_quality_calibrates_nothing(calibrated, further, words, recording):
+    before = calibrated.baseline("loha").read_bytes()
+    write_json(calibrated.path / "further.json", further)
+
+    result = calibrated.run("-k", "loha", "--peft-calibrate", "4", *recording)
+
+    result.assert_outcomes(failed=1, deselected=2)
+    assert f"{LOHA_CASE}: not calibrated: {words}" in output(result)
+    assert calibrated.baseline("loha").read_bytes() == before
+
+
+def test_another_program_than_the_baselines_is_not_calibrated(calibrated):
+    before = calibrated.baseline("loha").read_bytes()
+    calibrated.measures("loha", {"test_accuracy": 0.51})
+
+    result = calibrated.run("-k", "loha", "--peft-calibrate", "4")
+
+    result.assert_outcomes(failed=1, deselected=2)
+    words = f"{LOHA_CASE}: not calibrated: test_accuracy is within noise, not identical to the baseline"
+    assert words in output(result)
+    assert "record it first: pytest " in output(result)
+    assert calibrated.baseline("loha").read_bytes() == before
+
+
+def test_calibrating_without_a_second_stage_says_so(bench):
+    bench.record()
+
+    result = bench.run("-k", "loha", "--peft-calibrate", "4")
+
+    result.assert_outcomes(failed=1, deselected=2)
+    assert "not calibrated: no further seed ran; pass second_stage=peft_baseline.second_stage" in output(result)
+
+
+@pytest.mark.parametrize("in_ini", [False, True])
+def test_calibrating_beside_named_seeds_is_refused_unless_both_are_recorded(calibrated, in_ini):
+    if in_ini:
+        ini(calibrated, peft_seeds=3)
+    arguments = ["-k", "loha", "--peft-calibrate", "4", *([] if in_ini else ["--peft-seeds", "3"])]
+
+    refused = calibrated.spawn(*arguments)
+    calibrated.record(*arguments)
+
+    assert_usage_error(refused, "peft_calibrate", "peft_seeds", "--peft-update-baselines")
+    assert noise(calibrated)[0] == 7
+
+
+def test_a_baseline_without_any_seed_misses_them_and_raises_nothing(calibrated):
+    data = json.loads(calibrated.baseline("loha").read_text())
+    write_json(calibrated.baseline("loha"), {**data, "seeds": [], "noise": {}})
+
+    result = calibrated.run("-k", "loha", "--peft-calibrate", "2")
+
+    assert table(result) == {LOHA_CASE: "missing metric"}
+    assert "Traceback" not in output(result)
+
+
+def test_a_time_beyond_the_suites_own_margin_is_accepted(bench):
+    write_json(bench.suite / "margins.json", {"step_time_ratio": 0.05})
+    bench.record()
+    bench.measures("loha", {"step_time_ratio": 1.4})  # within the plugin's margin
+
+    red = bench.run("-k", "loha")
+    bench.record("-k", "loha")
+
+    assert table(red) == {LOHA_CASE: "regressed"}
+    assert table(bench.run("-k", "loha")) == {LOHA_CASE: "identical"}
 
 
 # Comparing
@@ -305,6 +448,75 @@ def test_a_case_that_fails_after_its_comparison_is_a_failed_row_and_not_identica
     )
 
     assert table(bench.run()) == {FULL: "identical", LOHA_CASE: "failed", LORA_CASE: "identical"}
+
+
+def test_a_case_that_is_never_compared_fails(bench):
+    bench.record()
+    bench.write(
+        "test_mini.py",
+        """
+        from support import make_result
+
+        def test_mini(experiment, peft_baseline):
+            if experiment.case.method != "loha":
+                peft_baseline.check(make_result(experiment.case))
+        """,
+    )
+
+    result = bench.run()
+
+    result.assert_outcomes(passed=2, failed=1)
+    assert table(result) == {FULL: "identical", LOHA_CASE: "failed", LORA_CASE: "identical"}
+    words = f"{LOHA_CASE}: never compared: the test passed without calling peft_baseline.check(result)"
+    assert words in output(result)
+
+
+def test_a_case_of_the_user_s_own_has_a_row_and_must_be_compared(bench):
+    bench.write("test_mini.py", OWN_EXPERIMENT)
+    bench.record()
+    assert table(bench.run()) == {"MetaMathQA-mini-own-r4": "identical"}
+
+    bench.write("test_mini.py", OWN_EXPERIMENT.replace("peft_baseline.check(", "("))
+    result = bench.run()
+
+    result.assert_outcomes(failed=1)
+    assert "test_mini[own]: never compared" in output(result)
+
+
+# Accuracies of five seeds: with LOST, p is 0.024, enough for one test but not for all that the session may run.
+FIVE_SEEDS = """
+    from dataclasses import replace
+
+    import pytest
+    from support import make_result
+
+    from pytest_peftbench.result import SeedRun
+
+    @pytest.mark.peft_task("MetaMathQA")
+    def test_mini(experiment, peft_baseline):
+        result = make_result(experiment.case)
+        lost = LOST and experiment.case.method == "loha"
+        mean, step = (0.4, 0.05) if lost else (0.5, 0.002)
+        metrics = result.seeds[0].metrics
+        runs = [SeedRun(seed, {**metrics, "test_accuracy": mean + step * (seed - 2)}) for seed in range(5)]
+        peft_baseline.check(replace(result, seeds=runs))
+"""
+
+
+@pytest.mark.parametrize("arguments", [(), ("-n", "2"), ("--peft-bisect",)])
+def test_a_case_that_turns_out_to_have_regressed_fails_the_run(bench, arguments):
+    if "-n" in arguments:
+        pytest.importorskip("xdist")
+    bench.write("test_mini.py", FIVE_SEEDS.replace("LOST", "False"))
+    bench.record()
+    bench.write("test_mini.py", FIVE_SEEDS.replace("LOST", "True"))
+    green = "identical,within noise,improved,environment drift,cannot tell"
+
+    result = bench.run("--peft-green", green, *arguments)
+
+    assert table(result) == {FULL: "identical", LOHA_CASE: "regressed", LORA_CASE: "identical"}
+    assert result.ret == 1
+    assert f"(Holm's correction) regressed what passed as cannot tell: {LOHA_CASE}" in output(result)
 
 
 def test_a_case_whose_teardown_fails_has_one_row_and_it_is_failed(bench):
