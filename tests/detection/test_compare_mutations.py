@@ -10,7 +10,7 @@ import pytest
 
 from pytest_peftbench import compare as original
 from pytest_peftbench.baseline import from_result
-from pytest_peftbench.result import CaseId, Result, SeedRun
+from pytest_peftbench.result import BaseReference, CaseId, Result, SeedRun
 
 SOURCE = Path(original.__file__).read_text(encoding="utf-8")
 SEEDS = range(5)
@@ -47,6 +47,7 @@ def a_result(seeds=(), metrics=None, without=(), **fields):
         "gpu.allocated_peak_bytes": 1_000_000,
         **(metrics or {}),
     }
+    values.setdefault("step_time_interval", [values["step_time_ratio"]] * 2)
     return Result(
         **{
             "case": CaseId("MetaMathQA", "tiny", "loha", "rank8"),
@@ -88,7 +89,12 @@ EXPECTATIONS = {
     "fewer problems solved": (a_result(seeds={"solved": 20, **UNLIKE}), PLAIN, ("regressed", "test_accuracy")),
     "more problems solved": (a_result(seeds={"solved": 80, **UNLIKE}), PLAIN, ("improved", "test_accuracy")),
     "more forgotten": (a_result(seeds={"rise": 0.5, **UNLIKE}), PLAIN, ("regressed", "forgetting")),
-    "twice as slow": (a_result(metrics={"step_time_ratio": 2.4}), PLAIN, "regressed"),
+    "twice the memory": (a_result(metrics={"gpu.allocated_peak_bytes": 2_000_000}), PLAIN, "regressed"),
+    "a time without its interval": (
+        a_result(without=["step_time_interval"]),
+        PLAIN,
+        ("cannot tell", "step_time_ratio"),
+    ),
     "twice as slow, surely": (timed(2.4, [2.3, 2.5]), PLAIN, "regressed"),
     "slower, perhaps": (timed(2.4, [1.1, 3.7]), PLAIN, "cannot tell"),
     "a clock held back": (timed(1.2, []), PLAIN, "cannot tell"),
@@ -97,6 +103,11 @@ EXPECTATIONS = {
         a_result(environment={**ENVIRONMENT, "torch": "2.14.0"}),
         PLAIN,
         ("environment drift", "environment"),
+    ),
+    "another base model in the same environment": (
+        replace(PLAIN, base=BaseReference([5.0, 4.1], {}, {})),
+        replace(PLAIN, base=BaseReference([5.0, 4.0], {}, {})),
+        ("numerics changed", "base model"),
     ),
     "a little slower": (a_result(metrics={"step_time_ratio": 1.21}), PLAIN, ("within noise", "step_time_ratio")),
     "a metric vanished": (a_result(without=["params.trainable"]), PLAIN, "missing metric"),
@@ -184,7 +195,7 @@ MUTATIONS = [
         "noisy: direction",
         "= _mean(ours.values()), _mean(theirs.values())",
         "= _mean(theirs.values()), _mean(ours.values())",
-        "twice as slow",
+        "twice the memory",
     ),
     (
         "noisy: an interval beyond the margin",
@@ -214,7 +225,7 @@ MUTATIONS = [
         "noisy: margin",
         "if within_margin(metric, obtained, expected) else",
         "if not within_margin(metric, obtained, expected) else",
-        "twice as slow",
+        "twice the memory",
     ),
     (
         "missing: on one side",
@@ -237,9 +248,21 @@ MUTATIONS = [
     ("missing: everything", 'Finding("case", "missing metric"', 'Finding("case", "identical"', "nothing measured"),
     ("unknown metric", 'Finding(name, "unknown metric"', 'Finding(name, "identical"', "a metric that nobody declared"),
     (
+        "a base model that moved in the same environment",
+        'Finding(BASE_MODEL, "numerics changed"',
+        'Finding(BASE_MODEL, "environment drift"',
+        "another base model in the same environment",
+    ),
+    (
+        "noisy: an interval that is not there",
+        'return Finding(name, "cannot tell", *_figures_of(metric, ours, theirs), reason=reason)',
+        'return Finding(name, "within noise", *_figures_of(metric, ours, theirs), reason=reason)',
+        "a time without its interval",
+    ),
+    (
         "not comparable: environment",
-        'Finding(name, "not comparable", *_figures_of(metric, ours, theirs)',
-        'Finding(name, "identical", *_figures_of(metric, ours, theirs)',
+        'if reason := _why_not_comparable(metric, obtained, expected):\n        return Finding(name, "not comparable"',
+        'if reason := _why_not_comparable(metric, obtained, expected):\n        return Finding(name, "identical"',
         "another accelerator",
     ),
     (
