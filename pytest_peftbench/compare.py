@@ -614,7 +614,7 @@ def _judge_quality(metric: Metric, obtained: Baseline, expected: Baseline, tests
         reason = "one seed cannot tell a change from noise; the second stage, or --peft-seeds, runs more"
         return Finding(metric.name, "cannot tell", *figures, words.change(metric, mean(new), mean(old)), reason)
     sign = -1 if metric.direction == "higher" else 1
-    floor = stats.noise_floor(stats.pooled_spread(noise.sd, noise.seeds, new), noise.seeds, len(new))
+    floor = stats.noise_floor(noise.sd, noise.seeds, len(new))
     margin = max(metric.margin(mean(old)), floor)
     worse, p = sign * (mean(new) - mean(old)), _probability(metric, sign, old, new, theirs, ours)
     if abs(worse) <= margin * (1 + 1e-9):

@@ -4,7 +4,6 @@ import random
 
 import numpy as np
 import pytest
-from scipy.stats import f
 
 from pytest_peftbench import stats
 
@@ -20,34 +19,11 @@ def test_the_noise_floor_is_what_unchanged_seeds_do_not_reach():
     assert max(differences) < stats.noise_floor(1.0, known_seeds=5, seeds=5)
 
 
-def means_beyond_the_floor(old, new):
-    """The share of rows whose means differ by more than the noise floor of the pooled spread, upwards."""
-    sds = old.std(axis=1, ddof=1)
-    # for each row what `pooled_spread` computes, of which a few rows are checked
-    pooled = np.sqrt((sds**2 + new.var(axis=1, ddof=1)) / 2)
-    grew = f.sf((new.std(axis=1, ddof=1) / sds) ** 2, 4, 4) < stats.ALPHA / stats.TESTS
-    pooled = np.where(grew, sds, pooled)
-    for sd, values, expected in zip(sds[:200], new[:200], pooled[:200], strict=True):
-        assert stats.pooled_spread(float(sd), 5, values.tolist()) == pytest.approx(expected)
-    return np.mean(new.mean(axis=1) - old.mean(axis=1) > stats.noise_floor(1.0, 5, 5) * pooled)
-
-
-def test_the_noise_floor_of_five_seeds_is_exceeded_as_seldom_as_it_says():
+def test_the_floor_of_five_seeds_is_exceeded_as_seldom_as_its_docstring_says():
     old, new = np.random.default_rng(0).normal(size=(2, 200_000, 5))
+    floors = stats.noise_floor(1.0, 5, 5) * old.std(axis=1, ddof=1)
 
-    assert means_beyond_the_floor(old, new) == pytest.approx(stats.ALPHA / stats.TESTS, rel=0.7)
-
-
-def test_the_spread_of_both_groups_is_pooled_but_not_one_that_grew_significantly():
-    assert stats.pooled_spread(1.0, 5, [3.0, 3.0, 3.0, 3.0, 3.0]) == pytest.approx(0.5**0.5)
-    assert stats.pooled_spread(1.0, 9, [0.0, 3.0]) == pytest.approx(((8 + 4.5) / 9) ** 0.5)
-    assert stats.pooled_spread(0.01, 5, [0.5, 0.5, 0.5, 0.0, 0.5]) == 0.01
-    assert stats.pooled_spread(1e300, 5, [0.0, 1.0]) == pytest.approx(1e300 * 0.8**0.5)
-
-
-def test_a_spread_that_is_zero_or_of_one_seed_says_no_more():
-    assert stats.pooled_spread(0.0, 5, [0.1, 0.2]) == 0.0
-    assert stats.pooled_spread(0.3, 5, [0.1]) == 0.3
+    assert np.mean(new.mean(axis=1) - old.mean(axis=1) > floors) == pytest.approx(0.0017, rel=0.15)
 
 
 @pytest.mark.parametrize(("known", "seeds"), [(0, 5), (-3, 5), (5, 0), (1, 1)])
