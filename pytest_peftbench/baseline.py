@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from pytest_peftbench.jsonfile import TOO_LARGE, InputError, read_json, write_json
+from pytest_peftbench.jsonfile import TOO_LARGE, TYPES, InputError, read_json, typed, write_json
 from pytest_peftbench.result import (
     METRICS,
     SCHEMA_VERSION,
@@ -25,27 +25,14 @@ from pytest_peftbench.result import (
     SeedRun,
     Value,
 )
-from pytest_peftbench.stats import detectable, noise_floor, spread
-
-_T = TypeVar("_T")
+from pytest_peftbench.stats import MOST_SEEDS, detectable, noise_floor, spread
 
 DIGITS = 6
-# More than anyone will train.
-_MOST_SEEDS = 1_000_000
 _KINDS: dict[Kind, str] = {
     "number": "a number",
     "text": "text",
     "list": "a list of numbers",
     "table": "an object of texts",
-}
-_TYPES = {
-    type(None): "null",
-    bool: "a boolean",
-    int: "an integer",
-    float: "a number",
-    str: "text",
-    list: "a list",
-    dict: "an object",
 }
 
 
@@ -210,7 +197,7 @@ def problem(value: object, kind: Kind | None = None) -> str:
     found = _kind(value)
     if found is None or kind not in (None, found):
         expected = _KINDS[kind] if kind else "a number, text, a list of numbers or an object of texts"
-        return f"holds {_TYPES.get(type(value), type(value).__name__)}, expected {expected}"
+        return f"holds {TYPES.get(type(value), type(value).__name__)}, expected {expected}"
     if kind in ("text", "list") and not value:
         return "is empty"
     numbers = value if isinstance(value, list) else [value] if isinstance(value, (int, float)) else []
@@ -222,22 +209,22 @@ def problem(value: object, kind: Kind | None = None) -> str:
 def read(path: Path, metrics: Mapping[str, Metric] = METRICS) -> Baseline:
     """The baseline in `path`. Raises InputError, naming file and key, for one that cannot be compared with."""
     data = read_json(path)
-    _check_schema(path, _get(path, data, "schema", int))
-    case = _get(path, data, "case", dict)
-    seeds = _checked_seeds(path, _get(path, data, "seeds", list), metrics)
+    _check_schema(path, typed(path, data, "schema", int))
+    case = typed(path, data, "case", dict)
+    seeds = _checked_seeds(path, typed(path, data, "seeds", list), metrics)
     return Baseline(
         case=CaseId(
-            **{key: _get(path, case, key, str, "case.") for key in ("task", "base_model", "method", "name")},
-            kind=_get(path, case, "kind", str, "case.") if "kind" in case else "",
+            **{key: typed(path, case, key, str, "case.") for key in ("task", "base_model", "method", "name")},
+            kind=typed(path, case, "kind", str, "case.") if "kind" in case else "",
         ),
-        case_version=_get(path, data, "case_version", str),
-        environment=_checked_environment(path, _get(path, data, "environment", dict)),
-        metrics=_checked_metrics(path, "metrics", _get(path, data, "metrics", dict), metrics),
+        case_version=typed(path, data, "case_version", str),
+        environment=_checked_environment(path, typed(path, data, "environment", dict)),
+        metrics=_checked_metrics(path, "metrics", typed(path, data, "metrics", dict), metrics),
         seeds=seeds,
-        operators=_checked_rows(path, _get(path, data, "operators", dict), "operators", "calls and FLOPs"),
+        operators=_checked_rows(path, typed(path, data, "operators", dict), "operators", "calls and FLOPs"),
         # older files do not hold the following
         peak_tensors=_checked_rows(
-            path, _get(path, {"peak_tensors": {}, **data}, "peak_tensors", dict), "peak_tensors", "count and bytes"
+            path, typed(path, {"peak_tensors": {}, **data}, "peak_tensors", dict), "peak_tensors", "count and bytes"
         ),
         base=_checked_base(path, data.get("base")),
         noise=_checked_noise(path, data.get("noise")),
@@ -369,16 +356,6 @@ def _refuse_incomplete_seeds(path: Path, seeds: list[SeedRun], metrics: Mapping[
         raise InputError(f"{path}: not written: seeds must be ascending and differ")
 
 
-def _get(path: Path, data: dict[str, Any], key: str, kind: type[_T], prefix: str = "") -> _T:
-    if key not in data:
-        raise InputError(f"{path}: key {prefix}{key} is missing")
-    value = data[key]
-    if type(value) is not kind:  # isinstance would take True for an integer
-        found = _TYPES[type(value)]
-        raise InputError(f"{path}: {prefix}{key} holds {found}, expected {_TYPES[kind]}")
-    return value
-
-
 def _check_schema(path: Path, schema: int) -> None:
     if schema > SCHEMA_VERSION:
         raise InputError(
@@ -389,7 +366,7 @@ def _check_schema(path: Path, schema: int) -> None:
 
 
 def _checked_environment(path: Path, environment: dict[str, Any]) -> dict[str, str]:
-    return {key: _get(path, environment, key, str, "environment.") for key in environment}
+    return {key: typed(path, environment, key, str, "environment.") for key in environment}
 
 
 def _checked_metrics(path: Path, place: str, values: dict[str, Any], metrics: Mapping[str, Metric]) -> dict[str, Value]:
@@ -410,26 +387,26 @@ def _checked_seeds(path: Path, entries: list[Any], metrics: Mapping[str, Metric]
 
 def _checked_seed(path: Path, place: str, entry: Any, metrics: Mapping[str, Metric]) -> SeedRun:
     if not isinstance(entry, dict):
-        raise InputError(f"{path}: {place} holds {_TYPES[type(entry)]}, expected an object")
-    samples = _get(path, entry, "samples", dict, f"{place}.")
+        raise InputError(f"{path}: {place} holds {TYPES[type(entry)]}, expected an object")
+    samples = typed(path, entry, "samples", dict, f"{place}.")
     for name, sample in samples.items():
         if _kind(sample) not in ("text", "list"):
             raise InputError(f"{path}: {place}.samples.{name} must be text or a list of numbers")
         if reason := problem(sample):
             raise InputError(f"{path}: {place}.samples.{name} {reason}")
     return SeedRun(
-        seed=_get(path, entry, "seed", int, f"{place}."),
-        metrics=_checked_metrics(path, f"{place}.metrics", _get(path, entry, "metrics", dict, f"{place}."), metrics),
+        seed=typed(path, entry, "seed", int, f"{place}."),
+        metrics=_checked_metrics(path, f"{place}.metrics", typed(path, entry, "metrics", dict, f"{place}."), metrics),
         samples=samples,
     )
 
 
 def _checked_import(path: Path, imported: Any, seeds: list[SeedRun]) -> dict[str, Any]:
     if not isinstance(imported, dict):
-        raise InputError(f"{path}: imported holds {_TYPES[type(imported)]}, expected an object")
+        raise InputError(f"{path}: imported holds {TYPES[type(imported)]}, expected an object")
     if imported:
-        run_info = _get(path, imported, "run_info", dict, "imported.")
-        _get(path, run_info, "train_config", dict, "imported.run_info.")
+        run_info = typed(path, imported, "run_info", dict, "imported.")
+        typed(path, run_info, "train_config", dict, "imported.run_info.")
         if not isinstance(run_info.get("peft_config"), (dict, type(None))):
             raise InputError(f"{path}: imported.run_info.peft_config must be an object or null")
         if not seeds:
@@ -441,16 +418,16 @@ def _checked_base(path: Path, base: Any) -> BaseReference | None:
     if base is None:
         return None
     if not isinstance(base, dict):
-        raise InputError(f"{path}: base holds {_TYPES[type(base)]}, expected an object")
-    losses = _get(path, base, "losses", list, "base.")
+        raise InputError(f"{path}: base holds {TYPES[type(base)]}, expected an object")
+    losses = typed(path, base, "losses", list, "base.")
     if reason := problem(losses, "list"):
         raise InputError(f"{path}: base.losses {reason}")
-    operators = _checked_rows(path, _get(path, base, "operators", dict, "base."), "base.operators", "calls and FLOPs")
+    operators = _checked_rows(path, typed(path, base, "operators", dict, "base."), "base.operators", "calls and FLOPs")
     empty = [phase for phase, rows in operators.items() if not rows]
     if empty or not operators:
         place = ".".join(["base.operators", *empty[:1]])
         raise InputError(f"{path}: {place} is empty, so it cannot tell what the environment changed")
-    metrics = _checked_metrics(path, "base.metrics", _get(path, base, "metrics", dict, "base."), METRICS)
+    metrics = _checked_metrics(path, "base.metrics", typed(path, base, "metrics", dict, "base."), METRICS)
     return BaseReference(losses, metrics, operators)
 
 
@@ -458,16 +435,16 @@ def _checked_noise(path: Path, noise: Any) -> dict[str, Noise]:
     if noise is None:
         return {}
     if not isinstance(noise, dict):
-        raise InputError(f"{path}: noise holds {_TYPES[type(noise)]}, expected an object")
+        raise InputError(f"{path}: noise holds {TYPES[type(noise)]}, expected an object")
     checked = {}
     for name in noise:
-        entry, place = _get(path, noise, name, dict, "noise."), f"noise.{name}."
+        entry, place = typed(path, noise, name, dict, "noise."), f"noise.{name}."
         for key in ("sd", "detectable"):
             if reason := problem(entry.get(key), "number") or ("is negative" if entry[key] < 0 else ""):
                 raise InputError(f"{path}: {place}{key} {reason}")
-        seeds = _get(path, entry, "seeds", int, place)
-        if not 2 <= seeds <= _MOST_SEEDS:
-            raise InputError(f"{path}: {place}seeds must be from 2 to {_MOST_SEEDS:,}")
+        seeds = typed(path, entry, "seeds", int, place)
+        if not 2 <= seeds <= MOST_SEEDS:
+            raise InputError(f"{path}: {place}seeds must be from 2 to {MOST_SEEDS:,}")
         checked[name] = Noise(entry["sd"], seeds, entry["detectable"])
     return checked
 
@@ -476,10 +453,10 @@ def _checked_rows(path: Path, phases: dict[str, Any], place: str, meaning: str) 
     """The counts by row, `aten.mm @ Linear.forward`, of a file that holds them by owner. meaning: of the two counts."""
     checked: dict[str, dict[str, list[int]]] = {}
     for phase in phases:
-        owners = _get(path, phases, phase, dict, f"{place}.")
+        owners = typed(path, phases, phase, dict, f"{place}.")
         rows = checked[phase] = {}
         for owner in owners:
-            for what, counts in _get(path, owners, owner, dict, f"{place}.{phase}.").items():
+            for what, counts in typed(path, owners, owner, dict, f"{place}.{phase}.").items():
                 if not (isinstance(counts, list) and len(counts) == 2 and all(type(count) is int for count in counts)):
                     raise InputError(f"{path}: {place}.{phase}.{owner}.{what} must be two integers, {meaning}")
                 if reason := problem(counts):

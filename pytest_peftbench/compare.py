@@ -51,6 +51,8 @@ MAX_TENSORS = 10
 _TOLD_TOGETHER: frozenset[Verdict] = frozenset({"environment drift", "not comparable", "missing metric"})
 # What a finding about the base model itself has in place of a metric.
 BASE_MODEL = "base model"
+# What cannot move a base model: it has no adapter, and Python computes none of its numbers.
+_NO_CAUSE = frozenset({"peft", "python"})
 # What software and processor decide; a metric that needs another key is not comparable where that differs.
 _DRIFTING = ("torch", "transformers", "arithmetic")
 
@@ -400,13 +402,10 @@ def _drift(obtained: Baseline, expected: Baseline) -> list[str]:
 
 
 def _drifted(obtained: Baseline, expected: Baseline, drift: Iterable[str]) -> Finding:
-    """The environment's doing where something of it differs; else something moved the base model that nobody knows.
-
-    PEFT is no reason: the base model has no adapter.
-    """
+    """The environment's doing where something of it differs; else something moved the base model that nobody knows."""
     ours, theirs = obtained.environment, expected.environment
     told = "; ".join(drift)
-    if any(ours[key] != theirs[key] for key in ours.keys() & theirs.keys() - {"peft"}):
+    if any(ours[key] != theirs[key] for key in ours.keys() & theirs.keys() - _NO_CAUSE):
         return Finding("environment", "environment drift", reason=told)
     cause = "in the same environment, so it is the benchmark's own code, its base model or another library"
     return Finding(BASE_MODEL, "numerics changed", reason=f"{told}; {cause}")

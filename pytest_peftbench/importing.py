@@ -12,12 +12,14 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pytest_peftbench.baseline import DIGITS, Baseline, baseline_path, from_result, problem, write
 from pytest_peftbench.experiment import TRAIN_CONFIGS
-from pytest_peftbench.jsonfile import InputError, read_json
+from pytest_peftbench.jsonfile import InputError, read_json, typed
 from pytest_peftbench.result import CaseId, Result, SeedRun, Value
+
+_T = TypeVar("_T")
 
 MARK = "imported-"
 # PEFT's names of the test figures, by task; each in the last entry of `metrics`.
@@ -85,13 +87,14 @@ def read_result(file: Path, data: dict[str, Any]) -> Baseline:
     """The baseline that a result file stands for: ours holds all of it, PEFT's what is the same measure in both."""
     if "peftbench" in data:
         return from_result(Result.from_json(data, str(file)))
-    train, last = _object(file, data, "run_info", "train_config"), _last_metrics(file, data)
+    train, last = _typed(file, data, "run_info", "train_config", dict), _last_metrics(file, data)
     tasks = [task for task, name in _TASKS.items() if name in last]
     if len(tasks) != 1:
         raise InputError(f"{file}: train_info.metrics: the last entry holds none of {', '.join(_TASKS.values())}")
-    method, _, name = _text(file, data, "run_info", "experiment_name").partition("/")
+    method, _, name = _typed(file, data, "run_info", "experiment_name", str).partition("/")
     case = CaseId(tasks[0], Path(str(train.get("model_id", ""))).name, method, name)
     config = _get(file, data, "run_info", "peft_config")
+    seed = typed(file, {"seed": 0, **train}, "seed", int, "run_info.train_config.")
     quality: dict[str, Value] = {
         ours: _rounded(convert(_number(file, f"train_info.metrics: {theirs}", last[theirs])))
         for theirs, (ours, convert) in _QUALITY.items()
@@ -106,16 +109,16 @@ def read_result(file: Path, data: dict[str, Any]) -> Baseline:
             ours: _number(file, f"train_info.{theirs}", _get(file, data, "train_info", theirs))
             for ours, theirs in _COUNTS.items()
         },
-        seeds=[SeedRun(_seed(file, train), quality)],
+        seeds=[SeedRun(seed, quality)],
         imported={"file": file.name, **data},
     )
 
 
 def _environment(file: Path, data: dict[str, Any]) -> dict[str, str]:
-    packages, system = (_object(file, data, "meta_info", key) for key in ("package_info", "system_info"))
-    accelerator = system.get("accelerator", "unknown")
-    if not isinstance(accelerator, str) or not accelerator.strip():
-        raise InputError(f"{file}: meta_info.system_info.accelerator holds {accelerator!r}, expected text")
+    packages, system = (_typed(file, data, "meta_info", key, dict) for key in ("package_info", "system_info"))
+    accelerator = typed(file, {"accelerator": "unknown", **system}, "accelerator", str, "meta_info.system_info.")
+    if not accelerator.strip():
+        raise InputError(f"{file}: meta_info.system_info.accelerator is empty, so nobody knows what it was measured on")
     versions = {name: str(packages.get(f"{name}-version")).split("+")[0] for name in ("torch", "transformers", "peft")}
     return dict(
         sorted(
@@ -196,33 +199,17 @@ def _rounded(number: float) -> float:
     return float(f"{number:.{DIGITS}g}")
 
 
-def _object(file: Path, data: dict[str, Any], block: str, key: str) -> dict[str, Any]:
-    found = _get(file, data, block, key)
-    if not isinstance(found, dict):
-        raise InputError(f"{file}: {block}.{key} holds {found!r}, expected an object")
-    return found
-
-
-def _text(file: Path, data: dict[str, Any], block: str, key: str) -> str:
-    found = _get(file, data, block, key)
-    if not isinstance(found, str):
-        raise InputError(f"{file}: {block}.{key} holds {found!r}, expected text")
-    return found
+def _typed(file: Path, data: dict[str, Any], block: str, key: str, kind: type[_T]) -> _T:
+    _get(file, data, block, key)
+    return typed(file, data[block], key, kind, f"{block}.")
 
 
 def _last_metrics(file: Path, data: dict[str, Any]) -> dict[str, Any]:
-    found = _get(file, data, "train_info", "metrics")
-    if not isinstance(found, list) or not found or not all(isinstance(entry, dict) for entry in found):
+    found = _typed(file, data, "train_info", "metrics", list)
+    if not found or not all(isinstance(entry, dict) for entry in found):
         raise InputError(f"{file}: train_info.metrics must be a list of objects, the last of which holds the test")
     last: dict[str, Any] = found[-1]
     return last
-
-
-def _seed(file: Path, train: dict[str, Any]) -> int:
-    seed = train.get("seed", 0)
-    if type(seed) is not int:
-        raise InputError(f"{file}: run_info.train_config.seed holds {seed!r}, expected an integer")
-    return seed
 
 
 def _number(file: Path, place: str, value: Any) -> int | float:

@@ -7,10 +7,22 @@ import math
 import os
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+_T = TypeVar("_T")
 
 # Beyond any measurement, and still a float: a larger integer cannot even be divided.
 TOO_LARGE = 1e300
+# What messages call the types of JSON.
+TYPES = {
+    type(None): "null",
+    bool: "a boolean",
+    int: "an integer",
+    float: "a number",
+    str: "text",
+    list: "a list",
+    dict: "an object",
+}
 
 
 class InputError(ValueError):
@@ -40,6 +52,20 @@ def read_json(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: {key or 'the file'} is NaN or infinite, which cannot be compared")
     if not isinstance(value, dict):
         raise InputError(f"{path}: expected a JSON object, found {type(value).__name__}")
+    return value
+
+
+def typed(path: Path, data: dict[str, Any], key: str, kind: type[_T], prefix: str = "") -> _T:
+    """The value of a key. Raises InputError, naming file and key, where it is missing or of another type.
+
+    prefix: where `data` stands in the file, `case.`.
+    """
+    if key not in data:
+        raise InputError(f"{path}: key {prefix}{key} is missing")
+    value = data[key]
+    if type(value) is not kind:  # isinstance would take True for an integer
+        found = TYPES[type(value)]
+        raise InputError(f"{path}: {prefix}{key} holds {found}, expected {TYPES[kind]}")
     return value
 
 

@@ -23,7 +23,7 @@ POWER = 0.9
 TESTS = 400
 RESAMPLES = 99_999
 # More seeds than anyone will train.
-_MOST_SEEDS = 10_000
+MOST_SEEDS = 10_000
 
 
 def spread(values: Sequence[float]) -> float:
@@ -55,8 +55,8 @@ def detectable(margin: float, sd: float, known_seeds: int, seeds: int) -> float:
 
 
 def seeds_needed(margin: float, sd: float) -> int:
-    """Seeds with which the noise floor comes down to `margin`; at most _MOST_SEEDS."""
-    low, high = 2, _MOST_SEEDS
+    """Seeds with which the noise floor comes down to `margin`; at most MOST_SEEDS."""
+    low, high = 2, MOST_SEEDS
     while low < high:
         middle = (low + high) // 2
         low, high = (low, middle) if noise_floor(sd, middle, middle) <= margin else (middle + 1, high)

@@ -400,7 +400,7 @@ def with_base(base_rows=BASE_ROWS, own_rows=LOHA_ROWS, losses=(5.0, 4.0), **chan
     return replace(result, base=base)
 
 
-@pytest.mark.parametrize("key", ["transformers", "python"])
+@pytest.mark.parametrize("key", ["transformers", "diffusers"])
 def test_an_operator_more_in_the_base_model_is_no_adapter_s_fault(key):
     moved, known = ({**ENVIRONMENT, key: version} for version in ("3.0", "3.1"))
     base = {**BASE_ROWS, "aten.silu @ MLP.forward": [8, 0]}
@@ -412,10 +412,12 @@ def test_an_operator_more_in_the_base_model_is_no_adapter_s_fault(key):
     assert is_green(verdict)
 
 
-@pytest.mark.parametrize("moved", [ENVIRONMENT, {**ENVIRONMENT, "peft": "0.22.0"}])
+@pytest.mark.parametrize(
+    "moved", [ENVIRONMENT, {**ENVIRONMENT, "peft": "0.22.0"}, {**ENVIRONMENT, "python": "3.11.99"}]
+)
 def test_a_base_model_that_moves_in_the_same_environment_is_red(moved):
     """The benchmark's own loss or step may be at fault; PEFT, which the base model does not have, is not."""
-    known = {**ENVIRONMENT, "peft": "0.21.2"}
+    known = {**ENVIRONMENT, "peft": "0.21.2", "python": "3.11.2"}
     verdict = against(with_base(losses=[5.0, 4.1], environment={**known, **moved}), with_base(environment=known))
 
     assert verdict.verdict == "numerics changed"
