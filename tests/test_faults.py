@@ -12,6 +12,8 @@ import pytest
 from peft_copy import faulty_peft
 from support import REPOSITORY, make_suite, table
 
+from pytest_peftbench.environment import installed
+
 ON_Q_AND_V = {"target_modules": ["q_proj", "v_proj"], "task_type": "CAUSAL_LM"}
 EXPERIMENTS = {
     "lora/r4": ({"peft_type": "LORA", "r": 4, **ON_Q_AND_V}, None),
@@ -170,9 +172,9 @@ def test_a_delta_weight_computed_twice_is_a_regression_that_names_operator_and_f
     assert "first_losses" not in failure
 
 
-DRIFT = """\
+DRIFT = f"""\
 environment drift of MetaMathQA-mini: adapters are compared by what they add
-  torch 2.13.0 -> 2.99.0
+  torch {installed("torch")} -> 2.99.0
   base model decode_step.calls """
 
 
