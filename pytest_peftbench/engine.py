@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import gc
 import hashlib
 import json
 import tempfile
@@ -11,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from torch import Tensor, nn
 from pytest_peftbench import checks, footprint, timing
 from pytest_peftbench.environment import describe, deterministic, seed_everything
 from pytest_peftbench.experiment import ADAPTER_FILE, QUANTISED, Experiment
-from pytest_peftbench.footprint import Footprint
+from pytest_peftbench.footprint import Footprint, set_apart
 from pytest_peftbench.memory import MemoryTracker
 from pytest_peftbench.methods import Hooks, hooks_of, make_config
 from pytest_peftbench.metrics import digest, digest_of, fingerprint
@@ -42,7 +41,7 @@ from pytest_peftbench.tasks import Batch, Extra, Task, task_of
 from pytest_peftbench.training import Trainer
 
 # Counts up when the recipe changes so that its figures are no longer comparable with earlier ones.
-RECIPE_VERSION = 2
+RECIPE_VERSION = 3
 FIRST_LOSSES = 20
 # Of full fine-tuning on the probe batch, by which the base model shows what the environment does to its numbers.
 BASE_STEPS = 3
@@ -81,25 +80,15 @@ def run_experiment(
     """
     memory = memory or MemoryTracker(experiment.device)
     so_far = _SoFar()
-    _set_imports_apart()
     with deterministic(experiment.device), tempfile.TemporaryDirectory() as folder:
         try:
             case = _Case(experiment, base_model, task_data, Path(folder), memory, progress, so_far)
+            set_apart()
             return case.run(benchmark, second_stage)
         except torch.OutOfMemoryError as error:
             result = _out_of_memory(experiment, str(error), so_far, memory)
     memory.release()  # here, where the exception no longer holds on to models
     return result
-
-
-@cache
-def _set_imports_apart() -> None:
-    """Free the garbage collector of the objects of imported modules, some 400,000, at the first case only.
-
-    It runs before each measurement; going through these took a fifth of a second each time.
-    """
-    gc.collect()
-    gc.freeze()
 
 
 def try_out(experiment: Experiment, base_model: BaseModel, task_data: TaskData) -> dict[str, Value]:
@@ -513,26 +502,33 @@ class _Case:
         host_calls, _ = footprint.count_host_calls(lambda: self.inject(again, seed))
         return counted, host_calls
 
-    def decoding(self, model: nn.Module, steps: int, hooks: Hooks | None = None) -> Callable[[], None]:
+    def decoding(
+        self, model: nn.Module, steps: int, hooks: Hooks | None = None, experiment: Experiment | None = None
+    ) -> Callable[[], None]:
         """A function that takes `steps` decoding steps with the model."""
         inputs = (hooks or self.hooks).inputs
-        return partial(self.task.decode, model, self.data, self.experiment, steps, inputs)
+        return partial(self.task.decode, model, self.data, experiment or self.experiment, steps, inputs)
+
+    def timed(self) -> Experiment:
+        """The experiment with batches as they are timed: no larger than those of the real base model's recipe."""
+        size = min(self.config.batch_size, self.task.timed_batch_size)
+        return replace(self.experiment, train=replace(self.config, batch_size=size))
 
     def time(self, run: _Run, benchmark: Any = None, blocks: int = timing.BLOCKS) -> dict[str, Value]:
         """Step and decode time over those of the base model, fully fine-tuned, in interleaved blocks."""
         self.memory.release()  # what is left of a fully fine-tuned base model: here comes another
-        device, base, no_hooks = self.experiment.device, self.base(), hooks_of(None)
+        device, base, no_hooks, timed = self.experiment.device, self.base(), hooks_of(None), self.timed()
         run.model.train()
-        base_trainer = self.base_trainer(base)
-        step = partial(run.trainer.step, self.probe)
-        steps = timing.compare(step, partial(base_trainer.step, self.probe), device, blocks, _margin("step_time_ratio"))
+        batch = self.task.probe_batch(self.data, timed)
+        step, base_step = partial(run.trainer.step, batch), partial(self.base_trainer(base).step, batch)
+        steps = timing.compare(step, base_step, device, blocks, _margin("step_time_ratio"))
         if benchmark is not None:
             benchmark.pedantic(timing.waiting(step, device), rounds=timing.BLOCKS, warmup_rounds=1)
         run.model.eval()
         base.eval()
         decodes = timing.compare(
-            self.decoding(run.model, self.task.timed_steps),
-            self.decoding(base, self.task.timed_steps, no_hooks),
+            self.decoding(run.model, self.task.timed_steps, experiment=timed),
+            self.decoding(base, self.task.timed_steps, no_hooks, timed),
             device,
             blocks,
             _margin("decode_time_ratio"),

@@ -120,6 +120,7 @@ class _Case:
         self.notes = [self.stand_in.note] if self.stand_in.note else []
 
     def run(self, decode: bool) -> Result:
+        footprint.set_apart()
         with accelerator():
             model = self.model()
             metrics: dict[str, Value] = {"checkpoint.bytes": self.checkpoint_bytes(model)}

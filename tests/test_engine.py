@@ -239,6 +239,34 @@ def test_times_are_asked_for_with_their_metrics_margin_and_clocks_are_kept(monke
     assert (metrics["gpu.sm_clock_mhz"], metrics["gpu.throttled_blocks"]) == (1980, 42)
 
 
+@pytest.mark.parametrize(("batch_size", "timed"), [(2, 2), (6, 4)])
+def test_timed_are_batches_of_the_real_recipe_s_size_or_smaller_ones(monkeypatch, batch_size, timed):
+    sizes, found = [], []
+    real_step, real_decode = Trainer.step, TASK.decode
+
+    def step(trainer, batch):
+        sizes.append(len(batch["input_ids"]))
+        return real_step(trainer, batch)
+
+    def decode(model, data, experiment, *args):
+        sizes.append(experiment.train.batch_size)
+        real_decode(model, data, experiment, *args)
+
+    def compare(function, reference, *_):
+        sizes.clear()
+        function(), reference()
+        found.append(list(sizes))
+        return Timing(1.0, 1.0, 1.0, 0.01, ())
+
+    monkeypatch.setattr(Trainer, "step", step)
+    monkeypatch.setattr(TASK, "decode", decode)
+    monkeypatch.setattr(timing, "compare", compare)
+
+    run(make_experiment(batch_size=batch_size))
+
+    assert found == [[timed, timed], [timed, timed]]
+
+
 def test_times_that_would_be_red_are_taken_once_more_with_more_blocks(monkeypatch):
     asked = []
 

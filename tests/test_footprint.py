@@ -3,6 +3,7 @@ import json
 import os
 import subprocess
 import sys
+import weakref
 from dataclasses import asdict
 
 import peft
@@ -236,6 +237,22 @@ def test_the_garbage_collector_is_as_before_even_after_an_error():
         assert not gc.isenabled()
     finally:
         gc.enable()
+
+
+def test_what_was_set_apart_and_nobody_holds_any_more_goes_when_that_is_done_again():
+    cycle = nn.Linear(1, 1)
+    cycle.itself = [cycle]
+    alive = weakref.ref(cycle)
+    try:
+        footprint.set_apart()
+        del cycle
+        gc.collect()
+        assert alive() is not None
+
+        footprint.set_apart()
+        assert alive() is None
+    finally:
+        gc.unfreeze()
 
 
 def test_saved_bytes_are_the_activations_without_the_weights():

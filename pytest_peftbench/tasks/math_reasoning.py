@@ -66,6 +66,7 @@ class MathData:
 class MathReasoning:
     """See `tasks.Task`."""
 
+    timed_batch_size = 4
     timed_steps = 4
 
     def load_base_model(self, experiment: Experiment) -> nn.Module:
