@@ -37,7 +37,7 @@ from pytest_peftbench.result import (
     Value,
     mean,
 )
-from pytest_peftbench.tasks import Batch, Extra, Task, task_of
+from pytest_peftbench.tasks import Batch, Extra, Progress, Task, silent, task_of
 from pytest_peftbench.training import Trainer
 
 # Counts up when the recipe changes so that its figures are no longer comparable with earlier ones.
@@ -56,7 +56,6 @@ _BASE_TRAINING: dict[str, Any] = {
 
 BaseModel = Callable[[Experiment], nn.Module]
 TaskData = Callable[[Experiment], Any]
-Progress = Callable[[str], None]
 
 
 def run_experiment(
@@ -66,7 +65,7 @@ def run_experiment(
     *,
     memory: MemoryTracker | None = None,
     benchmark: Any = None,
-    progress: Progress = lambda text: None,
+    progress: Progress = silent,
     second_stage: Callable[[Result], SecondStage] | None = None,
 ) -> Result:
     """Train the experiment with each of its seeds, evaluate it, and measure it on the first seed's model.
@@ -95,7 +94,7 @@ def try_out(experiment: Experiment, base_model: BaseModel, task_data: TaskData) 
     """Train once and validate: the task's validation metric and `train_loss`, nothing measured or tested."""
     with deterministic(experiment.device), tempfile.TemporaryDirectory() as folder:
         memory = MemoryTracker(experiment.device)
-        return _Case(experiment, base_model, task_data, Path(folder), memory, lambda text: None).try_out()
+        return _Case(experiment, base_model, task_data, Path(folder), memory, silent).try_out()
 
 
 @dataclass(frozen=True)
@@ -262,6 +261,10 @@ class _Case:
         )
         return replace(result, metrics=metrics, peft=peft), stage.seeds
 
+    def telling(self, doing: str) -> Progress:
+        """Progress of a part of the work."""
+        return lambda text: self.progress(f"{doing}: {text}")
+
     # Models ---------------------------------------------------------------------------------------------------------
 
     def base(self, seed: int | None = None) -> nn.Module:
@@ -316,7 +319,7 @@ class _Case:
         """The base model's own figures, before an adapter is added to it."""
         key = self.reference_key(base_digest)
         if key not in _references:
-            evaluation = self.task.reference(base, self.data, self.experiment)
+            evaluation = self.task.reference(base, self.data, self.experiment, self.telling("base model"))
             _references[key] = _Reference(evaluation, self.base_output(base))
         return _references[key]
 
@@ -394,7 +397,8 @@ class _Case:
             reserved_bytes.append(self.memory.reserved_bytes())
             if validate and step % config.eval_steps == 0:
                 with _timed(validation_times_s):
-                    validation = task.validate(model.eval(), self.data, self.experiment, self.hooks.inputs)
+                    tell = self.telling(f"seed {seed}, validating")
+                    validation = task.validate(model.eval(), self.data, self.experiment, self.hooks.inputs, tell)
                 model.train()
                 validations.append(validation)
                 history.append({"step": step, **_peft_names(validation), **self.train_figures(step, losses)})
@@ -407,10 +411,10 @@ class _Case:
         self.so_far.phase = f"evaluating seed {seed}"
         self.so_far.metrics.update(memory.metrics())
         self.memory.reset()
-        self.progress(f"seed {seed}, evaluating")
+        tell = self.telling(f"seed {seed}, evaluating")
         with _timed(train_times_s):
             evaluation = task.evaluate(
-                model.eval(), self.data, self.experiment, self.hooks.inputs, reference.evaluation
+                model.eval(), self.data, self.experiment, self.hooks.inputs, reference.evaluation, tell
             )
         evaluate = self.memory.read()
         reserved_peaks.append(evaluate.reserved_peak_bytes or 0)

@@ -320,13 +320,18 @@ def test_a_text_too_short_for_the_prefix_is_an_error_that_names_the_key():
         run(make_experiment(PREFIX, init_kv_cache_prefix="Q"))
 
 
-def test_progress_tells_seed_and_step():
+def test_progress_tells_seed_step_and_how_far_an_evaluation_is():
     said = []
 
-    run(make_experiment(seeds=(0, 1)), progress=said.append)
+    run(make_experiment(seeds=(0, 1), batch_size_eval=3), progress=said.append)
 
     assert "seed 0, step 1/3" in said
+    assert "seed 0, validating: problems 0/2" in said
+    assert [text for text in said if "evaluating: problems" in text] == [
+        f"seed {seed}, evaluating: problems {done}/4" for seed in (0, 1) for done in (0, 3)
+    ]
     assert "seed 1, step 3/3" in said
+    assert "seed 1, evaluating: documents 0/3" in said
 
 
 # The same again

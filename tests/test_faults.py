@@ -14,6 +14,8 @@ from support import REPOSITORY, make_suite, table
 
 from pytest_peftbench.environment import installed
 
+pytestmark = pytest.mark.xdist_group("faults")
+
 ON_Q_AND_V = {"target_modules": ["q_proj", "v_proj"], "task_type": "CAUSAL_LM"}
 EXPERIMENTS = {
     "lora/r4": ({"peft_type": "LORA", "r": 4, **ON_Q_AND_V}, None),

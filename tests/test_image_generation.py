@@ -189,8 +189,11 @@ def test_the_weighting_scheme_weighs(data):
 
 
 def test_the_base_model_has_not_drifted_from_itself(data, base):
-    evaluation = TASK.evaluate(base, data, EXPERIMENT, no_extra, TASK.reference(base, data, EXPERIMENT))
+    said = []
+    reference = TASK.reference(base, data, EXPERIMENT, said.append)
+    evaluation = TASK.evaluate(base, data, EXPERIMENT, no_extra, reference)
 
+    assert said[0] == f"pictures 0/{len(EXPERIMENT.train.sample_image_prompts)}"
     assert evaluation.metrics["drift"] == pytest.approx(0, abs=1e-6)
     assert evaluation.metrics["images.changed"] == "differs"
     assert evaluation.metrics["test_dino_similarity"] <= 0.4
@@ -366,9 +369,9 @@ def test_an_adapter_that_is_ignored_when_drawing_is_red(lora, monkeypatch):
 def test_a_base_that_is_drawn_with_the_adapter_left_on_is_red_though_drift_looks_better(lora, monkeypatch):
     evaluate = type(TASK).evaluate
 
-    def with_adapter(self, model, data, experiment, extra, reference):
+    def with_adapter(self, model, data, experiment, extra, reference, progress):
         reference = image_generation._Base(*image_generation._draw_samples(model, data, experiment))
-        return evaluate(self, model, data, experiment, extra, reference)
+        return evaluate(self, model, data, experiment, extra, reference, progress)
 
     monkeypatch.setattr(type(TASK), "evaluate", with_adapter)
     result = verdict(lora)

@@ -28,9 +28,6 @@ from support import (
     write_json,
 )
 
-from pytest_peftbench.result import METRICS, by_lane
-
-PEFT_RESULTS = REPOSITORY.parent / "shared" / "peft-reference" / "MetaMathQA" / "results"
 FASTER = {"train_step.flops": 1_000_000_000}
 SLOWER = {"train_step.flops": 2_000_000_000}
 OTHER_BITS = {"adapter_sha256": "1" * 64}
@@ -894,110 +891,6 @@ def test_a_diverged_case_still_writes_its_result_with_null_for_nan(bench):
     assert "train_loss failed: is NaN" in output(result)
     block = json.loads((bench.path / "results/MetaMathQA/mini/loha--r4.json").read_text())["peftbench"]
     assert block["seeds"][0]["metrics"]["train_loss"] is None
-
-
-# Real training: the same small suite again and again, which must give the same bits
-
-ADAPTERS = ("-k", "loha or lora")
-REVERSED = """
-    def pytest_collection_modifyitems(items):
-        items.reverse()
-"""
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """A folder and three runs in it: one records, one compares in reverse order, one compares in parallel.
-
-    Each has another hash seed and writes its results to a folder of its name.
-    """
-    bench = Bench(tmp_path_factory.mktemp("trained"))
-    bench.trains()
-    bench.write("reversing.py", REVERSED)
-    runs = {
-        "recorded": bench.spawn(
-            "--peft-update-baselines", "--peft-seeds", "1", "--peft-json", "recorded", PYTHONHASHSEED="1"
-        ),
-        "reversed": bench.spawn("-p", "reversing", *ADAPTERS, "--peft-json", "reversed", PYTHONHASHSEED="2"),
-        "parallel": bench.spawn("-n", "2", *ADAPTERS, "--peft-json", "parallel", PYTHONHASHSEED="3"),
-    }
-    return bench.path, runs
-
-
-def results(folder):
-    """The results that a run wrote, by file name."""
-    files = sorted((folder / "MetaMathQA" / "mini").iterdir())
-    return {file.name: json.loads(file.read_text()) for file in files}
-
-
-def bits(result):
-    """All figures of a result that must be the same in each run."""
-    block = result["peftbench"]
-    lanes = ("exact", "numerics", "quality")
-    kept = {name for lane in lanes for name in by_lane(METRICS, lane)}
-    metrics = {name: value for name, value in block["metrics"].items() if name in kept}
-    return {**block, "metrics": metrics}
-
-
-def test_training_records_and_compares_green(trained):
-    _, runs = trained
-
-    for name, run in runs.items():
-        assert run.returncode == 0, f"{name}: {output(run)}"
-    assert table(runs["recorded"]) == dict.fromkeys(CASES, "recorded")
-    for name in ("reversed", "parallel"):
-        assert set(table(runs[name])) == {LOHA_CASE, LORA_CASE}
-        assert set(table(runs[name]).values()) <= {"identical", "within noise", "improved"}
-
-
-@pytest.mark.parametrize("run", ["reversed", "parallel"])
-def test_training_gives_the_same_bits_whatever_the_order_hash_seed_and_worker(trained, run):
-    folder, _ = trained
-
-    expected = results(folder / "recorded")
-    obtained = results(folder / run)
-
-    assert list(expected) == ["full-finetuning--default.json", "loha--r4.json", "lora--r4.json"]
-    assert list(obtained) == ["loha--r4.json", "lora--r4.json"]
-    for name in obtained:
-        assert bits(obtained[name]) == bits(expected[name])
-    seed = expected["loha--r4.json"]["peftbench"]["seeds"][0]
-    assert len(seed["metrics"]["adapter_sha256"]) == 64
-    assert len(seed["metrics"]["first_losses"]) == 3
-    assert len(seed["samples"]["test_correct"]) == 6
-
-
-def test_results_are_written_in_pefts_schema(trained):
-    folder, _ = trained
-
-    for name, result in results(folder / "recorded").items():
-        assert list(result) == ["run_info", "train_info", "meta_info", "peftbench"]
-        train_info = result["train_info"]
-        for key, value in train_info.items():
-            if key.startswith("accelerator_memory"):
-                assert type(value) is int
-        assert train_info["status"] == "success"
-        assert {"test accuracy", "forgetting", "train loss"} <= set(train_info["metrics"][-1])
-        packages = result["meta_info"]["package_info"]
-        assert {"bitsandbytes-version", "diffusers-version", "peft-version", "torch-version"} <= set(packages)
-        assert result["run_info"]["train_config"]["max_steps"] == 3
-        assert (result["run_info"]["peft_config"] is None) == name.startswith("full-finetuning")
-
-
-@pytest.mark.skipif(not PEFT_RESULTS.exists(), reason="PEFT's method_comparison is not beside the repository")
-def test_results_hold_each_key_that_pefts_own_results_hold(trained):
-    folder, _ = trained
-    ours = results(folder / "recorded")["lora--r4.json"]
-
-    for file in PEFT_RESULTS.glob("lora--*.json"):
-        theirs = json.loads(file.read_text())
-        for block in ("run_info", "train_info", "meta_info"):
-            assert set(theirs[block]) <= set(ours[block])
-        assert set(theirs["meta_info"]["package_info"]) <= set(ours["meta_info"]["package_info"])
-        for key in ("train_config", "peft_config"):
-            assert isinstance(ours["run_info"][key], type(theirs["run_info"][key]))
-        for key, value in theirs["train_info"].items():
-            assert type(ours["train_info"][key]) is type(value), key
 
 
 def test_a_mistake_in_the_adapters_config_is_told_without_a_traceback(bench):

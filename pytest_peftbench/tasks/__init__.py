@@ -15,6 +15,12 @@ from pytest_peftbench.result import Picture, Value
 Batch = dict[str, Tensor]
 # Keyword arguments that a method needs in each forward call, for a batch of that many items (see `methods`).
 Extra = Callable[[int], dict[str, Tensor]]
+# Shows a few words about what is being done, such as "problems 64/128".
+Progress = Callable[[str], None]
+
+
+def silent(text: str) -> None:
+    """Progress that nobody watches."""
 
 
 @dataclass(frozen=True)
@@ -69,13 +75,23 @@ class Task(Protocol):
         """Generate with exactly `steps` steps for one batch: tokens, the first of which reads the prompt, or noise
         removed with guidance."""
 
-    def reference(self, base: nn.Module, data: Any, experiment: Experiment) -> Any:
+    def reference(self, base: nn.Module, data: Any, experiment: Experiment, progress: Progress = silent) -> Any:
         """What `evaluate` compares with, measured once on the base model without adapter."""
 
-    def validate(self, model: nn.Module, data: Any, experiment: Experiment, extra: Extra) -> dict[str, Value]:
+    def validate(
+        self, model: nn.Module, data: Any, experiment: Experiment, extra: Extra, progress: Progress = silent
+    ) -> dict[str, Value]:
         """The metrics that are read while training, as `valid_accuracy`."""
 
-    def evaluate(self, model: nn.Module, data: Any, experiment: Experiment, extra: Extra, reference: Any) -> Evaluation:
+    def evaluate(
+        self,
+        model: nn.Module,
+        data: Any,
+        experiment: Experiment,
+        extra: Extra,
+        reference: Any,
+        progress: Progress = silent,
+    ) -> Evaluation:
         """Quality of a trained model on the test set, and what it forgot since `reference`."""
 
 

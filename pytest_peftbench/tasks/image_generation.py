@@ -27,7 +27,7 @@ from pytest_peftbench.experiment import Experiment, ImageTrainConfig
 from pytest_peftbench.jsonfile import InputError
 from pytest_peftbench.metrics import digest, drift, similarity
 from pytest_peftbench.result import Picture, Value
-from pytest_peftbench.tasks import Batch, Evaluation, Extra
+from pytest_peftbench.tasks import Batch, Evaluation, Extra, Progress, silent
 from pytest_peftbench.tiny import IMAGE_DATA, IMAGE_MODEL
 
 TINY = "tiny"
@@ -214,18 +214,28 @@ class ImageGeneration:
         seeds = list(range(len(prompts)))
         _generate(model, data, prompts, seeds, experiment, steps=steps, output_type="latent")
 
-    def reference(self, base: nn.Module, data: ImageData, experiment: Experiment) -> _Base:
-        return _Base(*_draw_samples(base, data, experiment))
+    def reference(
+        self, base: nn.Module, data: ImageData, experiment: Experiment, progress: Progress = silent
+    ) -> _Base:
+        return _Base(*_draw_samples(base, data, experiment, progress))
 
-    def validate(self, model: nn.Module, data: ImageData, experiment: Experiment, extra: Extra) -> dict[str, Value]:
-        drawn = _draw(model, data, _prompts(data.valid) * REPEATS, VALID_SEED, experiment)
+    def validate(
+        self, model: nn.Module, data: ImageData, experiment: Experiment, extra: Extra, progress: Progress = silent
+    ) -> dict[str, Value]:
+        drawn = _draw(model, data, _prompts(data.valid) * REPEATS, VALID_SEED, experiment, progress)
         return {"valid_dino_similarity": similarity(_likeness(data, drawn, data.valid))}
 
     def evaluate(
-        self, model: nn.Module, data: ImageData, experiment: Experiment, extra: Extra, reference: _Base
+        self,
+        model: nn.Module,
+        data: ImageData,
+        experiment: Experiment,
+        extra: Extra,
+        reference: _Base,
+        progress: Progress = silent,
     ) -> Evaluation:
-        concept = _draw(model, data, _prompts(data.test) * REPEATS, TEST_SEED, experiment)
-        samples, unrelated = _draw_samples(model, data, experiment)
+        concept = _draw(model, data, _prompts(data.test) * REPEATS, TEST_SEED, experiment, progress)
+        samples, unrelated = _draw_samples(model, data, experiment, progress)
         likeness = _likeness(data, concept, data.test)
         cosines = (_embed_images(data, unrelated.images) * _embed_images(data, reference.unrelated.images)).sum(-1)
         changed = unrelated.hashes() != reference.unrelated.hashes()
@@ -379,17 +389,26 @@ def _prompts(examples: Sequence[Example]) -> list[str]:
     return [example.prompt for example in examples]
 
 
-def _draw_samples(model: nn.Module, data: ImageData, experiment: Experiment) -> tuple[_Drawn, _Drawn]:
+def _draw_samples(
+    model: nn.Module, data: ImageData, experiment: Experiment, progress: Progress = silent
+) -> tuple[_Drawn, _Drawn]:
     """Samples of the concept, and pictures of the unrelated prompts that drift is measured on."""
     config = _config(experiment)
-    draw = partial(_draw, model, data, experiment=experiment)
+    draw = partial(_draw, model, data, experiment=experiment, progress=progress)
     return draw(config.sample_image_prompts, SAMPLE_SEED), draw(config.drift_image_prompts, DRIFT_SEED)
 
 
-def _draw(model: nn.Module, data: ImageData, prompts: list[str], first_seed: int, experiment: Experiment) -> _Drawn:
+def _draw(
+    model: nn.Module,
+    data: ImageData,
+    prompts: list[str],
+    first_seed: int,
+    experiment: Experiment,
+    progress: Progress = silent,
+) -> _Drawn:
     """A picture of each prompt, seeds counted up from `first_seed`."""
     seeds = [first_seed + number for number in range(len(prompts))]
-    return _Drawn(prompts, seeds, _generate(model, data, prompts, seeds, experiment))
+    return _Drawn(prompts, seeds, _generate(model, data, prompts, seeds, experiment, progress=progress))
 
 
 def _generate(
@@ -401,6 +420,7 @@ def _generate(
     *,
     steps: int | None = None,
     output_type: str = "pil",
+    progress: Progress = silent,
 ) -> list[Any]:
     """What the pipeline draws with the model as its transformer, guided away from the empty prompt."""
     from diffusers.training_utils import offload_models
@@ -414,6 +434,7 @@ def _generate(
         # latents need no VAE: moving its weights would be timed as part of a denoising step
         with offload_models(pipeline.vae, device=device, offload=output_type != "latent"):
             for start in range(0, len(prompts), config.batch_size_eval):
+                progress(f"pictures {start}/{len(prompts)}")
                 chunk = slice(start, start + config.batch_size_eval)
                 embeddings = torch.stack([data.embeddings[prompt] for prompt in prompts[chunk]]).to(device)
                 images += pipeline(

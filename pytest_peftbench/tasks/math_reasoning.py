@@ -25,7 +25,7 @@ from pytest_peftbench.experiment import QUANTISED, Experiment, MathTrainConfig
 from pytest_peftbench.jsonfile import InputError
 from pytest_peftbench.metrics import forgetting, is_correct, token_losses
 from pytest_peftbench.result import Value
-from pytest_peftbench.tasks import Batch, Evaluation, Extra
+from pytest_peftbench.tasks import Batch, Evaluation, Extra, Progress, silent
 from pytest_peftbench.tiny import MATH_DATA, MATH_MODEL
 
 TINY = "tiny"
@@ -162,19 +162,29 @@ class MathReasoning:
         batch = _pad(prompts, data.tokenizer, experiment.device, side="left")
         _generate(model, data, batch, {"max_new_tokens": steps, "min_new_tokens": steps}, extra)
 
-    def reference(self, base: nn.Module, data: MathData, experiment: Experiment) -> list[Tensor]:
+    def reference(
+        self, base: nn.Module, data: MathData, experiment: Experiment, progress: Progress = silent
+    ) -> list[Tensor]:
         """Losses of each document's tokens under the base model."""
-        return _document_losses(base, data, experiment, extra=lambda _: {})
+        return _document_losses(base, data, experiment, lambda _: {}, progress)
 
-    def validate(self, model: nn.Module, data: MathData, experiment: Experiment, extra: Extra) -> dict[str, Value]:
-        correct = _solve(model, data, data.valid, experiment, extra)
+    def validate(
+        self, model: nn.Module, data: MathData, experiment: Experiment, extra: Extra, progress: Progress = silent
+    ) -> dict[str, Value]:
+        correct = _solve(model, data, data.valid, experiment, extra, progress)
         return {"valid_accuracy": sum(correct) / len(correct)}
 
     def evaluate(
-        self, model: nn.Module, data: MathData, experiment: Experiment, extra: Extra, reference: list[Tensor]
+        self,
+        model: nn.Module,
+        data: MathData,
+        experiment: Experiment,
+        extra: Extra,
+        reference: list[Tensor],
+        progress: Progress = silent,
     ) -> Evaluation:
-        correct = _solve(model, data, data.test, experiment, extra)
-        losses = _document_losses(model, data, experiment, extra)
+        correct = _solve(model, data, data.test, experiment, extra, progress)
+        losses = _document_losses(model, data, experiment, extra, progress)
         rises = [forgetting(before, after) for before, after in zip(reference, losses, strict=True)]
         return Evaluation(
             {
@@ -259,18 +269,26 @@ def _generate(model: nn.Module, data: MathData, batch: Batch, kwargs: dict[str, 
     return tokens[:, prompt_tokens:]
 
 
-def _by_length(lengths: Sequence[int], size: int) -> Iterator[list[int]]:
+def _by_length(lengths: Sequence[int], size: int, what: str, progress: Progress) -> Iterator[list[int]]:
     """Indices in batches of `size`, longest first: little padding, and what does not fit in memory fails at once."""
     order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
-    return (order[start : start + size] for start in range(0, len(order), size))
+    for start in range(0, len(order), size):
+        progress(f"{what} {start}/{len(order)}")
+        yield order[start : start + size]
 
 
 def _solve(
-    model: nn.Module, data: MathData, problems: list[Problem], experiment: Experiment, extra: Extra
+    model: nn.Module,
+    data: MathData,
+    problems: list[Problem],
+    experiment: Experiment,
+    extra: Extra,
+    progress: Progress = silent,
 ) -> list[bool]:
     """Whether each problem is solved, in the given order."""
     correct = [False] * len(problems)
-    for chunk in _by_length([len(problem.prompt) for problem in problems], experiment.train.batch_size_eval):
+    lengths = [len(problem.prompt) for problem in problems]
+    for chunk in _by_length(lengths, experiment.train.batch_size_eval, "problems", progress):
         batch = _pad([problems[index].prompt for index in chunk], data.tokenizer, experiment.device, side="left")
         tokens = _generate(model, data, batch, _config(experiment).generation_kwargs, extra)
         answers = data.tokenizer.batch_decode(tokens, skip_special_tokens=True)
@@ -280,13 +298,15 @@ def _solve(
 
 
 @torch.inference_mode()
-def _document_losses(model: nn.Module, data: MathData, experiment: Experiment, extra: Extra) -> list[Tensor]:
+def _document_losses(
+    model: nn.Module, data: MathData, experiment: Experiment, extra: Extra, progress: Progress
+) -> list[Tensor]:
     """Per-token losses of each document, in nats, on the CPU, in the given order."""
     losses = [torch.empty(0)] * len(data.documents)
     lengths = [len(ids) for ids in data.documents]
     # at Llama 3's vocabulary fifty documents of 768 tokens have 5e9 logits, and the losses want them in float32
     at_once = max(1, _MOST_LOGITS // (max(lengths) * len(data.tokenizer)))
-    for chunk in _by_length(lengths, min(experiment.train.batch_size_eval, at_once)):
+    for chunk in _by_length(lengths, min(experiment.train.batch_size_eval, at_once), "documents", progress):
         batch = _pad([data.documents[index] for index in chunk], data.tokenizer, experiment.device, side="right")
         logits = TASK.output(model, {**batch, **extra(len(chunk))})
         rows = token_losses(logits, batch["input_ids"], batch["attention_mask"]).cpu()
