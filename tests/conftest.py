@@ -16,13 +16,6 @@ torch.set_num_threads(1)
 pytest_plugins = ["pytester"]
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_cmdline_main(config):
-    """Run the tests of an `xdist_group` in one worker: they share a fixture that takes up to a minute to make."""
-    if getattr(config.option, "numprocesses", None) and config.option.dist == "no":
-        config.option.dist = "loadgroup"
-
-
 @pytest.fixture
 def bench(pytester, monkeypatch):
     """A folder with a suite of three experiments, MetaMathQA/mini, and a test whose results are not measured."""

@@ -30,6 +30,14 @@ LORA = {"peft_type": "LORA", "r": 4, "target_modules": ["q_proj", "v_proj"], "ta
 LOHA = {"peft_type": "LOHA", "r": 4, "target_modules": ["q_proj", "v_proj"], "task_type": "CAUSAL_LM"}
 
 
+def unmeasured():
+    """The environment of a process that trains: taking its coverage would make it a third slower.
+
+    What it runs is covered by the tests that run in this process.
+    """
+    return {name: value for name, value in os.environ.items() if name != "COVERAGE_PROCESS_CONFIG"}
+
+
 def skip_under_an_older_peft():
     """Skip a module that reads the embedded suite, which holds methods that an older PEFT does not know."""
     (pinned,) = re.findall(r"^peft==(.+)$", (REPOSITORY / "constraints.txt").read_text(), re.MULTILINE)
@@ -232,7 +240,7 @@ class Bench:
         return subprocess.run(
             [sys.executable, "-m", "pytest", *PLUGINS, *map(str, arguments)],
             cwd=self.path,
-            env={**os.environ, **environment},
+            env={**unmeasured(), **environment},
             capture_output=True,
             text=True,
             timeout=240,

@@ -10,11 +10,9 @@ from pathlib import Path
 
 import pytest
 from peft_copy import faulty_peft
-from support import REPOSITORY, make_suite, table
+from support import REPOSITORY, make_suite, table, unmeasured
 
 from pytest_peftbench.environment import installed
-
-pytestmark = pytest.mark.xdist_group("faults")
 
 ON_Q_AND_V = {"target_modules": ["q_proj", "v_proj"], "task_type": "CAUSAL_LM"}
 EXPERIMENTS = {
@@ -108,7 +106,7 @@ class Benchmark:
 
     def run(self, *arguments, peft=None, **variables):
         """The benchmark in a process of its own, with the PEFT in folder `peft`."""
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+        environment = {name: value for name, value in unmeasured().items() if not name.startswith("PYTEST_")}
         environment |= variables
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [peft and str(peft), environment.get("PYTHONPATH")]))
         environment["COLUMNS"] = "200"

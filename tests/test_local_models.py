@@ -8,8 +8,6 @@ from support import REAL_TEST, Bench, make_suite, output, small_llama, write_jso
 
 from pytest_peftbench.tiny import IMAGE_DATA, IMAGE_MODEL, MATH_MODEL
 
-pytestmark = pytest.mark.xdist_group("local models")
-
 LORA = {"peft_type": "LORA", "r": 4, "target_modules": ["q_proj", "v_proj"], "task_type": "CAUSAL_LM"}
 IMAGE_LORA = {"peft_type": "LORA", "r": 4, "target_modules": ["to_q", "to_v"]}
 CASES = {

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support import LORA, REPOSITORY, make_suite, write_json
+from support import LORA, REPOSITORY, make_suite, unmeasured, write_json
 
 _spec = importlib.util.spec_from_file_location("against_peft", REPOSITORY / "perf" / "against_peft.py")
 perf = importlib.util.module_from_spec(_spec)
@@ -47,7 +47,7 @@ def checkout(folder, status="success", results="temporary_results"):
 
 def against_peft(*arguments):
     command = [sys.executable, str(REPOSITORY / "perf" / "against_peft.py"), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, env=unmeasured(), capture_output=True, text=True, timeout=300)
 
 
 def test_both_run_the_experiment_and_the_ratio_is_told(tmp_path):

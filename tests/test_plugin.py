@@ -19,8 +19,6 @@ from support import (
     LORA_CASE,
     OWN_EXPERIMENT,
     PLUGINS,
-    REPOSITORY,
-    Bench,
     assert_usage_error,
     make_suite,
     output,

@@ -113,10 +113,14 @@ def test_what_the_meta_device_cannot_run_is_refused_by_key(change, words):
         real_shapes.count(experiment)
 
 
-def test_a_base_model_without_figures_is_refused_by_name():
+def test_a_base_model_without_figures_is_refused_by_name(monkeypatch):
+    def offline(*_):
+        raise ConnectionError
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", offline)
     experiment = replace(TINY["lora/rank8"], train=replace(TINY["lora/rank8"].train, model_id="nobody/Nothing-1B"))
 
-    with pytest.raises(InputError, match=r"nobody/Nothing-1B.*Llama-3\.2-3B"):
+    with pytest.raises(InputError, match=r"nobody/Nothing-1B.*Llama-3\.2-3B.*ConnectionError"):
         read_architecture(experiment)
 
 

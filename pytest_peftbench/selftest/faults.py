@@ -600,7 +600,8 @@ QUALITY = (
             Edit(
                 f"{_TASK}:MathReasoning.evaluate",
                 "correct = _solve(model, data, data.test, experiment, extra, progress)",
-                "with model.disable_adapter():\n    correct = _solve(model, data, data.test, experiment, extra, progress)",
+                "with model.disable_adapter():\n"
+                "    correct = _solve(model, data, data.test, experiment, extra, progress)",
             ),
         ),
     ),

@@ -214,9 +214,7 @@ class ImageGeneration:
         seeds = list(range(len(prompts)))
         _generate(model, data, prompts, seeds, experiment, steps=steps, output_type="latent")
 
-    def reference(
-        self, base: nn.Module, data: ImageData, experiment: Experiment, progress: Progress = silent
-    ) -> _Base:
+    def reference(self, base: nn.Module, data: ImageData, experiment: Experiment, progress: Progress = silent) -> _Base:
         return _Base(*_draw_samples(base, data, experiment, progress))
 
     def validate(

@@ -87,7 +87,6 @@ def few():
         yield Few(monkeypatch)
 
 
-@pytest.mark.xdist_group("catalogue")
 @pytest.mark.parametrize(("experiment", "name"), FOR_REAL)
 def test_the_fault_is_caught_by_the_metric_that_should_tell_it(few, tmp_path, experiment, name):
     fault = next(fault for fault in FAULTS if (fault.experiment, fault.name) == (experiment, name))
@@ -97,7 +96,6 @@ def test_the_fault_is_caught_by_the_metric_that_should_tell_it(few, tmp_path, ex
     assert {finding.verdict for finding in outcome.caught_by} == {fault.verdict}
 
 
-@pytest.mark.xdist_group("catalogue")
 @pytest.mark.parametrize("experiment", sorted({experiment for experiment, _ in FOR_REAL}))
 def test_without_a_fault_the_same_case_is_identical(few, experiment):
     assert few.verdict(experiment).verdict == "identical"

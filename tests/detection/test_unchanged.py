@@ -7,8 +7,6 @@ from support import CASES, LOHA_CASE, LORA_CASE, REPOSITORY, Bench, output, tabl
 
 from pytest_peftbench.result import METRICS, by_lane
 
-pytestmark = pytest.mark.xdist_group("unchanged")
-
 PEFT_RESULTS = REPOSITORY.parent / "shared" / "peft-reference" / "MetaMathQA" / "results"
 ADAPTERS = ("-k", "loha or lora")
 REVERSED = """
