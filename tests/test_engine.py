@@ -1,9 +1,6 @@
 import gc
 import json
 import math
-import os
-import subprocess
-import sys
 import time
 import weakref
 from dataclasses import replace
@@ -344,36 +341,6 @@ def test_two_runs_give_the_same_bits(lora):
     assert again.seeds == lora.seeds
     assert again.operators == lora.operators
     assert again.case_version == lora.case_version
-
-
-IN_A_FRESH_PROCESS = """
-import json, sys
-from pytest_peftbench import environment
-environment.pin()
-sys.path.insert(0, {tests!r})
-import test_engine
-from pytest_peftbench import timing
-from pytest_peftbench.tasks.math_reasoning import TASK
-from pytest_peftbench.timing import Timing
-from pytest_peftbench.training import Trainer
-timing.compare = lambda *_, **__: Timing(1.0, 1.0, 1.0, 0.01, ())
-result = test_engine.run()
-print(json.dumps([test_engine.exact(result), [seed.__dict__ for seed in result.seeds], result.operators,
-                  result.case_version]))
-"""
-
-
-def test_a_fresh_process_with_another_hash_seed_gives_the_same_bits(lora):
-    answer = subprocess.run(
-        [sys.executable, "-c", IN_A_FRESH_PROCESS.format(tests=os.path.dirname(__file__))],
-        env={**os.environ, "PYTHONHASHSEED": "7"},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-
-    there = json.loads(answer.stdout.splitlines()[-1])
-    assert there == [exact(lora), [seed.__dict__ for seed in lora.seeds], lora.operators, lora.case_version]
 
 
 def test_compared_with_itself_a_case_is_identical(lora, tmp_path):
