@@ -115,8 +115,9 @@ def measure(
 def set_apart() -> None:
     """Take what is there now, imported modules above all, out of the garbage collector's rounds.
 
-    It runs before each measurement; going through the 400,000 objects that PEFT and transformers make takes a fifth of
-    a second each time. Call it before a model is made. What it set apart earlier and nobody holds any more is freed.
+    The collector runs before each measurement; going through the 400,000 objects that PEFT and transformers make takes
+    a fifth of a second each time. Call this before a model is made. What was set apart earlier and nobody holds any
+    more is freed.
     """
     gc.unfreeze()
     gc.collect()

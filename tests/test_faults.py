@@ -219,6 +219,20 @@ def test_a_method_that_costs_more_is_alone_red_under_another_torch(run_with):
     assert "must be equal, beside what changed in the base model" in result.failure(LOHA)
 
 
+def test_a_scaling_that_is_two_per_cent_off_is_never_green(run_with):
+    result = run_with(
+        "tuners/lora/layer.py",
+        "lora_B(lora_A(dropout(x))) * scaling",
+        "lora_B(lora_A(dropout(x))) * (scaling * 1.02)",
+        times=2,
+    )
+
+    assert result.code == 1
+    assert result.verdicts[LOHA] == "identical"
+    assert result.verdicts[LORA] in ("regressed", "numerics changed")
+    assert "first_losses numerics changed" in result.failure(LORA)
+
+
 def test_a_disabled_adapter_that_still_acts_is_a_lost_capability(run_with):
     result = run_with(
         "peft_model.py",
@@ -263,6 +277,21 @@ def test_a_checkpoint_that_lost_a_tensor_is_a_regression_though_it_is_smaller(ru
         assert "reload.same_output regressed: ok -> differs" in failure
         assert "checkpoint.tensors regressed: 1 changed" in failure
         assert "checkpoint.bytes improved" in failure
+
+
+def test_a_merge_that_is_one_per_cent_off_is_a_regression(run_with):
+    result = run_with(
+        "tuners/lora/layer.py",
+        "base_layer.weight.data += delta_weight\n",
+        "base_layer.weight.data += delta_weight * 1.01\n",
+        times=2,
+    )
+
+    assert result.code == 1
+    assert result.verdicts == {LORA: "regressed", LOHA: "identical"}
+    failure = result.failure(LORA)
+    assert "merge.same_output regressed: ok -> differs (capability lost)" in failure
+    assert "unmerge.restores_base regressed: ok -> differs (capability lost)" in failure
 
 
 def test_a_factor_that_no_longer_trains_is_never_green_though_it_is_cheaper(run_with):

@@ -3,12 +3,11 @@
 import json
 
 import pytest
-from support import CASES, LOHA_CASE, LORA_CASE, REPOSITORY, Bench, output, table
+from support import CASES, REPOSITORY, Bench, output, table
 
 from pytest_peftbench.result import METRICS, by_lane
 
 PEFT_RESULTS = REPOSITORY.parent / "shared" / "peft-reference" / "MetaMathQA" / "results"
-ADAPTERS = ("-k", "loha or lora")
 REVERSED = """
     def pytest_collection_modifyitems(items):
         items.reverse()
@@ -28,8 +27,8 @@ def trained(tmp_path_factory):
         "recorded": bench.spawn(
             "--peft-update-baselines", "--peft-seeds", "1", "--peft-json", "recorded", PYTHONHASHSEED="1"
         ),
-        "reversed": bench.spawn("-v", "-p", "reversing", *ADAPTERS, "--peft-json", "reversed", PYTHONHASHSEED="2"),
-        "parallel": bench.spawn("-n", "2", *ADAPTERS, "--peft-json", "parallel", PYTHONHASHSEED="3"),
+        "reversed": bench.spawn("-v", "-p", "reversing", "--peft-json", "reversed", PYTHONHASHSEED="2"),
+        "parallel": bench.spawn("-n", "2", "--peft-json", "parallel", PYTHONHASHSEED="3"),
     }
     return bench.path, runs
 
@@ -56,8 +55,7 @@ def test_training_records_and_compares_green(trained):
         assert run.returncode == 0, f"{name}: {output(run)}"
     assert table(runs["recorded"]) == dict.fromkeys(CASES, "recorded")
     for name in ("reversed", "parallel"):
-        assert set(table(runs[name])) == {LOHA_CASE, LORA_CASE}
-        assert set(table(runs[name]).values()) <= {"identical", "within noise", "improved"}
+        assert table(runs[name]) == dict.fromkeys(CASES, "identical")
 
 
 def test_the_other_order_is_another_order(trained):
@@ -65,7 +63,7 @@ def test_the_other_order_is_another_order(trained):
 
     ran = [line for line in runs["reversed"].stdout.splitlines() if "PASSED" in line]
 
-    assert [case for line in ran for case in CASES if f"[{case}]" in line] == [LORA_CASE, LOHA_CASE]
+    assert [case for line in ran for case in CASES if f"[{case}]" in line] == CASES[::-1]
     assert "2 workers" in runs["parallel"].stdout
 
 
@@ -76,8 +74,7 @@ def test_training_gives_the_same_bits_whatever_the_order_hash_seed_and_worker(tr
     expected = results(folder / "recorded")
     obtained = results(folder / run)
 
-    assert list(expected) == ["full-finetuning--default.json", "loha--r4.json", "lora--r4.json"]
-    assert list(obtained) == ["loha--r4.json", "lora--r4.json"]
+    assert list(obtained) == list(expected) == ["full-finetuning--default.json", "loha--r4.json", "lora--r4.json"]
     for name in obtained:
         assert bits(obtained[name]) == bits(expected[name])
     seed = expected["loha--r4.json"]["peftbench"]["seeds"][0]
