@@ -41,7 +41,7 @@ from pytest_peftbench.tasks import Batch, Extra, Progress, Task, silent, task_of
 from pytest_peftbench.training import Trainer
 
 # Counts up when the recipe changes so that its figures are no longer comparable with earlier ones.
-RECIPE_VERSION = 3
+RECIPE_VERSION = 4
 FIRST_LOSSES = 20
 # Of full fine-tuning on the probe batch, by which the base model shows what the environment does to its numbers.
 BASE_STEPS = 3
@@ -514,9 +514,9 @@ class _Case:
         return partial(self.task.decode, model, self.data, experiment or self.experiment, steps, inputs)
 
     def timed(self) -> Experiment:
-        """The experiment with batches as they are timed: no larger than those of the real base model's recipe."""
-        size = min(self.config.batch_size, self.task.timed_batch_size)
-        return replace(self.experiment, train=replace(self.config, batch_size=size))
+        """The experiment with batches as they are timed."""
+        rows = timing.rows(self.config.batch_size, self.experiment.device)
+        return replace(self.experiment, train=replace(self.config, batch_size=rows))
 
     def time(self, run: _Run, benchmark: Any = None, blocks: int = timing.BLOCKS) -> dict[str, Value]:
         """Step and decode time over those of the base model, fully fine-tuned, in interleaved blocks."""
@@ -527,7 +527,7 @@ class _Case:
         step, base_step = partial(run.trainer.step, batch), partial(self.base_trainer(base).step, batch)
         steps = timing.compare(step, base_step, device, blocks, _margin("step_time_ratio"))
         if benchmark is not None:
-            benchmark.pedantic(timing.waiting(step, device), rounds=timing.BLOCKS, warmup_rounds=1)
+            benchmark.pedantic(timing.waiting(step, device), rounds=timing.BLOCKS)
         run.model.eval()
         base.eval()
         decodes = timing.compare(

@@ -64,6 +64,15 @@ class _Block:
     sm_mhz: int | None
 
 
+def rows(batch_size: int, device: str) -> int:
+    """How many rows a timed step has: on a CPU one, on an accelerator all of the training batch.
+
+    A CPU is timed for the host's work, which the counters do not see and which does not grow with the rows; that of
+    the operators is counted exactly. An accelerator's time with few rows is the host's again.
+    """
+    return 1 if torch.device(device).type == "cpu" else batch_size
+
+
 def compare(
     function: Callable[[], object],
     reference: Callable[[], object],

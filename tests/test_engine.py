@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from support import DEFAULTS, LOHA, LORA, REPOSITORY, small_llama
+from support import DEFAULTS, LOHA, LORA, small_llama
 from torch import nn
 
 from pytest_peftbench import engine, metrics, timing
@@ -20,7 +20,6 @@ from pytest_peftbench.jsonfile import InputError
 from pytest_peftbench.metrics import digest
 from pytest_peftbench.peft_schema import peft_fields
 from pytest_peftbench.result import METRICS, CaseId, SecondStage
-from pytest_peftbench.tasks import image_generation
 from pytest_peftbench.tasks.math_reasoning import TASK
 from pytest_peftbench.timing import Timing
 from pytest_peftbench.training import Trainer
@@ -237,8 +236,7 @@ def test_times_are_asked_for_with_their_metrics_margin_and_clocks_are_kept(monke
     assert (metrics["gpu.sm_clock_mhz"], metrics["gpu.throttled_blocks"]) == (1980, 42)
 
 
-@pytest.mark.parametrize(("batch_size", "timed"), [(2, 2), (6, 4)])
-def test_timed_are_batches_of_the_real_recipe_s_size_or_smaller_ones(monkeypatch, batch_size, timed):
+def test_on_a_cpu_one_row_is_timed(monkeypatch):
     sizes, found = [], []
     real_step, real_decode = Trainer.step, TASK.decode
 
@@ -260,19 +258,13 @@ def test_timed_are_batches_of_the_real_recipe_s_size_or_smaller_ones(monkeypatch
     monkeypatch.setattr(TASK, "decode", decode)
     monkeypatch.setattr(timing, "compare", compare)
 
-    run(make_experiment(batch_size=batch_size))
+    run(make_experiment(batch_size=6))
 
-    assert found == [[timed, timed], [timed, timed]]
+    assert found == [[1, 1], [1, 1]]
 
 
-@pytest.mark.parametrize(
-    ("task", "suite"),
-    [(TASK, "MetaMathQA/llama-3.2-3B"), (image_generation.TASK, "image-gen/flux2-klein-4B")],
-)
-def test_no_step_of_the_real_recipe_is_timed_with_a_smaller_batch(task, suite):
-    params = json.loads((REPOSITORY / "benchmarks" / suite / "default_training_params.json").read_text())
-
-    assert task.timed_batch_size == params["batch_size"]
+def test_an_accelerator_is_timed_with_the_whole_batch():
+    assert timing.rows(6, "cuda:0") == 6
 
 
 def test_times_that_would_be_red_are_taken_once_more_with_more_blocks(monkeypatch):

@@ -42,12 +42,9 @@ class Data(Protocol):
 class Task(Protocol):
     """What the engine needs of a task. Models are on their device already; batches are put there by the task.
 
-    timed_batch_size: of the training and generation steps that are timed, at most. It is that of the real base model's
-    recipe; with more rows the embedded one only takes longer. timed_steps: how many steps of generation are timed in
-    one go.
+    timed_steps: how many steps of generation are timed in one go.
     """
 
-    timed_batch_size: int
     timed_steps: int
 
     def load_base_model(self, experiment: Experiment) -> nn.Module:
@@ -63,7 +60,7 @@ class Task(Protocol):
         """Endless training batches, in an order drawn from `seed`."""
 
     def probe_batch(self, data: Any, experiment: Experiment) -> Batch:
-        """The fixed training batch that counters, checks and, a smaller one, step times are taken on."""
+        """The fixed training batch that counters, checks and, on an accelerator, step times are taken on."""
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Mean training loss of one batch, a scalar."""

@@ -114,7 +114,6 @@ class _Base:
 class ImageGeneration:
     """See `tasks.Task`."""
 
-    timed_batch_size = 2
     timed_steps = 1
 
     def load_base_model(self, experiment: Experiment) -> nn.Module:
