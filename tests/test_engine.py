@@ -278,8 +278,8 @@ def test_times_that_would_be_red_are_taken_once_more_with_more_blocks(monkeypatc
 
     result = run(second_stage=lambda first: SecondStage((), retime=first.metrics["step_time_ratio"] == 1.7))
 
-    assert asked == [7, 7, 21, 21]
-    assert result.metrics["step_time_ratio"] == result.metrics["decode_time_ratio"] == 3.1
+    assert asked == [7, 7, 63, 63]
+    assert result.metrics["step_time_ratio"] == result.metrics["decode_time_ratio"] == 7.3
     assert result.metrics["merge.same_output"] == "ok"
 
 

@@ -102,14 +102,16 @@ def test_an_interval_wider_than_the_margin_is_confirmed_once_by_more_blocks_that
 
 
 def test_an_interval_that_stays_wide_is_not_measured_a_third_time(monkeypatch):
-    compared, fake = timed(monkeypatch, [1.0, 2.0] * 14, relative_margin=0.3)
+    compared, fake = timed(monkeypatch, [1.0, 2.0] * (BLOCKS + CONFIRMING_BLOCKS), relative_margin=0.3)
 
     assert fake.calls.count("A") == 1 + 2 * (BLOCKS + CONFIRMING_BLOCKS)
     assert compared.high - compared.low > 0.3
 
 
 def test_the_larger_count_asked_for_is_not_confirmed_again(monkeypatch):
-    compared, fake = timed(monkeypatch, [1.0, 2.0, 1.0] * 7, blocks=CONFIRMING_BLOCKS, relative_margin=0.3)
+    compared, fake = timed(
+        monkeypatch, [1.0, 2.0, 1.0] * (CONFIRMING_BLOCKS // 3), blocks=CONFIRMING_BLOCKS, relative_margin=0.3
+    )
 
     assert fake.calls.count("A") == 1 + 2 * CONFIRMING_BLOCKS
     assert len(compared.ratios) == CONFIRMING_BLOCKS
