@@ -527,7 +527,7 @@ class _Case:
         step, base_step = partial(run.trainer.step, batch), partial(self.base_trainer(base).step, batch)
         steps = timing.compare(step, base_step, device, blocks, _margin("step_time_ratio"))
         if benchmark is not None:
-            benchmark.pedantic(timing.waiting(step, device), rounds=timing.BLOCKS)
+            benchmark.pedantic(timing.waiting(step, device), rounds=3)
         run.model.eval()
         base.eval()
         decodes = timing.compare(
