@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pytest_peftbench.baseline import baseline_path
-from pytest_peftbench.experiment import Experiment, read_suite
-from pytest_peftbench.jsonfile import InputError
+from pytest_peftbench.results.baseline import baseline_path
+from pytest_peftbench.results.files import InputError
+from pytest_peftbench.suites import Experiment, read_suite
 
 ROOT = Path(__file__).resolve().parents[1]
 # Our test of each task.

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import nn
 
-    from pytest_peftbench.experiment import Experiment
-    from pytest_peftbench.memory import MemoryTracker
-    from pytest_peftbench.result import Result, SecondStage
+    from pytest_peftbench.measure.memory import MemoryTracker
+    from pytest_peftbench.results.result import Result, SecondStage
+    from pytest_peftbench.suites import Experiment
 
 __version__ = "0.1.0"
 __all__ = ["count_footprint", "run_experiment"]
@@ -30,7 +30,7 @@ def run_experiment(
 
     The engine is imported here and not above, since it imports torch, which a run that only collects need not.
     """
-    from pytest_peftbench import engine
+    from pytest_peftbench.cases import trained as engine
 
     return engine.run_experiment(
         experiment,
@@ -45,6 +45,6 @@ def run_experiment(
 
 def count_footprint(experiment: Experiment) -> Result:
     """Count what one experiment costs at its base model's true shapes, without weights: see `real_shapes.count`."""
-    from pytest_peftbench import real_shapes
+    from pytest_peftbench.cases import footprint as real_shapes
 
     return real_shapes.count(experiment)

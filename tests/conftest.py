@@ -1,6 +1,6 @@
 """Pins the environment and imports once what fails when imported twice in one process, as pytester would do."""
 
-from pytest_peftbench import environment
+from pytest_peftbench.measure import environment
 
 environment.pin()
 

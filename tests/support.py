@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from packaging.version import Version
 
-from pytest_peftbench.environment import installed
-from pytest_peftbench.result import CaseId, Result, SeedRun
+from pytest_peftbench.measure.environment import installed
+from pytest_peftbench.results.result import CaseId, Result, SeedRun
 
 REPOSITORY = Path(__file__).parent.parent
 TINY_SUITE = REPOSITORY / "benchmarks" / "MetaMathQA" / "tiny"
@@ -72,7 +72,7 @@ SYNTHETIC_TEST = """
 OWN_EXPERIMENT = """
     import pytest
     from support import make_result
-    from pytest_peftbench.result import CaseId
+    from pytest_peftbench.results.result import CaseId
 
     @pytest.fixture(params=["own"])
     def experiment(request):
@@ -107,7 +107,7 @@ FEW_ITEMS = """
 
     @pytest.fixture(scope="session")
     def task_data(task_data):
-        from pytest_peftbench import timing
+        from pytest_peftbench.measure import timing
 
         def few(experiment):
             data = task_data(experiment)

@@ -8,19 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from pytest_peftbench.baseline import (
-    baseline_path,
-    check_noise,
-    from_result,
-    problem,
-    read,
-    refreshed,
-    with_noise,
-    within_margin,
-    write,
-)
-from pytest_peftbench.jsonfile import InputError
-from pytest_peftbench.result import METRICS, CaseId, Metric, Result, SeedRun
+from pytest_peftbench.compare.noise import check_noise, refreshed, with_noise
+from pytest_peftbench.results.baseline import baseline_path, from_result, problem, read, within_margin, write
+from pytest_peftbench.results.files import InputError
+from pytest_peftbench.results.metrics import METRICS, Metric
+from pytest_peftbench.results.result import CaseId, Result, SeedRun
 
 CASE = CaseId("MetaMathQA", "tiny", "loha", "rank8")
 

@@ -7,8 +7,8 @@ import sys
 import pytest
 from support import OWN_EXPERIMENT, PLUGINS, Bench, output, table
 
-from pytest_peftbench.bisection import exit_code
 from pytest_peftbench.compare import SEVERITY
+from pytest_peftbench.plugin.bisection import exit_code
 
 BAD_FLOPS = {"train_step.flops": 2_000_000_000}
 FAILED = {"status": "failed", "error_msg": "RuntimeError: shapes do not fit"}

@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from support import small_llama
 
-from pytest_peftbench import checks
+from pytest_peftbench.cases import checks
 
 IDS = torch.arange(24).reshape(2, 12) % 64
 ON_Q = {"target_modules": ["q_proj"], "task_type": "CAUSAL_LM"}

@@ -10,8 +10,8 @@ import pytest
 from support import IMAGE_SUITE, write_json
 
 import pytest_peftbench
-from pytest_peftbench import cli
-from pytest_peftbench.tiny import TINY_DIR
+from pytest_peftbench import commands as cli
+from pytest_peftbench.tasks.embedded import TINY_DIRS
 
 
 def peftbench(*arguments):
@@ -115,7 +115,7 @@ def test_two_short_builds_of_the_embedded_model_give_the_same_bytes(tmp_path):
 
 
 def test_the_embedded_model_and_data_are_those_that_the_build_recorded():
-    folder = TINY_DIR / "math"
+    folder = TINY_DIRS["math"]
     recorded = json.loads((folder / "build.json").read_text())["sha256"]
 
     assert "model/model.safetensors" in recorded

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from pytest_peftbench.baseline import from_result, read, with_noise, write
 from pytest_peftbench.compare import (
     GREEN_BY_DEFAULT,
     SEVERITY,
@@ -23,8 +22,11 @@ from pytest_peftbench.compare import (
     margin_problems,
     second_stage,
 )
-from pytest_peftbench.result import METRICS, BaseReference, CaseId, Metric, Result, SecondStage, SeedRun
-from pytest_peftbench.words import bytes_text, flops_text
+from pytest_peftbench.compare.noise import with_noise
+from pytest_peftbench.results.baseline import from_result, read, write
+from pytest_peftbench.results.metrics import METRICS, Metric
+from pytest_peftbench.results.result import BaseReference, CaseId, Result, SecondStage, SeedRun
+from pytest_peftbench.results.words import bytes_text, flops_text
 
 CASE = CaseId("MetaMathQA", "tiny", "loha", "rank8")
 ACCEPT = 'pytest benchmarks -k "tiny and loha" --peft-update-baselines'

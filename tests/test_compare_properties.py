@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_peftbench.baseline import from_result
 from pytest_peftbench.compare import SEVERITY, compare, corrected, is_green
-from pytest_peftbench.result import METRICS, CaseId, Result, SeedRun
+from pytest_peftbench.results.baseline import from_result
+from pytest_peftbench.results.metrics import METRICS
+from pytest_peftbench.results.result import CaseId, Result, SeedRun
 
 CASE = CaseId("MetaMathQA", "tiny", "loha", "rank8")
 ENVIRONMENT = dict.fromkeys(("torch", "transformers", "device", "arithmetic", "accelerator"), "same")

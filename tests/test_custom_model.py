@@ -7,8 +7,8 @@ import pytest
 import transformers  # noqa: F401
 from support import DEFAULTS, PLUGINS, REAL_TEST, make_suite, output, table
 
-import pytest_peftbench.engine  # noqa: F401
-from pytest_peftbench import timing
+import pytest_peftbench.cases.trained  # noqa: F401
+from pytest_peftbench.measure import timing
 
 CASE = "MetaMathQA-my-gpt2-lora-r2"
 MY_MODEL = """

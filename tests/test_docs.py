@@ -6,7 +6,8 @@ import re
 import pytest
 from support import REPOSITORY
 
-from pytest_peftbench import cli, plugin
+from pytest_peftbench import commands as cli
+from pytest_peftbench import plugin
 
 README = (REPOSITORY / "README.md").read_text()
 

@@ -12,17 +12,21 @@ import torch
 from support import DEFAULTS, LOHA, LORA, small_llama
 from torch import nn
 
-from pytest_peftbench import engine, metrics, timing
-from pytest_peftbench.baseline import from_result, read, write
+from pytest_peftbench.cases import trained as engine
+from pytest_peftbench.cases.peft_schema import peft_fields
+from pytest_peftbench.cases.training import Trainer
 from pytest_peftbench.compare import compare
-from pytest_peftbench.experiment import Experiment, MathTrainConfig
-from pytest_peftbench.jsonfile import InputError
-from pytest_peftbench.metrics import digest
-from pytest_peftbench.peft_schema import peft_fields
-from pytest_peftbench.result import METRICS, CaseId, SecondStage
-from pytest_peftbench.tasks.math_reasoning import TASK
-from pytest_peftbench.timing import Timing
-from pytest_peftbench.training import Trainer
+from pytest_peftbench.measure import timing
+from pytest_peftbench.measure import weights as metrics
+from pytest_peftbench.measure.timing import Timing
+from pytest_peftbench.measure.weights import digest
+from pytest_peftbench.results.baseline import from_result, read, write
+from pytest_peftbench.results.files import InputError
+from pytest_peftbench.results.metrics import METRICS
+from pytest_peftbench.results.result import CaseId, SecondStage
+from pytest_peftbench.suites import Experiment
+from pytest_peftbench.tasks.config import MathTrainConfig
+from pytest_peftbench.tasks.math_reasoning.task import TASK
 
 OF_SHAPES = {name for name in METRICS if name.startswith(("footprint.", "train_step.peak_"))} - {
     "train_step.peak_bytes"

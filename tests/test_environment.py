@@ -8,8 +8,8 @@ import numpy
 import pytest
 import torch
 
-from pytest_peftbench import environment
-from pytest_peftbench.environment import deterministic, installed, seed_everything
+from pytest_peftbench.measure import environment
+from pytest_peftbench.measure.environment import deterministic, installed, seed_everything
 
 PINNED = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_CBWR", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -28,7 +28,7 @@ def has_avx2():
 @pytest.mark.skipif(not has_avx2(), reason="no x86-64 processor with AVX2")
 def test_pinned_before_torch_is_imported_the_kernels_are_those_for_avx2_and_one_thread():
     printed = python(
-        "from pytest_peftbench import environment; environment.pin(); import torch;"
+        "from pytest_peftbench.measure import environment; environment.pin(); import torch;"
         "print(torch.backends.cpu.get_cpu_capability(), torch.get_num_threads(), environment.describe('cpu'))"
     )
 
@@ -38,7 +38,7 @@ def test_pinned_before_torch_is_imported_the_kernels_are_those_for_avx2_and_one_
 
 def test_pinning_reaches_the_processes_started_afterwards():
     code = (
-        "import os, subprocess, sys; from pytest_peftbench import environment; environment.pin();"
+        "import os, subprocess, sys; from pytest_peftbench.measure import environment; environment.pin();"
         "subprocess.run([sys.executable, '-c', 'import os; print(os.environ[\"OMP_NUM_THREADS\"])'])"
     )
 
@@ -47,7 +47,8 @@ def test_pinning_reaches_the_processes_started_afterwards():
 
 def test_pinned_after_torch_is_imported_nothing_changes():
     code = (
-        "import os, torch; before = dict(os.environ); from pytest_peftbench import environment; environment.pin();"
+        "import os, torch; before = dict(os.environ);"
+        "from pytest_peftbench.measure import environment; environment.pin();"
         "print(before == dict(os.environ))"
     )
 
@@ -56,7 +57,8 @@ def test_pinned_after_torch_is_imported_nothing_changes():
 
 def test_pinning_and_describing_packages_import_no_torch():
     code = (
-        "import sys; from pytest_peftbench import environment; environment.pin(); environment.installed('torch');"
+        "import sys; from pytest_peftbench.measure import environment;"
+        "environment.pin(); environment.installed('torch');"
         "print('torch' in sys.modules)"
     )
 
@@ -71,7 +73,7 @@ def test_other_processors_have_no_instruction_set_to_pin():
 @pytest.mark.skipif(not has_avx2(), reason="no x86-64 processor with AVX2")
 def test_the_arithmetic_of_pinned_processes_is_the_same_and_that_of_others_differs():
     probe = "import torch; print(environment.arithmetic('cpu'))"
-    start = "from pytest_peftbench import environment; "
+    start = "from pytest_peftbench.measure import environment; "
     pinned = python(start + "environment.pin(); " + probe)
 
     assert python(start + "environment.pin(); " + probe) == pinned

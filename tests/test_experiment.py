@@ -22,8 +22,8 @@ from support import (
     write_json,
 )
 
-from pytest_peftbench.experiment import read_suite
-from pytest_peftbench.jsonfile import InputError
+from pytest_peftbench.results.files import InputError
+from pytest_peftbench.suites import read_suite
 
 PEFT_TREE = REPOSITORY.parent / "shared" / "peft-reference" / "MetaMathQA"
 PEFT_IMAGE_TREE = REPOSITORY.parent / "shared" / "peft-reference" / "image-gen"
@@ -257,7 +257,7 @@ OWN_EXPERIMENTS = {
     "direct_parameter_of_our_type": """
         import pytest
         from pathlib import Path
-        from pytest_peftbench.experiment import read_suite
+        from pytest_peftbench.suites import read_suite
 
         @pytest.mark.parametrize("experiment", read_suite(Path("MetaMathQA/mini"))[:1])
         def test_own(experiment):

@@ -12,7 +12,7 @@ import pytest
 from peft_copy import faulty_peft
 from support import REPOSITORY, make_suite, table, unmeasured
 
-from pytest_peftbench.environment import installed
+from pytest_peftbench.measure.environment import installed
 
 ON_Q_AND_V = {"target_modules": ["q_proj", "v_proj"], "task_type": "CAUSAL_LM"}
 EXPERIMENTS = {
@@ -38,7 +38,7 @@ import sys
 
 import pytest
 
-from pytest_peftbench import environment
+from pytest_peftbench.measure import environment
 
 if os.environ.get("ANOTHER_TORCH"):
     installed = environment.installed
@@ -46,7 +46,7 @@ if os.environ.get("ANOTHER_TORCH"):
 
 @pytest.fixture(scope="session")
 def task_data(task_data):
-    from pytest_peftbench import timing
+    from pytest_peftbench.measure import timing
 
     # no clock: another process on the machine must not turn a case red
     timing.compare = lambda *_, **__: timing.Timing(1.0, 1.0, 1.0, 0.01, ())

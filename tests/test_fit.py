@@ -7,8 +7,8 @@ import sys
 import pytest
 from support import LOHA, LORA, REPOSITORY, make_suite
 
-from pytest_peftbench.fit import Fit, find_experiments, table, to_json, vram
-from pytest_peftbench.jsonfile import InputError
+from pytest_peftbench.commands.fit import Fit, find_experiments, table, to_json, vram
+from pytest_peftbench.results.files import InputError
 
 ROWS = [
     Fit("lora/r4", 3 * 2**30, 2**30, 0, 2**20, 2**31 - 2**20, 0, 2e10, 40_000, 8_192),
@@ -28,7 +28,7 @@ def suite(tmp_path):
 
 def fit(folder, *arguments):
     return subprocess.run(
-        [sys.executable, "-m", "pytest_peftbench.cli", "fit", *map(str, arguments)],
+        [sys.executable, "-m", "pytest_peftbench.commands", "fit", *map(str, arguments)],
         cwd=folder,
         capture_output=True,
         text=True,

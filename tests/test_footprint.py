@@ -15,8 +15,8 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
-from pytest_peftbench import footprint
-from pytest_peftbench.footprint import Footprint, count_host_calls, difference, measure
+from pytest_peftbench.measure import counters as footprint
+from pytest_peftbench.measure.counters import Footprint, count_host_calls, difference, measure
 
 FLOAT = 4  # bytes
 

@@ -3,8 +3,8 @@
 import pytest
 from support import LORA, Bench, assert_usage_error, make_suite, table
 
-from pytest_peftbench.baseline import baseline_path, read
-from pytest_peftbench.result import CaseId
+from pytest_peftbench.results.baseline import baseline_path, read
+from pytest_peftbench.results.result import CaseId
 
 FOOTPRINT_TEST = """
     from dataclasses import replace

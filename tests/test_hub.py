@@ -10,12 +10,14 @@ import pytest
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 from support import DEFAULTS, LORA, assert_usage_error, make_suite, output, small_llama, table, write_json
 
-from pytest_peftbench import engine, hub
-from pytest_peftbench.experiment import Experiment, MathTrainConfig
-from pytest_peftbench.jsonfile import InputError
-from pytest_peftbench.result import CaseId
-from pytest_peftbench.tasks.math_reasoning import TASK
-from pytest_peftbench.tiny import MATH_DATA, MATH_MODEL
+from pytest_peftbench.cases import trained as engine
+from pytest_peftbench.results.files import InputError
+from pytest_peftbench.results.result import CaseId
+from pytest_peftbench.suites import Experiment
+from pytest_peftbench.tasks import hub
+from pytest_peftbench.tasks.config import MathTrainConfig
+from pytest_peftbench.tasks.embedded import MATH_DATA, MATH_MODEL
+from pytest_peftbench.tasks.math_reasoning.task import TASK
 
 MODEL = hub.Source("model", "meta-llama/Llama-3.2-3B", None)
 DATA = hub.Source("data set", "openai/gsm8k", None)

@@ -15,16 +15,19 @@ from diffusers import Flux2KleinPipeline
 from PIL import Image
 from support import IMAGE_SUITE, assert_usage_error
 
-from pytest_peftbench import engine, timing
-from pytest_peftbench.baseline import from_result
+from pytest_peftbench.cases import trained as engine
 from pytest_peftbench.compare import compare, is_green
-from pytest_peftbench.experiment import Experiment, ImageTrainConfig
-from pytest_peftbench.jsonfile import InputError
-from pytest_peftbench.metrics import drift, similarity
-from pytest_peftbench.result import CaseId
-from pytest_peftbench.tasks import image_generation
-from pytest_peftbench.tasks.image_generation import DRIFT_SEED, TASK
-from pytest_peftbench.tiny import IMAGE_DATA, IMAGE_MODEL, image_world
+from pytest_peftbench.measure import timing
+from pytest_peftbench.results.baseline import from_result
+from pytest_peftbench.results.files import InputError
+from pytest_peftbench.results.result import CaseId
+from pytest_peftbench.suites import Experiment
+from pytest_peftbench.tasks.config import ImageTrainConfig
+from pytest_peftbench.tasks.embedded import IMAGE_DATA, IMAGE_MODEL
+from pytest_peftbench.tasks.image_generation import task as image_generation
+from pytest_peftbench.tasks.image_generation import world as image_world
+from pytest_peftbench.tasks.image_generation.task import DRIFT_SEED, TASK
+from pytest_peftbench.tasks.scores import drift, similarity
 
 DEFAULTS = {
     **json.loads((IMAGE_SUITE / "default_training_params.json").read_text()),

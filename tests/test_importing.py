@@ -9,14 +9,16 @@ from pathlib import Path
 import pytest
 from support import DEFAULTS, LORA, REPOSITORY, write_json
 
-from pytest_peftbench import engine, timing
-from pytest_peftbench.baseline import baseline_path, from_result, read, write
-from pytest_peftbench.cli import main
+from pytest_peftbench.cases import trained as engine
+from pytest_peftbench.commands import main
+from pytest_peftbench.commands.importing import read_result
 from pytest_peftbench.compare import compare, is_green
-from pytest_peftbench.experiment import Experiment, MathTrainConfig
-from pytest_peftbench.importing import read_result
-from pytest_peftbench.jsonfile import InputError
-from pytest_peftbench.result import CaseId, Result
+from pytest_peftbench.measure import timing
+from pytest_peftbench.results.baseline import baseline_path, from_result, read, write
+from pytest_peftbench.results.files import InputError
+from pytest_peftbench.results.result import CaseId, Result
+from pytest_peftbench.suites import Experiment
+from pytest_peftbench.tasks.config import MathTrainConfig
 
 REFERENCE = REPOSITORY.parent / "shared" / "peft-reference"
 CASE = CaseId("MetaMathQA", "tiny", "lora", "r4")

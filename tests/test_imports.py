@@ -9,15 +9,14 @@ from support import output
 HEAVY = ("torch", "peft", "transformers", "diffusers", "datasets")
 LIGHT = (
     "plugin",
-    "session",
-    "experiment",
-    "cli",
-    "baseline",
-    "compare",
-    "result",
-    "jsonfile",
-    "environment",
+    "commands",
     "report.terminal",
+    "compare",
+    "suites",
+    "tasks",
+    "tasks.config",
+    "results.baseline",
+    "measure.environment",
 )
 # Says at the end of a run which of them were imported.
 REPORTS_IMPORTS = f"""

@@ -3,11 +3,11 @@
 import pytest
 from support import IMAGE_SUITE, REPOSITORY, TINY_SUITE, skip_under_an_older_peft
 
-from pytest_peftbench.baseline import baseline_path, read
-from pytest_peftbench.experiment import read_suite
-from pytest_peftbench.result import mean_of_seeds
-from pytest_peftbench.tasks import image_generation
-from pytest_peftbench.tasks.math_reasoning import TASK
+from pytest_peftbench.results.baseline import baseline_path, read
+from pytest_peftbench.results.result import mean_of_seeds
+from pytest_peftbench.suites import read_suite
+from pytest_peftbench.tasks.image_generation import task as image_generation
+from pytest_peftbench.tasks.math_reasoning.task import TASK
 
 skip_under_an_older_peft()
 

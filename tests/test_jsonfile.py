@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from pytest_peftbench.jsonfile import InputError, format_json, read_json, write_json, write_text
+from pytest_peftbench.results.files import InputError, format_json, read_json, write_json, write_text
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,9 @@ import json
 import textwrap
 
 import pytest
-from support import REAL_TEST, Bench, make_suite, output, small_llama, write_json
+from support import REAL_TEST, REPOSITORY, Bench, make_suite, output, small_llama, write_json
 
-from pytest_peftbench.tiny import IMAGE_DATA, IMAGE_MODEL, MATH_MODEL
+from pytest_peftbench.tasks.embedded import IMAGE_DATA, IMAGE_MODEL, MATH_MODEL
 
 LORA = {"peft_type": "LORA", "r": 4, "target_modules": ["q_proj", "v_proj"], "task_type": "CAUSAL_LM"}
 IMAGE_LORA = {"peft_type": "LORA", "r": 4, "target_modules": ["to_q", "to_v"]}
@@ -24,9 +24,7 @@ MATH_PARAMS = {
     "dtype": "bfloat16",
 }
 IMAGE_PARAMS = {
-    **json.loads(
-        (IMAGE_DATA.parent.parent.parent.parent / "benchmarks/image-gen/tiny/default_training_params.json").read_text()
-    ),
+    **json.loads((REPOSITORY / "benchmarks/image-gen/tiny/default_training_params.json").read_text()),
     "model_id": "black-forest-labs/FLUX.2-klein-base-4B",
     "dataset_id": "peft-internal-testing/cat-image-dataset",
     "dino_model_id": "facebook/dinov2-base",
@@ -47,13 +45,13 @@ CONFTEST = """
     import socket
     import pytest
 
-    from pytest_peftbench import environment
+    from pytest_peftbench.measure import environment
 
     environment.pin()  # before the fixture below imports torch
 
     @pytest.fixture(scope="session", autouse=True)
     def no_clock():
-        from pytest_peftbench import timing
+        from pytest_peftbench.measure import timing
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(timing, "compare", lambda *_, **__: timing.Timing(1.0, 1.0, 1.0, 0.01, ()))
             yield

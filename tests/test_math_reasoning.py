@@ -11,13 +11,14 @@ import torch
 import transformers
 from support import DEFAULTS
 
-from pytest_peftbench.experiment import Experiment, MathTrainConfig
-from pytest_peftbench.jsonfile import InputError
-from pytest_peftbench.methods import hooks_of
-from pytest_peftbench.metrics import is_correct, parse_answer
-from pytest_peftbench.result import CaseId
-from pytest_peftbench.tasks import math_reasoning
-from pytest_peftbench.tasks.math_reasoning import IGNORE, TASK, Problem, _solve
+from pytest_peftbench.cases.methods import hooks_of
+from pytest_peftbench.results.files import InputError
+from pytest_peftbench.results.result import CaseId
+from pytest_peftbench.suites import Experiment
+from pytest_peftbench.tasks.config import MathTrainConfig
+from pytest_peftbench.tasks.math_reasoning import task as math_reasoning
+from pytest_peftbench.tasks.math_reasoning.task import IGNORE, TASK, Problem, _solve
+from pytest_peftbench.tasks.scores import is_correct, parse_answer
 
 
 def make_experiment(path="suite", adapter=None, **params):

@@ -10,12 +10,14 @@ import pytest
 import torch
 from support import DEFAULTS, LOHA_CASE, LORA, LORA_CASE, output, table
 
-from pytest_peftbench import engine, timing
+from pytest_peftbench.cases import trained as engine
+from pytest_peftbench.cases.training import Trainer
 from pytest_peftbench.compare import compare
-from pytest_peftbench.experiment import Experiment, MathTrainConfig
-from pytest_peftbench.memory import CONTEXT_BYTES, MemoryTracker, MemoryUse
-from pytest_peftbench.result import CaseId
-from pytest_peftbench.training import Trainer
+from pytest_peftbench.measure import timing
+from pytest_peftbench.measure.memory import CONTEXT_BYTES, MemoryTracker, MemoryUse
+from pytest_peftbench.results.result import CaseId
+from pytest_peftbench.suites import Experiment
+from pytest_peftbench.tasks.config import MathTrainConfig
 
 UUID = "7dd9fb38-0000-0000-0000-d3b4ad3f1d65"
 
@@ -304,7 +306,7 @@ BUSY = """
 
     @pytest.fixture(autouse=True)
     def busy(monkeypatch):
-        from pytest_peftbench.memory import MemoryTracker
+        from pytest_peftbench.measure.memory import MemoryTracker
 
         monkeypatch.setattr(MemoryTracker, "_find_busy", lambda self: "the card was not idle")
 """

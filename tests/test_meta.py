@@ -9,9 +9,9 @@ import torch
 from support import small_llama
 from torch.nn import functional
 
-from pytest_peftbench import meta
-from pytest_peftbench.footprint import measure
-from pytest_peftbench.meta import META, Remembering, Shapes, accelerator
+from pytest_peftbench.measure.counters import measure
+from pytest_peftbench.meta import device as meta
+from pytest_peftbench.meta.device import META, Remembering, Shapes, accelerator
 
 ON_Q_AND_V = {"target_modules": ["q_proj", "v_proj"], "task_type": "CAUSAL_LM"}
 

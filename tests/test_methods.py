@@ -5,8 +5,8 @@ import pytest
 import torch
 from support import small_llama
 
-from pytest_peftbench.jsonfile import InputError
-from pytest_peftbench.methods import hooks_of, make_config
+from pytest_peftbench.cases.methods import hooks_of, make_config
+from pytest_peftbench.results.files import InputError
 
 LORA = {"peft_type": "LORA", "r": 4, "target_modules": ["q_proj"], "task_type": "CAUSAL_LM"}
 

@@ -5,12 +5,13 @@ import json
 import pytest
 from support import DEFAULTS, IMAGE_SUITE, LORA, REPOSITORY, make_suite, output, table, write_json
 
-from pytest_peftbench import engine
-from pytest_peftbench.cli import main
-from pytest_peftbench.experiment import Experiment, MathTrainConfig, read_suite
-from pytest_peftbench.jsonfile import InputError
-from pytest_peftbench.methods import make_config
-from pytest_peftbench.result import CaseId
+from pytest_peftbench.cases import trained as engine
+from pytest_peftbench.cases.methods import make_config
+from pytest_peftbench.commands import main
+from pytest_peftbench.results.files import InputError
+from pytest_peftbench.results.result import CaseId
+from pytest_peftbench.suites import Experiment, read_suite
+from pytest_peftbench.tasks.config import MathTrainConfig
 
 REFERENCE = REPOSITORY.parent / "shared" / "peft-reference"
 

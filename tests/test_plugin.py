@@ -154,7 +154,7 @@ TRAINS_SEEDS = """
     import pytest
     from support import make_result
 
-    from pytest_peftbench.result import SeedRun
+    from pytest_peftbench.results.result import SeedRun
 
     @pytest.mark.peft_task("MetaMathQA")
     def test_mini(experiment, peft_baseline):
@@ -485,7 +485,7 @@ FIVE_SEEDS = """
     import pytest
     from support import make_result
 
-    from pytest_peftbench.result import SeedRun
+    from pytest_peftbench.results.result import SeedRun
 
     @pytest.mark.peft_task("MetaMathQA")
     def test_mini(experiment, peft_baseline):
@@ -542,7 +542,7 @@ def test_bad_input_found_while_a_case_runs_shows_its_message_and_no_traceback(be
     bench.write(
         "test_mini.py",
         """
-        from pytest_peftbench.jsonfile import InputError
+        from pytest_peftbench.results.files import InputError
 
         def test_mini(experiment):
             raise InputError(f"{experiment.path}: key 'rank' is unknown")
@@ -819,7 +819,7 @@ def test_without_the_plugins_for_workers_a_run_is_the_same(bench):
 def test_each_fixture_is_explained(bench, name):
     text = output(bench.run("--fixtures", "test_mini.py"))
 
-    entry = re.search(rf"^{name}\b.* -- .*plugin.py:\d+\n    (\S.*)", text, re.MULTILINE)
+    entry = re.search(rf"^{name}\b.* -- .*plugin.__init__.py:\d+\n    (\S.*)", text, re.MULTILINE)
     assert entry is not None
     assert len(entry[1]) > 30
 

@@ -8,12 +8,12 @@ import torch
 from safetensors.torch import save_file
 from support import IMAGE_SUITE, REPOSITORY, TINY_SUITE, make_suite, skip_under_an_older_peft
 
-from pytest_peftbench import real_shapes
-from pytest_peftbench.architectures import is_embedded, is_real, read_architecture
-from pytest_peftbench.baseline import baseline_path, read
-from pytest_peftbench.experiment import read_suite
-from pytest_peftbench.jsonfile import InputError
-from pytest_peftbench.safetensors_size import file_bytes
+from pytest_peftbench.cases import footprint as real_shapes
+from pytest_peftbench.meta.architectures import is_embedded, is_real, read_architecture
+from pytest_peftbench.meta.safetensors_size import file_bytes
+from pytest_peftbench.results.baseline import baseline_path, read
+from pytest_peftbench.results.files import InputError
+from pytest_peftbench.suites import read_suite
 
 skip_under_an_older_peft()
 

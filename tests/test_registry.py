@@ -7,11 +7,11 @@ import pytest
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from support import IMAGE_SUITE, REPOSITORY, TINY_SUITE, skip_under_an_older_peft
 
-from pytest_peftbench.baseline import baseline_path, read
-from pytest_peftbench.experiment import ADAPTER_FILE, peft_types, read_suite
-from pytest_peftbench.methods import make_config
-from pytest_peftbench.session import BASELINE_SEEDS, FOOTPRINT
-from pytest_peftbench.sweep import RATES
+from pytest_peftbench.cases.methods import make_config
+from pytest_peftbench.commands.sweep import RATES
+from pytest_peftbench.plugin.session import BASELINE_SEEDS, FOOTPRINT
+from pytest_peftbench.results.baseline import baseline_path, read
+from pytest_peftbench.suites import ADAPTER_FILE, peft_types, read_suite
 
 skip_under_an_older_peft()
 

@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from pytest_peftbench.baseline import from_result
 from pytest_peftbench.compare import SEVERITY, compare
 from pytest_peftbench.report.terminal import Column, Row, row, summary, table
-from pytest_peftbench.result import CaseId, Result, SeedRun
+from pytest_peftbench.results.baseline import from_result
+from pytest_peftbench.results.result import CaseId, Result, SeedRun
 
 MATH = [Column("accuracy", "test_accuracy", ".1%"), Column("forgetting", "forgetting", ".3f")]
 IMAGES = [Column("similarity", "test_similarity", ".3f"), Column("drift", "drift", ".3f")]

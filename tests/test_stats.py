@@ -5,7 +5,7 @@ import random
 import numpy as np
 import pytest
 
-from pytest_peftbench import stats
+from pytest_peftbench.compare import stats
 
 
 def test_the_noise_floor_is_what_unchanged_seeds_do_not_reach():

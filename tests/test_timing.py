@@ -6,8 +6,8 @@ import pynvml
 import pytest
 import torch
 
-from pytest_peftbench import clocks, timing
-from pytest_peftbench.timing import BLOCKS, CONFIRMING_BLOCKS, Timing
+from pytest_peftbench.measure import clocks, timing
+from pytest_peftbench.measure.timing import BLOCKS, CONFIRMING_BLOCKS, Timing
 
 
 def work():

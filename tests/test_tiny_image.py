@@ -12,8 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
-from pytest_peftbench.tiny import IMAGE_DATA, IMAGE_MODEL, image_world
-from pytest_peftbench.tiny.image_world import Scene
+from pytest_peftbench.tasks.embedded import IMAGE_DATA, IMAGE_MODEL
+from pytest_peftbench.tasks.image_generation import world as image_world
+from pytest_peftbench.tasks.image_generation.world import Scene
 
 IMAGE = IMAGE_MODEL.parent
 PICTURES = IMAGE_DATA / "cat-image-dataset"
@@ -32,7 +33,7 @@ def test_a_seed_draws_the_same_pictures_whatever_the_hash_seed():
     code = """
 from hashlib import sha256
 from random import Random
-from pytest_peftbench.tiny.image_world import caption, concept_scenes, creature_scene, pixels, sample_scene
+from pytest_peftbench.tasks.image_generation.world import caption, concept_scenes, creature_scene, pixels, sample_scene
 rng = Random(0)
 scenes = [*(sample_scene(rng) for _ in range(40)), *(creature_scene(rng) for _ in range(10)), *concept_scenes()]
 captions = [caption(scene, rng) for scene in scenes]
@@ -42,7 +43,7 @@ print(sha256(pixels(scenes).tobytes() + str(captions).encode()).hexdigest())
 
 
 def test_the_world_needs_no_torch():
-    code = "import sys, pytest_peftbench.tiny.image_world; print('torch' in sys.modules)"
+    code = "import sys, pytest_peftbench.tasks.image_generation.world; print('torch' in sys.modules)"
 
     assert run_python(code) == "False"
 
@@ -202,7 +203,7 @@ def test_no_torchvision_is_imported_by_build_pipeline_or_encoder():
     code = f"""
 import sys
 import torch
-import pytest_peftbench.tiny.build_image
+import pytest_peftbench.tasks.image_generation.build
 from diffusers import Flux2KleinPipeline
 from transformers import BitImageProcessorPil, Dinov2Model
 pipeline = Flux2KleinPipeline.from_pretrained({str(IMAGE_MODEL)!r}).to(torch.float32)
@@ -219,7 +220,7 @@ print("torchvision" in sys.modules)
 
 
 def test_a_shortened_build_writes_the_same_bytes_twice(tmp_path):
-    from pytest_peftbench.tiny.build_image import build
+    from pytest_peftbench.tasks.image_generation.build import build
 
     said = []
     torch.manual_seed(1)
@@ -233,7 +234,7 @@ def test_a_shortened_build_writes_the_same_bytes_twice(tmp_path):
 
 
 def test_a_shortened_build_makes_the_shipped_tokenizer_and_prompts(tmp_path):
-    from pytest_peftbench.tiny.build_image import build
+    from pytest_peftbench.tasks.image_generation.build import build
 
     shipped = json.loads((IMAGE / "build.json").read_text())["sha256"]
     built = build(tmp_path, lambda text: None, steps=1)["sha256"]

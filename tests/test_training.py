@@ -8,11 +8,11 @@ import torch
 from support import DEFAULTS, small_llama
 from torch import nn
 
-from pytest_peftbench.experiment import MathTrainConfig
-from pytest_peftbench.jsonfile import InputError
-from pytest_peftbench.methods import Hooks, hooks_of
-from pytest_peftbench.tasks.math_reasoning import TASK
-from pytest_peftbench.training import Trainer, make_optimizer, make_schedule
+from pytest_peftbench.cases.methods import Hooks, hooks_of
+from pytest_peftbench.cases.training import Trainer, make_optimizer, make_schedule
+from pytest_peftbench.results.files import InputError
+from pytest_peftbench.tasks.config import MathTrainConfig
+from pytest_peftbench.tasks.math_reasoning.task import TASK
 
 LORA = peft.LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
 IDS = torch.arange(24).reshape(2, 12) % 64

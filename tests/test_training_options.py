@@ -8,10 +8,12 @@ import pytest
 import torch
 from support import DEFAULTS, LORA
 
-from pytest_peftbench import engine, timing
-from pytest_peftbench.experiment import Experiment, MathTrainConfig
-from pytest_peftbench.jsonfile import InputError
-from pytest_peftbench.result import CaseId
+from pytest_peftbench.cases import trained as engine
+from pytest_peftbench.measure import timing
+from pytest_peftbench.results.files import InputError
+from pytest_peftbench.results.result import CaseId
+from pytest_peftbench.suites import Experiment
+from pytest_peftbench.tasks.config import MathTrainConfig
 
 
 def make_experiment(**params):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pytest_peftbench.compare import BASE_MODEL, SEVERITY, CaseVerdict, Verdict
-from pytest_peftbench.words import bytes_text, first, flops_text
+from pytest_peftbench.results.words import bytes_text, first, flops_text
 
 WIDTH = 140
 # Less than this says nothing, so the column is left out.

@@ -4,11 +4,12 @@ from dataclasses import replace
 
 from support import TINY_SUITE
 
-from pytest_peftbench import engine, timing
-from pytest_peftbench.baseline import from_result
+from pytest_peftbench.cases import trained as engine
+from pytest_peftbench.commands.selftest.patching import patched
 from pytest_peftbench.compare import compare
-from pytest_peftbench.experiment import read_suite
-from pytest_peftbench.selftest.patching import patched
+from pytest_peftbench.measure import timing
+from pytest_peftbench.results.baseline import from_result
+from pytest_peftbench.suites import read_suite
 
 # Large steps: after three of them the adapter has an effect.
 PARAMS = {"max_steps": 3, "eval_steps": 3, "batch_size": 4, "batch_size_eval": 8, "lr_scheduler": None}

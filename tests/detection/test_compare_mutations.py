@@ -9,8 +9,8 @@ from types import ModuleType
 import pytest
 
 from pytest_peftbench import compare as original
-from pytest_peftbench.baseline import from_result
-from pytest_peftbench.result import BaseReference, CaseId, Result, SeedRun
+from pytest_peftbench.results.baseline import from_result
+from pytest_peftbench.results.result import BaseReference, CaseId, Result, SeedRun
 
 SOURCE = Path(original.__file__).read_text(encoding="utf-8")
 SEEDS = range(5)

@@ -4,13 +4,13 @@ import pytest
 from few import Few
 from support import TINY_SUITE, skip_under_an_older_peft
 
+from pytest_peftbench.commands.selftest.faults import EXACT, FAULTS, NOISY, NUMERICS, QUALITY
+from pytest_peftbench.commands.selftest.patching import _function, patched
+from pytest_peftbench.commands.selftest.report import LANES
+from pytest_peftbench.commands.selftest.runner import Outcome, Trial
 from pytest_peftbench.compare import BASE_MODEL
-from pytest_peftbench.experiment import read_suite
-from pytest_peftbench.result import METRICS
-from pytest_peftbench.selftest.faults import EXACT, FAULTS, NOISY, NUMERICS, QUALITY
-from pytest_peftbench.selftest.patching import _function, patched
-from pytest_peftbench.selftest.report import LANES
-from pytest_peftbench.selftest.runner import Outcome, Trial
+from pytest_peftbench.results.metrics import METRICS
+from pytest_peftbench.suites import read_suite
 
 skip_under_an_older_peft()
 

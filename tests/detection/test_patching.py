@@ -6,7 +6,7 @@ from types import ModuleType
 
 import pytest
 
-from pytest_peftbench.selftest.patching import Edit, StaleEdit, patched
+from pytest_peftbench.commands.selftest.patching import Edit, StaleEdit, patched
 
 SOURCE = '''
 from contextlib import contextmanager

@@ -9,14 +9,14 @@ from dataclasses import replace
 import pytest
 from support import LORA, make_suite, unmeasured
 
-from pytest_peftbench import cli
+from pytest_peftbench import commands as cli
+from pytest_peftbench.commands.selftest import report, runner
+from pytest_peftbench.commands.selftest.faults import Fault
+from pytest_peftbench.commands.selftest.patching import Edit
+from pytest_peftbench.commands.selftest.runner import Outcome, Trial
 from pytest_peftbench.compare import GREEN_BY_DEFAULT, CaseVerdict, Finding
-from pytest_peftbench.jsonfile import InputError
-from pytest_peftbench.result import CaseId
-from pytest_peftbench.selftest import report, runner
-from pytest_peftbench.selftest.faults import Fault
-from pytest_peftbench.selftest.patching import Edit
-from pytest_peftbench.selftest.runner import Outcome, Trial
+from pytest_peftbench.results.files import InputError
+from pytest_peftbench.results.result import CaseId
 
 CASE = CaseId("MetaMathQA", "mini", "lora", "rank8")
 FAULT = Fault("a slip", "lora/rank8", "x2", "exact", ("train_step.flops", "train_step.calls"), (Edit("a:b", "c", "d"),))
@@ -176,7 +176,7 @@ def test_the_whole_command_catches_a_fault_and_leaves_the_unchanged_case_green(b
     recorded = bench.spawn("-k", "lora-rank8", "--peft-update-baselines", "--peft-seeds", "1")
     assert recorded.returncode == 0, recorded.stdout
 
-    command = [sys.executable, "-m", "pytest_peftbench.cli", "selftest", "--suite", "MetaMathQA/mini"]
+    command = [sys.executable, "-m", "pytest_peftbench.commands", "selftest", "--suite", "MetaMathQA/mini"]
     chosen = ["--only", "norms of the base model", "--json", "outcomes.json"]
     done = subprocess.run(
         [*command, *chosen], cwd=bench.path, env=unmeasured(), capture_output=True, text=True, timeout=240

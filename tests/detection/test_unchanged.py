@@ -5,7 +5,7 @@ import json
 import pytest
 from support import CASES, REPOSITORY, Bench, output, table
 
-from pytest_peftbench.result import METRICS, by_lane
+from pytest_peftbench.results.metrics import METRICS, by_lane
 
 PEFT_RESULTS = REPOSITORY.parent / "shared" / "peft-reference" / "MetaMathQA" / "results"
 REVERSED = """

@@ -1,0 +1,1 @@
+"""What is done with an experiment: the base model with its adapter, trained or counted."""

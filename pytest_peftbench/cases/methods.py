@@ -1,0 +1,110 @@
+"""What a PEFT method needs beyond its config, in one table: the engine and the loop know no method by name."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pytest_peftbench.results.files import InputError, read_json
+
+
+def _no_preparation(adapter: dict[str, Any], source: Path, base: nn.Module, workdir: Path) -> dict[str, Any]:
+    return adapter
+
+
+def _no_change(base: nn.Module) -> None:
+    return None
+
+
+def _no_inputs(batch_size: int) -> dict[str, Tensor]:
+    return {}
+
+
+def _allocate(model: nn.Module, step: int) -> None:
+    """The allocation that AdaLoRA and AdaMSS do after each optimizer step, gradients still in place."""
+    allocate = getattr(getattr(model, "base_model", None), "update_and_allocate", None)
+    if allocate is not None:
+        allocate(step)
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What the engine calls for a method.
+
+    prepare: completes the keys of `adapter_config.json`, once per case; gets them, the experiment's folder, a base
+    model that it may use up, and a folder for files of its own. base: changes each base model before the adapter is
+    added. inputs: extra keyword arguments of each forward call and of `generate`, for a batch of that many items.
+    after_step: called with the model and the step, counted from 1, after each optimizer step.
+    """
+
+    prepare: Callable[[dict[str, Any], Path, nn.Module, Path], dict[str, Any]] = _no_preparation
+    base: Callable[[nn.Module], None] = _no_change
+    inputs: Callable[[int], dict[str, Tensor]] = _no_inputs
+    after_step: Callable[[nn.Module, int], None] = _allocate
+
+
+def _one_task(batch_size: int) -> dict[str, Tensor]:
+    """All items belong to task 0."""
+    return {"task_ids": torch.zeros(batch_size, dtype=torch.long)}
+
+
+def _make_experts(adapter: dict[str, Any], source: Path, base: nn.Module, workdir: Path) -> dict[str, Any]:
+    """Give X-LoRA the experts that it mixes: `adapters` names folders beside its config.
+
+    A folder with a config alone gives an expert with fresh weights, drawn from the global seed.
+    """
+    from peft import get_peft_model
+
+    experts: dict[str, str] = {}
+    for name, folder in (adapter.get("adapters") or {}).items():
+        expert = source / folder
+        if not any(expert.glob("adapter_model.*")):
+            config_file = expert / "adapter_config.json"
+            model = get_peft_model(copy.deepcopy(base), make_config(read_json(config_file), config_file))
+            expert = workdir / "experts" / name
+            model.save_pretrained(expert)
+        experts[name] = str(expert)
+    return {**adapter, "adapters": experts}
+
+
+def _without_cache(base: nn.Module) -> None:
+    """X-LoRA refuses a base model that caches: its scalings change with each token."""
+    base.config.use_cache = False  # type: ignore[union-attr]
+
+
+_HOOKS: dict[str, Hooks] = {
+    "POLY": Hooks(inputs=_one_task),
+    "MULTITASK_PROMPT_TUNING": Hooks(inputs=_one_task),
+    "XLORA": Hooks(prepare=_make_experts, base=_without_cache),
+}
+
+
+def hooks_of(adapter: dict[str, Any] | None) -> Hooks:
+    """The hooks of an adapter's method; those that do nothing for full fine-tuning."""
+    return _HOOKS.get(adapter["peft_type"], Hooks()) if adapter else Hooks()
+
+
+def make_config(adapter: dict[str, Any], source: Path) -> Any:
+    """The `PeftConfig` of the keys in `adapter`.
+
+    Raises InputError, naming `source` and the key, when the installed PEFT does not know a key or refuses a value.
+    """
+    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+
+    if adapter["peft_type"] not in PEFT_TYPE_TO_CONFIG_MAPPING:
+        raise InputError(f"{source}: peft_type: {adapter['peft_type']!r} is unknown to the installed PEFT")
+    config_type = PEFT_TYPE_TO_CONFIG_MAPPING[adapter["peft_type"]]
+    known = {item.name for item in fields(config_type)}
+    for key in adapter:
+        if key not in known:
+            raise InputError(f"{source}: key {key!r} is unknown to {config_type.__name__} of the installed PEFT")
+    try:
+        return config_type(**{key: value for key, value in adapter.items() if key != "peft_type"})
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{source}: {config_type.__name__} refuses the values: {error}") from error

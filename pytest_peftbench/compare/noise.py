@@ -1,0 +1,88 @@
+"""How much unchanged code moves: the noise that a baseline records, and what an update leaves as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+from pytest_peftbench.compare.stats import detectable, noise_floor, spread
+from pytest_peftbench.results.baseline import Baseline, Noise, problem, rounded, within_margin
+from pytest_peftbench.results.files import InputError
+from pytest_peftbench.results.metrics import METRICS, Metric, Value
+from pytest_peftbench.results.result import SeedRun
+
+
+def with_noise(baseline: Baseline, others: Iterable[SeedRun] = (), metrics: Mapping[str, Metric] = METRICS) -> Baseline:
+    """The baseline with the noise of its quality metrics, from its own seeds and from further ones; needs two."""
+    runs = [*baseline.seeds, *others]
+    noise: dict[str, Noise] = {}
+    for metric in metrics.values():
+        found = [run.metrics.get(metric.name) for run in runs]
+        values = [float(v) for v in found if isinstance(v, (int, float)) and not problem(v)]
+        if metric.lane != "quality" or not baseline.seeds or len(values) < 2 or len(values) < len(runs):
+            continue
+        sd, count = spread(values), len(baseline.seeds)
+        expected = sum(values[:count]) / count
+        allowed = max(metric.margin(expected), noise_floor(sd, len(values), count))
+        size = detectable(allowed, sd, len(values), count)
+        noise[metric.name] = Noise(rounded(sd), len(values), rounded(size))
+    return replace(baseline, noise=noise)
+
+
+def refreshed(old: Baseline | None, new: Baseline, metrics: Mapping[str, Metric] = METRICS) -> Baseline:
+    """What an update writes: `old` when nothing but noise within the margins tells it from `new`, else `new`.
+
+    Keeping the old also keeps many updates, each within the margin, from adding up to a slow-down nobody sees. The
+    noise of a calibration with more seeds stays, too.
+    """
+    if old is None:
+        return new
+    runs = {run.seed: run for run in old.seeds}
+    known = old.noise if old.case_version == new.case_version else {}
+    new = replace(new, noise=_of_most_seeds(known, new, metrics))
+    denoised = replace(
+        new,
+        metrics=_without_noise(old.metrics, new.metrics, metrics),
+        seeds=[
+            replace(run, metrics=_without_noise(runs[run.seed].metrics, run.metrics, metrics))
+            if run.seed in runs
+            else run
+            for run in new.seeds
+        ],
+    )
+    return old if denoised == old else new
+
+
+def _of_most_seeds(known: Mapping[str, Noise], new: Baseline, metrics: Mapping[str, Metric]) -> dict[str, Noise]:
+    """The noise of `new` and what is known of its metrics, of each the one of more seeds."""
+    held = {name for run in new.seeds for name in run.metrics}
+    found = {name: [side[name] for side in (new.noise, known) if name in side] for name in metrics if name in held}
+    return {name: max(noise, key=lambda noise: noise.seeds) for name, noise in found.items() if noise}
+
+
+def check_noise(baseline: Baseline, others: Iterable[SeedRun], metrics: Mapping[str, Metric] = METRICS) -> None:
+    """Raise InputError, naming seed and metric, where the noise cannot be computed from these seeds too."""
+    others = list(others)
+    held = {name for run in (*baseline.seeds, *others) for name in run.metrics}
+    for run in others:
+        for name in (metric.name for metric in metrics.values() if metric.lane == "quality" and metric.name in held):
+            reason = problem(run.metrics[name], "number") if name in run.metrics else "is missing"
+            if reason:
+                raise InputError(f"{baseline.case}: not calibrated: seed {run.seed}: {name} {reason}")
+
+
+def _without_noise(
+    old: Mapping[str, Value], new: Mapping[str, Value], metrics: Mapping[str, Metric]
+) -> dict[str, Value]:
+    """`new`, with the old value of each noisy metric that moved within its margin."""
+    return {
+        name: old[name] if _is_noise(metrics.get(name), value, old.get(name)) else value for name, value in new.items()
+    }
+
+
+def _is_noise(metric: Metric | None, obtained: Value, expected: Value | None) -> bool:
+    if metric is None or metric.lane != "noisy":
+        return False
+    if not isinstance(obtained, (int, float)) or not isinstance(expected, (int, float)):
+        return False
+    return within_margin(metric, obtained, expected)

@@ -1,0 +1,143 @@
+"""The tests of the quality lane: is a difference more than noise? Numbers in, probabilities and sizes out.
+
+Both sides hold one value of a metric per training seed, and the samples behind it (an answer, a document, a picture).
+Two kinds of noise must be ruled out: that of the samples, which are paired, and that of the seeds, whose spread the
+baseline records. A difference is significant when the tests of both say so, so its probability is the larger one.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from pytest_peftbench.results.baseline import MOST_SEEDS
+
+Key = TypeVar("Key")
+Sample = str | list[float]
+
+# Probability that a session of unchanged cases reports any regression of quality.
+ALPHA = 0.05
+# Probability that a regression of the detectable size is caught.
+POWER = 0.9
+# Margins allow for the noise in a session of this many quality tests: a margin must not depend on what else runs.
+TESTS = 400
+RESAMPLES = 99_999
+
+
+def spread(values: Sequence[float]) -> float:
+    """Standard deviation between seeds, of at least two values, in the metric's unit."""
+    return statistics.stdev(values)
+
+
+def noise_floor(sd: float, known_seeds: int, seeds: int) -> float:
+    """Largest difference between two means of `seeds` seeds that unchanged code gives, in the metric's unit.
+
+    sd: the spread between seeds, estimated from `known_seeds` of them. With that of the other group in it the floor
+    would be exceeded with a probability of ALPHA / TESTS, by Student's one-sided test of two means; but what regresses
+    often scatters more, too, and would widen its own margin. From the baseline's five seeds alone it is 0.0017, and
+    such a difference is `cannot tell` unless it is significant as well.
+    """
+    from scipy.stats import t
+
+    return float(t.isf(ALPHA / TESTS, _freedom(known_seeds, seeds))) * _standard_error(sd, seeds)
+
+
+def detectable(margin: float, sd: float, known_seeds: int, seeds: int) -> float:
+    """Smallest regression of the mean that is caught with a probability of POWER, in the metric's unit.
+
+    margin: differences up to this one pass, the noise floor included.
+    """
+    from scipy.stats import t
+
+    return margin + float(t.ppf(POWER, _freedom(known_seeds, seeds))) * _standard_error(sd, seeds)
+
+
+def seeds_needed(margin: float, sd: float) -> int:
+    """Seeds with which the noise floor comes down to `margin`; at most MOST_SEEDS."""
+    low, high = 2, MOST_SEEDS
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if noise_floor(sd, middle, middle) <= margin else (middle + 1, high)
+    return low
+
+
+def _freedom(known_seeds: int, seeds: int) -> int:
+    if min(known_seeds, seeds) < 1 or known_seeds + seeds < 3:
+        raise ValueError(f"no spread can be estimated from {known_seeds} and {seeds} seeds")
+    return known_seeds + seeds - 2
+
+
+def _standard_error(sd: float, seeds: int) -> float:
+    return sd * math.sqrt(2 / seeds)
+
+
+def worse_by_seed(old: Sequence[float], new: Sequence[float]) -> float:
+    """Probability that values this much larger come from the same distribution: Welch's one-sided test over seeds.
+
+    Larger is worse; the caller turns the sign of a metric where it is not. At least two seeds on each side.
+    """
+    from scipy.stats import ttest_ind
+
+    if len(set(old)) == len(set(new)) == 1:  # no spread at all: any difference is one
+        return 0.0 if new[0] > old[0] else 1.0
+    found: Any = ttest_ind(new, old, equal_var=False, alternative="greater")
+    return float(found.pvalue)
+
+
+def worse_by_sample(old: Sequence[Sample], new: Sequence[Sample], sign: int) -> float:
+    """Probability of the paired difference of the samples of all seeds, under the hypothesis that neither is worse.
+
+    old, new: a seed's samples each, in the same order. sign: 1 where a larger sample is worse, -1 where a smaller is.
+    Bits (strings of 0 and 1) are tested with McNemar's exact test, pooled over the seeds; numbers by permuting the
+    sides of each pair. Raises ValueError when the samples do not pair up.
+    """
+    sides = ([_numbers(sample) for sample in side] for side in (old, new))
+    pairs = [pair for before, after in zip(*sides, strict=True) for pair in zip(before, after, strict=True)]
+    differences = [sign * (after - before) for before, after in pairs]
+    if not any(differences):
+        return 1.0
+    if all(isinstance(sample, str) for sample in (*old, *new)):
+        return _mcnemar(differences)
+    return _permutation(differences)
+
+
+def _numbers(sample: Sample) -> list[float]:
+    return [float(item) for item in sample]
+
+
+def _mcnemar(differences: Iterable[float]) -> float:
+    from scipy.stats import binomtest
+
+    worse = sum(difference > 0 for difference in differences)
+    changed = sum(difference != 0 for difference in differences)
+    return float(binomtest(worse, changed, alternative="greater").pvalue)
+
+
+def _permutation(differences: list[float]) -> float:
+    import numpy as np
+    from scipy.stats import permutation_test
+
+    found: Any = permutation_test(
+        (np.array(differences),),
+        np.mean,
+        permutation_type="samples",
+        alternative="greater",
+        n_resamples=RESAMPLES,
+        batch=10_000,
+        vectorized=True,
+        rng=np.random.default_rng(0),
+    )
+    return float(found.pvalue)
+
+
+def holm(probabilities: Mapping[Key, float]) -> dict[Key, float]:
+    """The probabilities adjusted for their number (Holm 1979): those at most ALPHA are significant together."""
+    adjusted: dict[Key, float] = {}
+    least = 0.0
+    ordered = sorted(probabilities, key=lambda key: probabilities[key])
+    for rank, key in enumerate(ordered):
+        least = max(least, min(1.0, (len(ordered) - rank) * probabilities[key]))
+        adjusted[key] = least
+    return adjusted

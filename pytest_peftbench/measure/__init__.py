@@ -1,0 +1,1 @@
+"""Instruments: counters, times, clocks, memory, weights, environment."""

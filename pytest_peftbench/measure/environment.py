@@ -1,0 +1,160 @@
+"""The environment that figures depend on: pinned before torch is imported, described beside every result."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import random
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from pytest_peftbench.results.files import InputError
+
+THREADS = 1
+# The same bits on processors of one kind with AVX2: AVX-512 and AVX2 differ in the seventh digit after 15 steps. There
+# is no branch of MKL that Intel and AMD share to the bit: COMPATIBLE takes three times as long per product, and
+# training still parts within four steps. `arithmetic` tells the kinds apart, and seeds decide where it differs.
+_PINS = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_CBWR": "AVX2"}
+# On Intel's newest processors the same product comes out otherwise in the last bit beside an adapter, unless it is
+# strict; AMD's have no such mode.
+_INTEL_PINS = {"MKL_CBWR": "AVX2,STRICT"}
+_THREADS = {"OMP_NUM_THREADS": str(THREADS), "MKL_NUM_THREADS": str(THREADS), "TOKENIZERS_PARALLELISM": "false"}
+# A bar per file of a few kilobytes tells nothing; the plugin shows its own progress.
+_QUIET = {"HF_DATASETS_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+
+
+def pin() -> None:
+    """Fix instruction sets and threads of this process and its children. Works only before torch is imported."""
+    if "torch" in sys.modules:
+        return  # too late: `describe` then says which instruction set is in use, and bits are not compared
+    os.environ.update(_THREADS | _QUIET)
+    if platform.machine().lower() in ("x86_64", "amd64"):
+        os.environ.update(_PINS | (_INTEL_PINS if _is_intel() else {}))
+
+
+def _is_intel() -> bool:
+    """Whether Intel made this x86 processor; all Macs of that kind have one."""
+    if sys.platform == "darwin":
+        return True
+    linux = Path("/proc/cpuinfo")
+    return "GenuineIntel" in (linux.read_text() if linux.exists() else platform.processor())
+
+
+def installed(package: str) -> str:
+    """Version of an installed package, without its build tag, or "not installed". Imports nothing."""
+    try:
+        return version(package).split("+")[0]
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def check_device(device: str) -> None:
+    """Raise InputError unless torch can run on `device`."""
+    import torch
+
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"--peft-device {device}: torch {torch.__version__} cannot run there: {reason}") from error
+
+
+def describe(device: str) -> dict[str, str]:
+    """What figures depend on, by name; the keys that a metric `needs` must be equal for it to be comparable."""
+    import torch
+
+    environment = {name: installed(name) for name in ("torch", "transformers", "diffusers", "peft")}
+    environment["python"] = platform.python_version()
+    environment["machine"] = platform.machine()
+    environment["cpu_capability"] = torch.backends.cpu.get_cpu_capability()
+    environment["threads"] = str(torch.get_num_threads())
+    environment["device"] = torch.device(device).type
+    environment["accelerator"] = accelerator_name(device)
+    environment["arithmetic"] = arithmetic(device)
+    return environment
+
+
+@cache
+def arithmetic(device: str) -> str:
+    """Short hash of what this process computes from fixed numbers: equal where the same bits may be expected.
+
+    It tells apart what no version does: the processor's vendor, where a library has kernels of its own for it, and
+    instruction sets that were not pinned because torch was imported first.
+    """
+    import torch
+    from torch.nn import functional
+
+    with deterministic(device), torch.random.fork_rng(devices=[]), torch.no_grad():
+        generator = torch.Generator().manual_seed(0)
+        wide, square, image, kernel = (
+            torch.randn(shape, generator=generator).to(device)
+            for shape in ((67, 515), (67, 67), (1, 6, 19, 19), (9, 6, 3, 3))
+        )
+        found = [
+            wide @ wide.T,
+            wide.T @ wide,
+            square @ wide,
+            functional.conv2d(image, kernel),
+            functional.layer_norm(wide.softmax(-1), (515,)),
+            torch.cat([function(square) for function in (torch.exp, torch.cos, torch.tanh, torch.erf)]),
+            torch.linalg.svdvals(square),
+        ]
+    sha = hashlib.sha256()
+    for tensor in found:
+        sha.update(tensor.cpu().contiguous().numpy().tobytes())
+    return sha.hexdigest()[:12]
+
+
+def accelerator_name(device: str) -> str:
+    """Name of the accelerator, or "none" on a CPU."""
+    import torch
+
+    kind = torch.device(device).type
+    module = getattr(torch, kind, None)
+    if kind == "cpu":
+        return "none"
+    return str(module.get_device_name(device)) if module and hasattr(module, "get_device_name") else kind
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python, NumPy and torch (all devices)."""
+    import numpy
+    import torch
+
+    random.seed(seed)
+    numpy.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+@contextmanager
+def deterministic(device: str) -> Iterator[None]:
+    """One thread and deterministic kernels while the body runs; the caller's settings are restored after it.
+
+    oneDNN and NNPACK are off: how they cut a convolution into blocks, and so its last bits, depends on the processor's
+    caches. On an accelerator an operator without a deterministic kernel warns instead of failing.
+    """
+    import torch
+
+    threads = torch.get_num_threads()
+    enabled, warn_only = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
+    onednn: Any = torch.backends.mkldnn  # its annotations lie: `enabled` is a bool
+    onednn_enabled = onednn.enabled
+    torch.set_num_threads(THREADS)
+    onednn.enabled = False
+    torch.use_deterministic_algorithms(True, warn_only=torch.device(device).type != "cpu")
+    try:
+        with torch.backends.nnpack.flags(enabled=False):
+            yield
+    finally:
+        onednn.enabled = onednn_enabled
+        torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
+        torch.set_num_threads(threads)

@@ -1,0 +1,187 @@
+"""Times two functions against each other, interleaved in one process.
+
+Between processes the time of unchanged code moves by tens of per cent, the ratio to an interleaved reference by two.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+
+import numpy
+import torch
+from scipy.stats import bootstrap
+
+from pytest_peftbench.measure.clocks import ClockReader
+
+BLOCKS = 7
+# Fixed, so that nobody looks at the figures until they please; many, to outlast a neighbour's burst of seconds.
+CONFIRMING_BLOCKS = 63
+CONFIDENCE = 0.95
+RESAMPLES = 9_999
+# Blocks in which the clock was throttled are run again, until there were this many times the blocks asked for.
+_MAX_ATTEMPTS = 3
+
+_Timer = Callable[[Callable[[], object]], float]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One function's time over another's; lower is better.
+
+    ratio: median over the blocks. low, high: its bootstrap interval; from 0 to infinity where too few blocks ran
+    without throttling. time_s: median of one call. ratios: of each block that counts. throttled_blocks: how many do
+    not, since the accelerator's clock was held back. sm_mhz: median of its clock, None where nobody can tell.
+    """
+
+    ratio: float
+    low: float
+    high: float
+    time_s: float
+    ratios: tuple[float, ...]
+    throttled_blocks: int = 0
+    sm_mhz: float | None = None
+
+    @property
+    def interval(self) -> list[float]:
+        """`[low, high]`; empty where there is none."""
+        return [self.low, self.high] if math.isfinite(self.high) else []
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Times of A B B A. ratio: of A over B. time_s: of one A."""
+
+    ratio: float
+    time_s: float
+    throttled: bool
+    sm_mhz: int | None
+
+
+def rows(batch_size: int, device: str) -> int:
+    """How many rows a timed step has: on a CPU one, on an accelerator all of the training batch.
+
+    A CPU is timed for the host's work, which the counters do not see and which does not grow with the rows; that of
+    the operators is counted exactly. An accelerator's time with few rows is the host's again.
+    """
+    return 1 if torch.device(device).type == "cpu" else batch_size
+
+
+def compare(
+    function: Callable[[], object],
+    reference: Callable[[], object],
+    device: str,
+    blocks: int = BLOCKS,
+    relative_margin: float = math.inf,
+) -> Timing:
+    """Run both in blocks of A B B A, after one warm-up each, garbage collector off.
+
+    An interval wider than `relative_margin` times the ratio tells nothing: then CONFIRMING_BLOCKS are run once, and
+    they alone count.
+    """
+    function(), reference()
+    timing = _run(function, reference, device, blocks)
+    if timing.high - timing.low > relative_margin * timing.ratio and blocks < CONFIRMING_BLOCKS:
+        return _run(function, reference, device, CONFIRMING_BLOCKS)
+    return timing
+
+
+def _run(function: Callable[[], object], reference: Callable[[], object], device: str, blocks: int) -> Timing:
+    timer, clocks = _timer(device), ClockReader(device)
+    run: list[_Block] = []
+    with _garbage_collector_off():
+        while len(run) < _MAX_ATTEMPTS * blocks and sum(not block.throttled for block in run) < blocks:
+            run.append(_block(function, reference, timer, clocks))
+    counted = [block for block in run if not block.throttled]
+    enough = len(counted) == blocks
+    ratios = tuple(block.ratio for block in (counted if enough else run))
+    low, high = _interval(ratios) if enough else (0.0, math.inf)
+    clock = [block.sm_mhz for block in run if block.sm_mhz is not None]
+    return Timing(
+        ratio=statistics.median(ratios),
+        low=low,
+        high=high,
+        time_s=statistics.median(block.time_s for block in (counted if enough else run)),
+        ratios=ratios,
+        throttled_blocks=len(run) - len(counted),
+        sm_mhz=statistics.median(clock) if clock else None,
+    )
+
+
+def _block(
+    function: Callable[[], object], reference: Callable[[], object], timer: _Timer, clocks: ClockReader
+) -> _Block:
+    before = clocks.read()
+    first = timer(function)
+    between = timer(reference) + timer(reference)
+    last = timer(function)
+    after = clocks.read()
+    return _Block((first + last) / between, (first + last) / 2, before.throttled or after.throttled, after.sm_mhz)
+
+
+def _interval(ratios: tuple[float, ...]) -> tuple[float, float]:
+    """Percentile bootstrap of the median, the same for the same ratios."""
+    if len(ratios) < 2:
+        return 0.0, math.inf
+    found = bootstrap(
+        (ratios,),
+        numpy.median,
+        n_resamples=RESAMPLES,
+        confidence_level=CONFIDENCE,
+        method="percentile",
+        rng=numpy.random.default_rng(0),
+    ).confidence_interval
+    return float(found.low), float(found.high)
+
+
+def waiting(function: Callable[[], object], device: str) -> Callable[[], object]:
+    """`function` for a clock of the host's: an accelerator is done with its work when it returns."""
+    if torch.device(device).type == "cpu":
+        return function
+
+    def wait() -> None:
+        function()
+        torch.accelerator.synchronize(device)
+
+    return wait
+
+
+@contextmanager
+def _garbage_collector_off() -> Iterator[None]:
+    enabled = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _timer(device: str) -> _Timer:
+    """What times one call, in seconds."""
+    return _wall_time if torch.device(device).type == "cpu" else partial(_event_time, device)
+
+
+def _wall_time(function: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    function()
+    return time.perf_counter() - started
+
+
+def _event_time(device: str, function: Callable[[], object]) -> float:
+    """The accelerator's own time, from an event before the work in its queue to one after."""
+    start, end = (torch.Event(device, enable_timing=True) for _ in range(2))
+    stream = torch.accelerator.current_stream(device)
+    torch.accelerator.synchronize(device)
+    start.record(stream)
+    function()
+    end.record(stream)
+    end.synchronize()
+    return start.elapsed_time(end) / 1000

@@ -1,0 +1,69 @@
+"""The figures of quality: answers parsed and compared, losses per token, forgetting."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+# Above this size hashing the weights costs seconds; names and shapes then stand for them.
+HASHED_PARAMETERS = 2**26
+# Words of 8 bytes that `fingerprint` reads at a time; at least 8.
+_CHUNK = 2**20
+
+
+def same_bits(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors agree to the last bit (NaN agrees with nothing)."""
+    return a.shape == b.shape and a.dtype == b.dtype and bool(torch.equal(a, b))
+
+
+def max_difference(a: Tensor, b: Tensor) -> float:
+    """Largest absolute difference; infinite when the shapes differ, NaN when a value is."""
+    if a.shape != b.shape:
+        return float("inf")
+    return float((a.double() - b.double()).abs().max()) if a.numel() else 0.0
+
+
+def digest(model: nn.Module, trainable_only: bool = False) -> str:
+    """sha256 of a model's parameters and buffers, or of its trainable parameters: names, shapes, types and bits.
+
+    Of a model with more than HASHED_PARAMETERS parameters only names, shapes and types are hashed.
+    """
+    tensors: dict[str, Tensor] = dict(model.named_parameters())
+    hash_bits = sum(tensor.numel() for tensor in tensors.values()) <= HASHED_PARAMETERS
+    if trainable_only:
+        tensors = {name: tensor for name, tensor in tensors.items() if tensor.requires_grad}
+    else:
+        tensors.update(model.named_buffers())
+    return digest_of(tensors, bits=hash_bits or trainable_only)
+
+
+def digest_of(tensors: Mapping[str, Tensor], *, bits: bool = True) -> str:
+    """sha256 of named tensors, in the order of their names: name, shape, type and, unless told otherwise, bits."""
+    sha = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach()
+        sha.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        if bits:
+            sha.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return sha.hexdigest()
+
+
+def fingerprint(model: nn.Module) -> int:
+    """A checksum of the bits of all parameters and buffers, in their order, at the speed of reading them.
+
+    Unlike `digest` it covers models of any size; it is compared within one process only.
+    """
+    total = 0
+    odd = 2 * torch.arange(_CHUNK) + 1
+    for tensor in (*model.parameters(), *model.buffers()):
+        bits = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
+        bits = bits.clone() if bits.storage_offset() % 8 else bits
+        whole = bits.numel() // 8 * 8
+        # the sum of words weighted by odd numbers, modulo 2**64: sees each bit, and where it stands
+        words = torch.split(bits[:whole].view(torch.int64), _CHUNK)
+        for chunk in (*words, bits[whole:].long()):
+            total = (31 * total + int((chunk * odd[: chunk.numel()]).sum())) % 2**64
+    return total

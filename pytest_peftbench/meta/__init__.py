@@ -1,0 +1,1 @@
+"""The meta device as a stand-in for an accelerator, and what is known of real base models."""

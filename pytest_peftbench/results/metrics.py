@@ -1,0 +1,303 @@
+"""The catalogue: what each metric means, declared once. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+Lane = Literal["exact", "numerics", "quality", "noisy", "info"]
+
+
+Direction = Literal["lower", "higher", "equal"]
+
+
+Kind = Literal["number", "text", "list", "table"]
+
+
+Value = int | float | str | list[float] | dict[str, str]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One metric, declared once.
+
+    lane: how it is compared (see `compare`). direction: which way is better; "equal" knows no better.
+    margin: difference below which nobody cares, `absolute` in the metric's unit, or `relative` to the expected
+    value. needs: environment keys that must be equal for the metric to be comparable at all. kind: what a value
+    is; "list" holds numbers, "table" texts by name. samples: name of the samples that the metric is the mean of.
+    interval: name of the metric that holds its `[low, high]`, if any.
+    """
+
+    name: str
+    unit: str
+    direction: Direction
+    lane: Lane
+    description: str
+    absolute_margin: float = 0.0
+    relative_margin: float = 0.0
+    needs: tuple[str, ...] = ()
+    kind: Kind = "number"
+    samples: str = ""
+    interval: str = ""
+
+    def margin(self, expected: float) -> float:
+        """Largest difference from `expected` that nobody cares about, in the metric's unit."""
+        return max(self.absolute_margin, self.relative_margin * abs(expected))
+
+
+# Operators depend on how torch and transformers compose a model, not on the processor.
+_COUNTERS = ("torch", "transformers", "device")
+
+
+# The same bits need the same kernels as well.
+_BITS = ("torch", "transformers", "device", "arithmetic")
+
+
+_DEVICE = ("device", "accelerator")
+
+
+def _counters(phase: str, what: str, names: str) -> list[Metric]:
+    all_metrics = {
+        "flops": ("FLOP", "floating point operations of matrix multiplications, convolutions and attention"),
+        "calls": ("calls", "operator calls"),
+        "peak_bytes": ("bytes", "peak bytes of live tensors, weights and optimizer state included"),
+        "saved_bytes": ("bytes", "bytes saved for the backward pass, weights not counted"),
+        "peak_weights_bytes": ("bytes", "weights at the peak"),
+        "peak_gradients_bytes": ("bytes", "gradients of weights at the peak"),
+        "peak_optimizer_bytes": ("bytes", "optimizer state at the peak"),
+        "peak_activations_bytes": ("bytes", "tensors saved for the backward pass at the peak"),
+        "peak_temporary_bytes": ("bytes", "all other tensors at the peak"),
+    }
+    return [
+        Metric(
+            f"{phase}.{n}",
+            all_metrics[n][0],
+            "lower",
+            "exact",
+            f"{all_metrics[n][1]} of {what}",
+            needs=_COUNTERS,
+        )
+        for n in names.split()
+    ]
+
+
+def _outcome(name: str, description: str) -> Metric:
+    """A check whose outcome is a word: `ok`, `differs`, or the error class of a method that cannot do it."""
+    return Metric(name, "outcome", "higher", "exact", description, kind="text")
+
+
+METRICS: dict[str, Metric] = {
+    metric.name: metric
+    for metric in [
+        Metric("params.trainable", "parameters", "lower", "exact", "parameters that training changes"),
+        Metric("params.total", "parameters", "lower", "exact", "parameters of base model and adapter"),
+        Metric("checkpoint.bytes", "bytes", "lower", "exact", "size of the saved adapter weights"),
+        Metric(
+            "checkpoint.tensors",
+            "tensors",
+            "equal",
+            "exact",
+            "names, count, shape and dtype of the saved tensors",
+            kind="table",
+        ),
+        *_counters("inject", "adding the adapter to the base model", "calls peak_bytes"),
+        Metric(
+            "inject.host_calls",
+            "calls",
+            "lower",
+            "exact",
+            "Python functions called in peft and torch.nn while adding the adapter",
+            needs=_COUNTERS,
+        ),
+        *_counters("forward_inference", "a forward pass in inference mode", "flops calls peak_bytes"),
+        *_counters("forward_train", "a forward pass in training mode", "flops calls peak_bytes"),
+        *_counters("train_step", "one training step", "flops calls peak_bytes saved_bytes"),
+        *_counters(
+            "train_step",
+            "one training step",
+            "peak_weights_bytes peak_gradients_bytes peak_optimizer_bytes peak_activations_bytes peak_temporary_bytes",
+        ),
+        *_counters(
+            "decode_step",
+            "one step of generation: a token with the cache, or noise removed with guidance",
+            "flops calls",
+        ),
+        _outcome("init.identity", "the adapted model's output before training is the base model's, to the bit"),
+        _outcome("disable.restores_base", "with the adapter disabled the output is the base model's, to the bit"),
+        _outcome("enable.restores_adapter", "enabled again, the output is the adapted model's, to the bit"),
+        _outcome("reload.same_output", "saved and reloaded, the adapter gives the same output, to the bit"),
+        _outcome("merge.same_output", "merged into the base weights, the output agrees within the tolerance"),
+        _outcome("unmerge.restores_base", "unmerging restores the base weights within the tolerance"),
+        _outcome("footprint.counted", "whether torch can count all of it on the meta device; if not, what is missing"),
+        Metric(
+            "first_losses",
+            "loss",
+            "equal",
+            "numerics",
+            "training losses of the first steps",
+            needs=_BITS,
+            kind="list",
+        ),
+        Metric(
+            "adapter_sha256", "sha256", "equal", "numerics", "hash of the trained weights", needs=_BITS, kind="text"
+        ),
+        Metric(
+            "init.max_output_difference",
+            "units",
+            "equal",
+            "numerics",
+            "largest difference of the output before training from the base model's",
+            needs=_BITS,
+        ),
+        Metric(
+            "test_accuracy",
+            "fraction",
+            "higher",
+            "quality",
+            "share of test problems solved",
+            absolute_margin=0.05,
+            samples="test_correct",
+        ),
+        Metric("valid_accuracy", "fraction", "higher", "info", "share of validation problems solved"),
+        Metric(
+            "forgetting",
+            "nats",
+            "lower",
+            "quality",
+            "rise of the mean per-token cross-entropy on general text",
+            absolute_margin=0.02,
+            relative_margin=0.05,
+            samples="forgetting_per_document",
+        ),
+        Metric(
+            "test_dino_similarity",
+            "cosine",
+            "higher",
+            "quality",
+            "likeness of generated to held-out pictures of the concept, to the image encoder",
+            absolute_margin=0.02,
+            samples="similarity_per_image",
+        ),
+        _outcome("images.changed", "some picture of an unrelated prompt is not the base model's own, to the bit"),
+        Metric("valid_dino_similarity", "cosine", "higher", "info", "the same for the validation pictures"),
+        Metric(
+            "drift",
+            "drift",
+            "lower",
+            "quality",
+            "distance of pictures of unrelated prompts from the base model's",
+            absolute_margin=0.005,
+            relative_margin=0.05,
+            samples="drift_per_image",
+        ),
+        Metric(
+            "images_sha256",
+            "sha256",
+            "equal",
+            "numerics",
+            "hashes of the generated pictures",
+            needs=_BITS,
+            kind="table",
+        ),
+        Metric(
+            "train_loss",
+            "loss",
+            "lower",
+            "quality",
+            "mean training loss over the last evaluation interval",
+            absolute_margin=0.02,
+            relative_margin=0.02,
+        ),
+        Metric(
+            "step_time_ratio",
+            "ratio",
+            "lower",
+            "noisy",
+            "time of a training step over the base model's (full fine-tuning), interleaved in one process",
+            relative_margin=0.30,
+            interval="step_time_interval",
+        ),
+        Metric(
+            "decode_time_ratio",
+            "ratio",
+            "lower",
+            "noisy",
+            "time of generating with a fixed number of steps over the base model's, interleaved in one process",
+            relative_margin=0.30,
+            interval="decode_time_interval",
+        ),
+        Metric(
+            "step_time_interval",
+            "ratio",
+            "lower",
+            "info",
+            "bootstrap interval of step_time_ratio, low and high; empty where it was throttled",
+            kind="list",
+        ),
+        Metric(
+            "decode_time_interval",
+            "ratio",
+            "lower",
+            "info",
+            "bootstrap interval of decode_time_ratio, low and high; empty where it was throttled",
+            kind="list",
+        ),
+        Metric("host.rss_bytes", "bytes", "lower", "info", "resident memory of the process at the end of training"),
+        Metric(
+            "gpu.allocated_peak_bytes",
+            "bytes",
+            "lower",
+            "noisy",
+            "peak allocated on the accelerator while training",
+            relative_margin=0.02,
+            needs=_DEVICE,
+        ),
+        Metric(
+            "gpu.reserved_peak_bytes",
+            "bytes",
+            "lower",
+            "noisy",
+            "peak reserved by the accelerator's allocator while training",
+            relative_margin=0.05,
+            needs=_DEVICE,
+        ),
+        Metric(
+            "gpu.load_peak_bytes",
+            "bytes",
+            "lower",
+            "noisy",
+            "peak allocated on the accelerator while the base model was loaded",
+            relative_margin=0.02,
+            needs=_DEVICE,
+        ),
+        Metric(
+            "gpu.evaluate_peak_bytes",
+            "bytes",
+            "lower",
+            "noisy",
+            "peak allocated on the accelerator while the trained model was evaluated",
+            relative_margin=0.02,
+            needs=_DEVICE,
+        ),
+        Metric(
+            "gpu.other_processes_bytes", "bytes", "lower", "info", "memory of the device that others hold, from NVML"
+        ),
+        Metric("gpu.device_bytes", "bytes", "lower", "info", "memory of the whole device in use, from NVML"),
+        Metric("gpu.sm_clock_mhz", "MHz", "higher", "info", "clock of the accelerator while a step was timed"),
+        Metric(
+            "gpu.throttled_blocks",
+            "blocks",
+            "lower",
+            "info",
+            "timed blocks that do not count because the accelerator's clock was held back",
+        ),
+        Metric("step_time_s", "s", "lower", "info", "median time of one training step"),
+        Metric("decode_time_s", "s", "lower", "info", "median time of generating with a fixed number of steps"),
+    ]
+}
+
+
+def by_lane(metrics: Mapping[str, Metric], lane: Lane) -> list[str]:
+    """Names of the metrics of one lane, in the order of declaration."""
+    return [name for name, metric in metrics.items() if metric.lane == lane]

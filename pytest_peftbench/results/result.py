@@ -1,0 +1,186 @@
+"""What one case measured, and what each metric means. Knows nothing of pytest or torch.
+
+A `Result` is written in the schema of PEFT's `method_comparison` (so PEFT's dashboard reads our files) plus one
+block, `"peftbench"`, with everything that PEFT's schema has no place for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pytest_peftbench.results.files import InputError
+from pytest_peftbench.results.metrics import Value
+
+SCHEMA_VERSION = 2
+# History: 1, first version. 2, `base` (the base model's own figures), and in baselines `noise`, both optional.
+
+
+@dataclass(frozen=True)
+class CaseId:
+    """Names one case: `MetaMathQA-tiny-loha-rank8`, or `footprint-MetaMathQA-llama-3.2-3B-loha-rank32`.
+
+    kind: what is done with the experiment; empty where it is trained.
+    """
+
+    task: str
+    base_model: str
+    method: str
+    name: str
+    kind: str = ""
+
+    def __str__(self) -> str:
+        return "-".join(part for part in (self.kind, self.task, self.base_model, self.method, self.name) if part)
+
+    def to_json(self) -> dict[str, str]:
+        """The fields; `kind` only where there is one."""
+        return {name: value for name, value in asdict(self).items() if value or name != "kind"}
+
+    def folder(self, root: Path) -> Path:
+        """Where files about the cases of this kind, task and base model lie below `root`."""
+        return root / self.kind / self.task / self.base_model
+
+
+@dataclass(frozen=True)
+class SeedRun:
+    """What one training seed gave: `metrics` by name, and the `samples` that the metrics are means of.
+
+    samples: `test_correct`, a string of 0 and 1 in the order of the test set; `forgetting_per_document`, a list of
+    rises in nats, in the order of the documents; `similarity_per_image` and `drift_per_image`, lists of cosines and
+    of (1 - cosine) / 2, in the order of the prompts.
+    """
+
+    seed: int
+    metrics: dict[str, Value]
+    samples: dict[str, str | list[float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A sample to look at: the base model's picture on the left, the adapted model's on the right, from the same noise.
+
+    name: of the file, without folder. seed: of the noise. png: the file's content, prompt and seed in its metadata.
+    """
+
+    name: str
+    prompt: str
+    seed: int
+    png: bytes
+
+
+# phase -> "operator @ owner" -> [calls, FLOPs]; says who spends what, and is compared only to explain a difference
+Operators = dict[str, dict[str, list[int]]]
+# phase -> "shape dtype @ owner" -> [count, bytes]; what is alive at the peak, likewise
+PeakTensors = dict[str, dict[str, list[int]]]
+
+
+@dataclass(frozen=True)
+class BaseReference:
+    """The base model's own figures, without adapter, on the batch that the case's counters are taken on.
+
+    What the environment moves, another torch or processor, it moves here too. losses: of a few steps of full
+    fine-tuning. metrics: peak and saved bytes by the name of the case's metric. operators: as in `Result`.
+    """
+
+    losses: list[float]
+    metrics: dict[str, Value]
+    operators: Operators
+
+
+@dataclass(frozen=True)
+class Result:
+    """Everything that one case measured.
+
+    metrics: the metrics that do not depend on the training seed (counters, checks, times). seeds: the others, by
+    seed, ascending. case_version: a hash of all that defines the case; figures of different versions are not
+    comparable. environment: see `environment.describe`. peak_tensors: the tensors alive at a phase's peak. base: the
+    base model's own figures. warnings: of a device that was not idle. pictures: samples of the first seed's model.
+    notes: what a reader must know about how the figures came about. peft: the fields that PEFT's own schema wants and
+    we do not compare (`run_info`, `train_info`, `meta_info`).
+    """
+
+    case: CaseId
+    case_version: str
+    environment: dict[str, str]
+    metrics: dict[str, Value]
+    seeds: list[SeedRun]
+    operators: Operators = field(default_factory=dict)
+    peak_tensors: PeakTensors = field(default_factory=dict)
+    base: BaseReference | None = None
+    status: str = "success"
+    error_msg: str = ""
+    warnings: list[str] = field(default_factory=list)
+    pictures: list[Picture] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    peft: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """PEFT's result schema plus the block `"peftbench"`."""
+        block = {
+            "schema": SCHEMA_VERSION,
+            "case": self.case.to_json(),
+            "case_version": self.case_version,
+            "status": self.status,
+            "error_msg": self.error_msg,
+            "warnings": self.warnings,
+            "environment": self.environment,
+            "metrics": self.metrics,
+            "seeds": [asdict(seed) for seed in self.seeds],
+            "operators": self.operators,
+            "peak_tensors": self.peak_tensors,
+            "base": asdict(self.base) if self.base else None,
+            "notes": self.notes,
+            "pictures": [{"file": item.name, "prompt": item.prompt, "seed": item.seed} for item in self.pictures],
+        }
+        return {**self.peft, "peftbench": block}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any], source: str) -> Result:
+        """The result that `to_json` wrote, without the pictures' content.
+
+        source: names it in errors. Raises InputError for a block that another version wrote, or that is damaged.
+        """
+        block = data["peftbench"]
+        try:
+            if not 1 <= block["schema"] <= SCHEMA_VERSION:
+                raise InputError(
+                    f"{source}: peftbench.schema is {block['schema']}, this version reads {SCHEMA_VERSION}"
+                )
+            base = block.get("base")
+            names = ("case_version", "environment", "metrics", "operators", "status", "error_msg")
+            return cls(
+                case=CaseId(**block["case"]),
+                seeds=[SeedRun(**run) for run in block["seeds"]],
+                peft={key: value for key, value in data.items() if key != "peftbench"},
+                base=BaseReference(**base) if base else None,
+                peak_tensors=block.get("peak_tensors", {}),
+                warnings=block.get("warnings", []),
+                **{name: block[name] for name in names},
+            )
+        except (KeyError, TypeError) as error:
+            raise InputError(f"{source}: peftbench: damaged: {error}") from error
+
+
+@dataclass(frozen=True)
+class SecondStage:
+    """What a case does after its first seed: the further seeds that it trains, and whether it takes its times again."""
+
+    seeds: tuple[int, ...] = ()
+    retime: bool = False
+
+
+def mean(values: list[float]) -> float:
+    """Arithmetic mean; NaN when there is no value, so that nothing passes for a measurement."""
+    return sum(values) / len(values) if values else float("nan")
+
+
+def mean_of_seeds(seeds: list[SeedRun], name: str) -> float | None:
+    """Mean over the seeds of a number metric; None when no seed has it. Raises KeyError when only some have it."""
+    values = [seed.metrics.get(name) for seed in seeds]
+    if all(value is None for value in values):
+        return None
+    if not all(isinstance(value, (int, float)) for value in values):
+        raise KeyError(f"{name} is missing for some seeds: {values}")
+    return mean([float(value) for value in values if isinstance(value, (int, float))])

@@ -1,0 +1,1 @@
+"""Image generation: teach a diffusion model a concept, drift on unrelated prompts."""
