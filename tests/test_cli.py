@@ -7,11 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from pytest_peftbench.tasks.embedded import TINY_DIRS
 from support import IMAGE_SUITE, write_json
 
 import pytest_peftbench
 from pytest_peftbench import commands as cli
-from pytest_peftbench.tasks.embedded import TINY_DIRS
 
 
 def peftbench(*arguments):

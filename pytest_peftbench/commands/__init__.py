@@ -6,7 +6,6 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from importlib import import_module
 from pathlib import Path
 
 from pytest_peftbench import __version__
@@ -16,7 +15,7 @@ from pytest_peftbench.measure import environment
 from pytest_peftbench.plugin.session import positive
 from pytest_peftbench.results.files import InputError, write_json
 from pytest_peftbench.suites import find_suites
-from pytest_peftbench.tasks.embedded import TINY_DIRS
+from pytest_peftbench.tasks.registry import spec_of, specs
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -46,7 +45,9 @@ def _parser() -> argparse.ArgumentParser:
         description="Generate the data, train the tokenizer and pretrain the embedded base model, deterministically: "
         "the same torch on the same kind of processor gives the same bits. Replaces what is in the folder.",
     )
-    build.add_argument("task", choices=["math", "image"], help="which base model to build")
+    build.add_argument(
+        "task", choices=[name for name, spec in specs().items() if spec.build], help="which base model to build"
+    )
     build.add_argument("--out", type=Path, metavar="DIR", help="where to write it (default: into the package)")
     build.add_argument("--steps", type=_count, metavar="N", help="stop after N steps: a shortened build, for tests")
     build.set_defaults(command=_build_tiny)
@@ -201,9 +202,11 @@ def _fit(options: argparse.Namespace) -> int:
 
 def _build_tiny(options: argparse.Namespace) -> int:
     environment.pin()
-    out = options.out or TINY_DIRS[options.task]
+    spec = spec_of(options.task)
+    assert spec.embedded is not None
+    out = options.out or spec.embedded.parent
     _require_folder(f"--out {out}", out)
-    build = import_module(f"pytest_peftbench.tasks.{TINY_DIRS[options.task].parent.name}.build").build
+    build = spec.load("build")
     out.mkdir(parents=True, exist_ok=True)
     # Built beside its place and moved there when complete: a build that is stopped leaves the old model as it was.
     with tempfile.TemporaryDirectory(dir=out, prefix=".build-") as folder:

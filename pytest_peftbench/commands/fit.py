@@ -119,7 +119,7 @@ def _map(jobs: list[tuple[Experiment, int, int, str]]) -> Iterator[Fit]:
     if workers <= 1 or sys.platform != "linux":
         yield from map(_fit, jobs)
         return
-    from pytest_peftbench.cases import footprint as real_shapes  # noqa: F401 - once here, and not once in each process
+    import pytest_peftbench.cases.footprint  # noqa: F401 - once here, and not once in each process
 
     # nothing has run on torch's threads yet, so that its state may be copied
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("fork")) as pool:
@@ -128,15 +128,16 @@ def _map(jobs: list[tuple[Experiment, int, int, str]]) -> Iterator[Fit]:
 
 def _fit(job: tuple[Experiment, int, int, str]) -> Fit:
     experiment, batch_size, seq_len, dtype = job
-    from pytest_peftbench.cases import footprint as real_shapes
+    from pytest_peftbench.cases.footprint import count_footprint, shapes_of
+    from pytest_peftbench.tasks.shapes import Lengths
 
     method = f"{experiment.case.method}/{experiment.case.name}"
     quantised = dtype in _QUANTISED_BYTES
     train = replace(experiment.train, dtype="bfloat16" if quantised else dtype)  # type: ignore[arg-type]
     experiment = replace(experiment, train=train)
-    lengths = real_shapes.Lengths(batch_size, seq_len)
+    lengths = Lengths(batch_size, seq_len)
     try:
-        result = real_shapes.count(experiment, lengths, decode=False)
+        result = count_footprint(experiment, lengths, decode=False)
         if (outcome := result.metrics["footprint.counted"]) != "ok":
             raise InputError(str(outcome))
         saved = _saved_by_quantising(experiment, dtype) if quantised else 0
@@ -155,7 +156,7 @@ def _fit(job: tuple[Experiment, int, int, str]) -> Fit:
         optimizer_bytes=part("optimizer"),
         activations_bytes=part("activations"),
         temporary_bytes=part("temporary"),
-        flops_per_token=numbers["train_step.flops"] / real_shapes.tokens(experiment, lengths),
+        flops_per_token=numbers["train_step.flops"] / shapes_of(experiment, lengths).trained_tokens,
         checkpoint_bytes=numbers["checkpoint.bytes"],
         trainable=numbers["params.trainable"],
         notes=tuple(result.notes),
@@ -166,11 +167,11 @@ def _saved_by_quantising(experiment: Experiment, dtype: str) -> int:
     """Bytes by which quantised linear layers are smaller, less the largest one's bfloat16 copy while it computes."""
     from torch import nn
 
-    from pytest_peftbench.cases import footprint as real_shapes
+    from pytest_peftbench.cases.footprint import shapes_of
 
     if experiment.adapter is None:
         raise InputError(f"full fine-tuning cannot train {dtype} weights")
-    base = real_shapes.base_model(experiment)
+    base = shapes_of(experiment).base_model()
     head = getattr(base, "lm_head", None)
     sizes = [module.weight.numel() for module in base.modules() if isinstance(module, nn.Linear) and module is not head]
     return int(sum(sizes) * (2 - _QUANTISED_BYTES[dtype])) - 2 * max(sizes)

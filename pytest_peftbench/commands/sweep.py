@@ -8,7 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pytest_peftbench.cases.trained import cached_base_models, cached_task_data, try_out
+from pytest_peftbench.cases.loading import cached_base_models, cached_task_data
+from pytest_peftbench.cases.trained import try_out
 from pytest_peftbench.results.files import InputError, read_json, write_json
 from pytest_peftbench.results.metrics import Value
 from pytest_peftbench.suites import PARAMS_FILE, Experiment, read_suite

@@ -34,6 +34,16 @@ class CaseId:
     def __str__(self) -> str:
         return "-".join(part for part in (self.kind, self.task, self.base_model, self.method, self.name) if part)
 
+    @property
+    def experiment(self) -> str:
+        """`<method>/<name>`, as the experiment's folder is named."""
+        return f"{self.method}/{self.name}"
+
+    @property
+    def stem(self) -> str:
+        """`<method>--<name>`, as files about the case are named."""
+        return f"{self.method}--{self.name}"
+
     def to_json(self) -> dict[str, str]:
         """The fields; `kind` only where there is one."""
         return {name: value for name, value in asdict(self).items() if value or name != "kind"}

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import types
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from functools import cache
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from pytest_peftbench.results.files import InputError, read_json
+from pytest_peftbench.results.files import TOO_LARGE, InputError, read_json
 from pytest_peftbench.results.metrics import METRICS
 from pytest_peftbench.results.result import CaseId
-from pytest_peftbench.tasks.config import TRAIN_CONFIGS, TrainConfig, is_a, name_of
+from pytest_peftbench.tasks.config import TINY, Place, TrainConfig
+from pytest_peftbench.tasks.registry import spec_of, specs
+from pytest_peftbench.tasks.spec import TaskSpec
 
 DEFAULTS_FILE = "default_training_params.json"
 PARAMS_FILE = "training_params.json"
@@ -53,6 +56,21 @@ class Experiment:
             raise InputError(self.problem)
 
     @property
+    def spec(self) -> TaskSpec:
+        """What is known of the experiment's task."""
+        return spec_of(self.case.task)
+
+    @property
+    def place(self) -> Place:
+        """Where the task runs and finds its models and data."""
+        return Place(self.device, self.path, self.data, self.models)
+
+    @property
+    def is_embedded(self) -> bool:
+        """Whether the base model comes with the package, weights and all."""
+        return self.train.model_id == TINY and self.spec.embedded is not None
+
+    @property
     def suite(self) -> Path:
         """The folder of the suite that the experiment belongs to."""
         return self.path.parents[2]
@@ -81,7 +99,7 @@ def read_suite(suite: Path) -> list[Experiment]:
     `problem`: the others of the suite can run.
     """
     task, base_model = _task_of(suite)
-    config_type = TRAIN_CONFIGS[task]
+    config_type = spec_of(task).config
     default_file = suite / DEFAULTS_FILE
     defaults = read_json(default_file)
     _check_params(config_type, defaults, default_file)
@@ -98,13 +116,13 @@ def read_suite(suite: Path) -> list[Experiment]:
 def _task_of(suite: Path) -> tuple[str, str | None]:
     """Task and, where a folder of its own names it, base model of a suite."""
     suite = suite.resolve()
-    if suite.name in TRAIN_CONFIGS:
+    if suite.name in specs():
         return suite.name, None
-    if suite.parent.name in TRAIN_CONFIGS:
+    if suite.parent.name in specs():
         return suite.parent.name, suite.name
     raise InputError(
         f"{suite}: neither this folder nor the one above it is named after a task "
-        f"({', '.join(TRAIN_CONFIGS)}); name it <task>/ or <task>/<base model>/"
+        f"({', '.join(specs())}); name it <task>/ or <task>/<base model>/"
     )
 
 
@@ -206,3 +224,34 @@ def _check_params(config_type: type[TrainConfig], params: dict[str, Any], file: 
     missing = [f.name for f in fields(config_type) if f.default is MISSING and f.name not in params]
     if missing and not partial:
         raise InputError(f"{file}: missing {', '.join(repr(name) for name in missing)}")
+
+
+def is_a(value: object, hint: Any) -> bool:
+    """Whether a JSON value has the annotated type. A bool is no number; an int is a float."""
+    origin = get_origin(hint)
+    if origin is Literal:
+        return value in get_args(hint)
+    if origin is list:
+        return isinstance(value, list) and all(is_a(item, get_args(hint)[0]) for item in value)
+    if origin in (Union, types.UnionType):
+        return any(is_a(value, option) for option in get_args(hint))
+    expected = origin or hint
+    if isinstance(value, bool):
+        return expected is bool
+    if expected is float:
+        return isinstance(value, (int, float)) and abs(value) <= TOO_LARGE
+    return isinstance(value, expected)
+
+
+def name_of(hint: Any) -> str:
+    options = get_args(hint) if get_origin(hint) in (Union, types.UnionType, Literal) else (hint,)
+    names = {str: "a string", int: "an integer", float: "a number", bool: "true or false", type(None): "null"}
+    names |= {list[str]: "a list of strings", list[int]: "a list of integers"}
+    return " or ".join(
+        names.get(option) or ("an object" if get_origin(option) is dict else _name_or_value(option))
+        for option in options
+    )
+
+
+def _name_or_value(option: Any) -> str:
+    return name_of(option) if get_origin(option) is Literal else f'"{option}"'

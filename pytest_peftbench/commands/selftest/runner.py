@@ -98,7 +98,8 @@ def judge(experiment: Experiment, baseline: Baseline, lane: Lane | None, tests: 
 
     lane: that of the fault; further seeds are trained only where quality must tell it. None: unchanged.
     """
-    from pytest_peftbench.cases.trained import cached_base_models, cached_task_data, run_experiment
+    from pytest_peftbench.cases.loading import cached_base_models, cached_task_data
+    from pytest_peftbench.cases.trained import run_experiment
 
     metrics = with_margins(experiment.margins)
 
