@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import types
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Union, get_args, get_origin
-
-from pytest_peftbench.results.files import TOO_LARGE
+from typing import Any, ClassVar, Literal
 
 Dtype = Literal["float32", "float16", "bfloat16", "int8", "int4"]
 
@@ -63,7 +60,7 @@ class TrainConfig:
             yield f"grad_norm_clip: must be at least 0 (0 clips nothing), is {self.grad_norm_clip}"
         yield from self._below(0, "seed")
         lr: Any = self.optimizer_kwargs.get("lr")
-        if not is_a(lr, float) or not lr > 0:
+        if not isinstance(lr, (int, float)) or isinstance(lr, bool) or not lr > 0:
             yield f"optimizer_kwargs: needs a learning rate 'lr' greater than 0, has {lr!r}"
 
     def _below(self, limit: int, *keys: str) -> Iterator[str]:
@@ -167,35 +164,3 @@ class ImageTrainConfig(TrainConfig):
 
 # The task of a suite is the name of its folder, or of the folder above it.
 TRAIN_CONFIGS: dict[str, type[TrainConfig]] = {"MetaMathQA": MathTrainConfig, "image-gen": ImageTrainConfig}
-
-
-def is_a(value: object, hint: Any) -> bool:
-    """Whether a JSON value has the annotated type. A bool is no number; an int is a float."""
-    origin = get_origin(hint)
-    if origin is Literal:
-        return value in get_args(hint)
-    if origin is list:
-        return isinstance(value, list) and all(is_a(item, get_args(hint)[0]) for item in value)
-    if origin in (Union, types.UnionType):
-        return any(is_a(value, option) for option in get_args(hint))
-    expected = origin or hint
-    if isinstance(value, bool):
-        return expected is bool
-    if expected is float:
-        return isinstance(value, (int, float)) and abs(value) <= TOO_LARGE
-    return isinstance(value, expected)
-
-
-def name_of(hint: Any) -> str:
-    """What messages call an annotated type."""
-    options = get_args(hint) if get_origin(hint) in (Union, types.UnionType, Literal) else (hint,)
-    names = {str: "a string", int: "an integer", float: "a number", bool: "true or false", type(None): "null"}
-    names |= {list[str]: "a list of strings", list[int]: "a list of integers"}
-    return " or ".join(
-        names.get(option) or ("an object" if get_origin(option) is dict else _name_or_value(option))
-        for option in options
-    )
-
-
-def _name_or_value(option: Any) -> str:
-    return name_of(option) if get_origin(option) is Literal else f'"{option}"'
