@@ -32,7 +32,7 @@ from pytest_peftbench.measure import environment
 from pytest_peftbench.plugin.bisection import SKIP, Bisection
 from pytest_peftbench.plugin.session import FOOTPRINT, SESSION, Progress, Session, Settings, positive, verdicts
 from pytest_peftbench.report.terminal import drift_lines, row, summary
-from pytest_peftbench.results.baseline import Baseline, baseline_path, from_result, read, write
+from pytest_peftbench.results.baseline import Baseline, baseline_path, from_result, read, read_if_current, write
 from pytest_peftbench.results.files import InputError, write_file, write_json
 from pytest_peftbench.results.metrics import by_lane
 from pytest_peftbench.results.result import SecondStage
@@ -423,7 +423,7 @@ class BaselineCheck:
         return shlex.join(["pytest", f"{file}::{test}", *options, "--peft-update-baselines"])
 
     def _update(self, result: Result, path: Path) -> None:
-        old, measured = self._read(path), from_result(result)
+        old, measured = read_if_current(path, self._metrics), from_result(result)
         count = len(measured.seeds) - self._settings.calibrate
         kept, others = replace(measured, seeds=measured.seeds[:count]), measured.seeds[count:]
         check_noise(kept, others, self._metrics)
