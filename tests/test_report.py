@@ -5,8 +5,9 @@ from dataclasses import replace
 import pytest
 
 from pytest_peftbench.compare import SEVERITY, compare
-from pytest_peftbench.report.terminal import Column, Row, row, summary, table
+from pytest_peftbench.report.terminal import Row, row, summary, table
 from pytest_peftbench.results.baseline import from_result
+from pytest_peftbench.results.metrics import Column
 from pytest_peftbench.results.result import CaseId, Result, SeedRun
 
 MATH = [Column("accuracy", "test_accuracy", ".1%"), Column("forgetting", "forgetting", ".3f")]

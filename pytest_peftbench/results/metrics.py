@@ -46,6 +46,15 @@ class Metric:
         return max(self.absolute_margin, self.relative_margin * abs(expected))
 
 
+@dataclass(frozen=True)
+class Column:
+    """A column of the closing table: `Column("accuracy", "test_accuracy", ".1%")`, the last a format specification."""
+
+    header: str
+    metric: str
+    form: str
+
+
 # Operators depend on how torch and transformers compose a model, not on the processor.
 _COUNTERS = ("torch", "transformers", "device")
 
