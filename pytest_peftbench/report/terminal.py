@@ -83,7 +83,7 @@ def closing(
     rows = [row(verdict, outcome.wall_s) for verdict, outcome in judged]
     return [
         *change_lines({str(verdict.case): outcome.changes for verdict, outcome in judged}),
-        *drift_lines(verdict for verdict, _ in judged),
+        *environment_drift_lines(verdict for verdict, _ in judged),
         *summary(rows, columns, update_command),
         *_turned_lines(str(verdict.case) for verdict, outcome in judged if outcome.turned),
     ]
@@ -103,7 +103,7 @@ def _turned_lines(cases: Iterable[str]) -> list[Line]:
     return [(words + names, {"red": True})] if names else []
 
 
-def drift_lines(verdicts: Iterable[CaseVerdict]) -> list[Line]:
+def environment_drift_lines(verdicts: Iterable[CaseVerdict]) -> list[Line]:
     """What changed in the base models since the baselines, once for each."""
     found: dict[str, dict[str, None]] = {}
     for verdict in verdicts:
