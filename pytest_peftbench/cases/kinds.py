@@ -15,9 +15,10 @@ class Kind:
     """One kind of case.
 
     name: as it stands in the case's id; empty for training. marker: of the tests of this kind; empty: any other test.
-    description: what `pytest --markers` says about it. takes: whether such a test takes an experiment, as
-    configured (its device is set); the other argument tells whether `--peft-suite` names its suite. lacking: what the
-    suites hold no experiment of, where a test of the kind takes none. columns: of the kind's closing table; that of training has those of its task.
+    description: what `pytest --markers` says about it. takes: whether such a test takes an experiment, as configured
+    (its device is set); the other argument tells whether `--peft-suite` names its suite. lacking: what the suites hold
+    no experiment of, where a test of the kind takes none. columns: of the kind's closing table; that of training has
+    those of its task.
     """
 
     name: str
