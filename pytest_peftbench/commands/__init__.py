@@ -12,7 +12,7 @@ from pytest_peftbench import __version__
 from pytest_peftbench.commands.fit import DTYPES, find_experiments, fits, table, to_json, vram
 from pytest_peftbench.commands.importing import import_results
 from pytest_peftbench.measure import environment
-from pytest_peftbench.plugin.session import positive
+from pytest_peftbench.plugin.options import positive
 from pytest_peftbench.results.files import InputError, write_json
 from pytest_peftbench.suites import find_suites
 from pytest_peftbench.tasks.registry import spec_of, specs

@@ -13,6 +13,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Literal
 
+from pytest_peftbench.cases.kinds import quality_metrics
 from pytest_peftbench.commands.selftest.faults import FAULTS, Fault
 from pytest_peftbench.commands.selftest.patching import patched
 from pytest_peftbench.compare import (
@@ -25,7 +26,6 @@ from pytest_peftbench.compare import (
     second_stage,
     with_margins,
 )
-from pytest_peftbench.plugin.session import QUALITY_METRICS
 from pytest_peftbench.results import baseline as baselines
 from pytest_peftbench.results.baseline import Baseline, baseline_path
 from pytest_peftbench.results.files import InputError
@@ -164,8 +164,9 @@ def run_trial(trial: Trial) -> CaseVerdict:
     suite = read_suite(trial.suite)
     (experiment,) = (item for item in suite if _name(item) == trial.experiment)
     baseline = baselines.read(baseline_path(trial.baselines, experiment.case))
+    tests = sum(quality_metrics(item.case.task) for item in suite)
     with patched(trial.fault.edits if trial.fault else ()):
-        return judge(experiment, baseline, trial.fault.lane if trial.fault else None, len(suite) * QUALITY_METRICS)
+        return judge(experiment, baseline, trial.fault.lane if trial.fault else None, tests)
 
 
 def false_alarm_bound(outcomes: Iterable[Outcome]) -> tuple[int, int, float]:
