@@ -662,6 +662,7 @@ def glance(monkeypatch):
         description="the test takes LoRA, to look at",
         takes=lambda experiment, named: experiment.case.method == "lora",
         lacking="with LoRA",
+        run="support:make_result",
         columns=(Column("size", "params.total", ",.0f"),),
     )
     monkeypatch.setitem(KINDS, kind.name, kind)
