@@ -36,6 +36,7 @@ from pytest_peftbench.meta.safetensors_size import file_bytes
 from pytest_peftbench.results.files import InputError, read_json, write_json
 from pytest_peftbench.results.metrics import METRICS, Value
 from pytest_peftbench.results.result import Operators, Result
+from pytest_peftbench.results.words import first_line
 from pytest_peftbench.suites import ADAPTER_FILE, Experiment
 from pytest_peftbench.tasks.config import ImageTrainConfig, MathTrainConfig
 from pytest_peftbench.tasks.protocol import Batch, task_of
@@ -216,7 +217,7 @@ class _Case:
 def _missing_kernel(error: NotImplementedError) -> str:
     """`no meta kernel for aten::_coalesce`."""
     found = re.search(r"(aten::\w+|torch\.\w+\(\))", str(error))
-    return f"no meta kernel for {found[0]}" if found else f"no meta kernel: {str(error).splitlines()[0]}"
+    return f"no meta kernel for {found[0]}" if found else f"no meta kernel: {first_line(error)}"
 
 
 def _check(experiment: Experiment) -> None:

@@ -38,6 +38,7 @@ from pytest_peftbench.results.result import (
     SeedRun,
     mean,
 )
+from pytest_peftbench.results.words import first_line
 from pytest_peftbench.suites import ADAPTER_FILE, Experiment
 from pytest_peftbench.tasks.config import QUANTISED
 from pytest_peftbench.tasks.protocol import Batch, Extra, Progress, Task, silent, task_of
@@ -130,8 +131,7 @@ def _out_of_memory(experiment: Experiment, error: str, so_far: _SoFar, memory: M
     """The result of a case that did not fit, with the figures up to then."""
     use = memory.read()
     metrics = {**use.metrics(), **so_far.metrics}
-    first_line = next(iter(error.strip().splitlines()), "")
-    message = f"while {so_far.phase}: {first_line}"
+    message = f"while {so_far.phase}: {first_line(error)}"
     return Result(
         case=experiment.case,
         case_version="",

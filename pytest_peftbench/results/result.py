@@ -34,6 +34,16 @@ class CaseId:
     def __str__(self) -> str:
         return "-".join(part for part in (self.kind, self.task, self.base_model, self.method, self.name) if part)
 
+    @property
+    def experiment(self) -> str:
+        """The experiment's folder in its suite: `loha/rank8`."""
+        return f"{self.method}/{self.name}"
+
+    @property
+    def stem(self) -> str:
+        """Name of a file about the case, without its ending: `loha--rank8`."""
+        return f"{self.method}--{self.name}"
+
     def to_json(self) -> dict[str, str]:
         """The fields; `kind` only where there is one."""
         return {name: value for name, value in asdict(self).items() if value or name != "kind"}
