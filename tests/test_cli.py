@@ -7,10 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from support import IMAGE_SUITE, write_json
+from support import IMAGE_SUITE, LORA, make_suite, write_json
 
 import pytest_peftbench
 from pytest_peftbench import commands as cli
+from pytest_peftbench.cases import trained
+from pytest_peftbench.commands import importing
+from pytest_peftbench.commands.sweep import sweep
 from pytest_peftbench.tasks.embedded import TINY_DIRS
 
 
@@ -79,7 +82,7 @@ def test_a_file_that_cannot_be_written_after_all_is_told_by_its_name(error, word
     def fail(*args):
         raise error
 
-    monkeypatch.setattr(cli, "import_results", fail)
+    monkeypatch.setattr(importing, "import_results", fail)
     with pytest.raises(SystemExit) as stopped:
         cli.main(["import", str(tmp_path), "--out", str(tmp_path / "new")])
 
@@ -92,7 +95,7 @@ def test_an_error_that_is_not_about_a_file_is_not_worded(tmp_path, monkeypatch):
     def fail(*args):
         raise ConnectionError("no network")
 
-    monkeypatch.setattr(cli, "import_results", fail)
+    monkeypatch.setattr(importing, "import_results", fail)
     with pytest.raises(ConnectionError, match="no network"):
         cli.main(["import", str(tmp_path), "--out", str(tmp_path)])
 
@@ -144,6 +147,27 @@ def test_a_sweep_tries_each_rate_keeps_the_best_and_records_all(tmp_path):
     assert result.stdout == f"lora/r2  {recorded['chosen']:g}\n"
     written = json.loads((suite / "experiments/lora/r2/training_params.json").read_text())
     assert written == {"grad_norm_clip": 2.0, "optimizer_kwargs": {"weight_decay": 0.0, "lr": recorded["chosen"]}}
+
+
+def test_a_rate_that_fails_is_told_with_or_without_a_message_and_not_chosen(tmp_path, monkeypatch):
+    outcomes = {1.0: RuntimeError(), 0.1: ValueError("\nsingular\nmatrix"), 0.01: {"valid_accuracy": 0.5}}
+
+    def attempt(experiment, *_):
+        outcome = outcomes[experiment.train.optimizer_kwargs["lr"]]
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    monkeypatch.setattr(trained, "try_out", attempt)
+    suite = tmp_path / "MetaMathQA" / "mini"
+    make_suite(suite, {"lora/r4": (LORA, None)})
+
+    assert sweep(suite, list(outcomes), "", print) == {"lora/r4": 0.01}
+    assert json.loads((suite / "learning_rates/lora--r4.json").read_text())["trials"] == {
+        "1": {"error": "RuntimeError"},
+        "0.1": {"error": "ValueError: singular"},
+        "0.01": {"valid_accuracy": 0.5},
+    }
 
 
 @pytest.mark.parametrize(

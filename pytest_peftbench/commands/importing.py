@@ -7,17 +7,20 @@ only in the figures that are the same measure in both: everything else is `not c
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from pytest_peftbench.commands.command import Command, require_folder, say
 from pytest_peftbench.compare.imported import MARK
 from pytest_peftbench.results.baseline import DIGITS, Baseline, baseline_path, from_result, problem, write
 from pytest_peftbench.results.files import InputError, read_json, typed
 from pytest_peftbench.results.metrics import Value
 from pytest_peftbench.results.result import CaseId, Result, SeedRun
+from pytest_peftbench.results.words import plural
 
 _T = TypeVar("_T")
 
@@ -159,3 +162,26 @@ def _number(file: Path, place: str, value: Any) -> int | float:
         raise InputError(f"{file}: {place} {reason}")
     number: int | float = value
     return number
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("results", type=Path, metavar="DIR", help="folder of result files, at any depth")
+    parser.add_argument("--out", type=Path, default=Path("baselines"), metavar="DIR", help="where (default: baselines)")
+
+
+def _run(options: argparse.Namespace) -> int:
+    require_folder(f"--out {options.out}", options.out)
+    count = import_results(options.results, options.out, say)
+    say(f"{plural(count, 'baseline')} written")
+    return 0
+
+
+COMMAND = Command(
+    name="import",
+    help="turn PEFT's published results into baselines",
+    description="Write a baseline for each result file in the folder, PEFT's or ours. One of PEFT's is compared only "
+    "on the same accelerator, with the same training parameters and adapter config, and only in what is the same "
+    "measure in both.",
+    add_arguments=_add_arguments,
+    run=_run,
+)
