@@ -11,7 +11,7 @@ from support import LORA, make_suite, unmeasured
 
 from pytest_peftbench import commands as cli
 from pytest_peftbench.commands.selftest import report, runner
-from pytest_peftbench.commands.selftest.faults import Fault
+from pytest_peftbench.commands.selftest.faults.fault import Fault
 from pytest_peftbench.commands.selftest.patching import Edit
 from pytest_peftbench.commands.selftest.runner import Outcome, Trial
 from pytest_peftbench.compare import GREEN_BY_DEFAULT, CaseVerdict, Finding
