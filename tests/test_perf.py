@@ -3,6 +3,7 @@
 import importlib.util
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -96,18 +97,26 @@ def test_an_experiment_s_name_means_it_alone_and_another_text_all_that_contain_i
 def test_ours_is_the_one_case_and_not_its_footprint(tmp_path, monkeypatch):
     suite = checkout(tmp_path) / "method_comparison" / "MetaMathQA"
     experiment = perf._experiments(suite, "lora/r4")["lora/r4"]
-    commands = []
+
+    test = perf._test(suite, experiment)
+
+    assert test == "benchmarks/test_math_reasoning.py::test_math_reasoning[MetaMathQA-tiny-lora-r4]"
 
     def run(command, folder):
-        commands.append([*command, "--collect-only", "-q"])
+        assert command[3] == test
         json_folder = Path(next(part for part in command if part.startswith("--peft-json=")).partition("=")[2])
         write_json(json_folder / "footprint" / "MetaMathQA" / "tiny" / "lora--r4.json", {})
         write_json(json_folder / "MetaMathQA" / "tiny" / "lora--r4.json", RESULT)
 
     monkeypatch.setattr(perf, "_run", run)
 
-    assert perf._ours(suite, experiment, ["-p", "no:cacheprovider"]) == perf.Side(5.0, 7)
-    collected = subprocess.run(commands[0], cwd=REPOSITORY, capture_output=True, text=True, timeout=300).stdout
-    assert [line for line in collected.splitlines() if "::" in line] == [
-        "benchmarks/test_math_reasoning.py::test_math_reasoning[MetaMathQA-tiny-lora-r4]"
-    ]
+    assert perf._ours(suite, experiment, test, []) == perf.Side(5.0, 7)
+
+
+def test_a_case_that_no_test_of_ours_takes_is_told(tmp_path):
+    suite = checkout(tmp_path) / "method_comparison" / "MetaMathQA"
+    experiment = perf._experiments(suite, "lora/r4")["lora/r4"]
+    other = replace(experiment, case=replace(experiment.case, name="r8"))
+
+    with pytest.raises(SystemExit, match="benchmarks: 0 tests take MetaMathQA-tiny-lora-r8, expected one"):
+        perf._test(suite, other)
