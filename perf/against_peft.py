@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_peftbench.results.baseline import baseline_path
-from pytest_peftbench.results.files import InputError
+from pytest_peftbench.results.files import InputError, positive
 from pytest_peftbench.suites import Experiment, read_suite
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -57,9 +57,9 @@ def main() -> None:
         test = _test(suite, experiment)
         pairs = [(_theirs(suite, name), _ours(suite, experiment, test, pytest_options)) for _ in range(options.rounds)]
         ratio = statistics.median(ours.seconds / theirs.seconds for theirs, ours in pairs)
-        theirs, ours = ([pair[side] for pair in pairs] for side in (0, 1))
-        times = "".join(f"{statistics.median(run.seconds for run in side):>10.1f}" for side in (theirs, ours))
-        peaks = "".join(f"{max(run.peak_bytes for run in side) / 2**30:>10.2f}" for side in (theirs, ours))
+        sides = list(zip(*pairs, strict=True))
+        times = "".join(f"{statistics.median(run.seconds for run in side):>10.1f}" for side in sides)
+        peaks = "".join(f"{max(run.peak_bytes for run in side) / 2**30:>10.2f}" for side in sides)
         _tell(f"{name:<44}{times}{ratio:>8.2f}{peaks}")
 
 
@@ -75,7 +75,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--task", default="MetaMathQA", metavar="TASK", help=task)
     only = "the experiment of this <method>/<name>, or without one all that contain it"
     parser.add_argument("--only", default="", metavar="TEXT", help=only)
-    parser.add_argument("--rounds", type=int, default=1, metavar="N", help="runs of each side, in turn (default: 1)")
+    rounds = "runs of each side, in turn (default: 1)"
+    parser.add_argument("--rounds", type=positive, default=1, metavar="N", help=rounds)
     return parser
 
 

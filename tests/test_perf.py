@@ -52,7 +52,7 @@ def against_peft(*arguments):
 
 
 def test_both_run_the_experiment_and_the_ratio_is_told(tmp_path):
-    done = against_peft(checkout(tmp_path), "--only", "lora/r4", "--rounds", "2", "--", "-p", "no:cacheprovider")
+    done = against_peft(checkout(tmp_path), "--only", "lora/r4", "--", "-p", "no:cacheprovider")
 
     assert done.returncode == 0, done.stdout + done.stderr
     header, row = done.stdout.splitlines()
@@ -61,6 +61,23 @@ def test_both_run_the_experiment_and_the_ratio_is_told(tmp_path):
     assert (name, theirs, their_peak, our_peak) == ("lora/r4", "1000000.0", "2.00", "0.00")
     assert float(ours) > 0
     assert float(ratio) < 1
+
+
+def test_rounds_run_both_in_turn_and_the_median_of_their_ratios_is_told(tmp_path, monkeypatch, capsys):
+    ran, runs = [], iter([(10, 0), (20, 2**30), (10, 2**30), (50, 0), (10, 2**31), (10, 0)])
+
+    def side(name):
+        return lambda *_: ran.append(name) or perf.Side(*next(runs))
+
+    monkeypatch.setattr(perf, "_test", lambda *_: "the test")
+    monkeypatch.setattr(perf, "_theirs", side("theirs"))
+    monkeypatch.setattr(perf, "_ours", side("ours"))
+    monkeypatch.setattr(sys, "argv", ["against_peft.py", str(checkout(tmp_path)), "--only", "lora/r4", "--rounds", "3"])
+
+    perf.main()
+
+    assert ran == ["theirs", "ours"] * 3
+    assert capsys.readouterr().out.splitlines()[1].split() == ["lora/r4", "10.0", "20.0", "2.00", "2.00", "1.00"]
 
 
 @pytest.mark.parametrize(
@@ -77,6 +94,13 @@ def test_what_cannot_be_compared_is_told(tmp_path, arguments, words):
     assert done.returncode == 1
     assert words in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_less_than_one_round_is_a_usage_error(tmp_path):
+    done = against_peft(tmp_path, "--rounds", "0")
+
+    assert done.returncode == 2
+    assert "--rounds: '0': expected an integer of at least 1" in done.stderr
 
 
 @pytest.mark.parametrize("results", perf.RESULTS)
