@@ -5,6 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from pytest_peftbench.results.metrics import Column, Metric
+from pytest_peftbench.tasks.config import Place, TrainConfig
+from pytest_peftbench.tasks.registry import register as register_task
+from pytest_peftbench.tasks.spec import TaskSpec
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -13,7 +18,16 @@ if TYPE_CHECKING:
     from pytest_peftbench.suites import Experiment
 
 __version__ = "0.1.0"
-__all__ = ["count_footprint", "run_experiment"]
+__all__ = [
+    "Column",
+    "Metric",
+    "Place",
+    "TaskSpec",
+    "TrainConfig",
+    "count_footprint",
+    "register_task",
+    "run_experiment",
+]
 
 
 def run_experiment(
@@ -26,13 +40,13 @@ def run_experiment(
     progress: Callable[[str], None] = lambda text: None,
     second_stage: Callable[[Result], SecondStage] | None = None,
 ) -> Result:
-    """Train, evaluate and measure one experiment: see `engine.run_experiment`.
+    """Train, evaluate and measure one experiment: see `cases.trained.run_experiment`.
 
-    The engine is imported here and not above, since it imports torch, which a run that only collects need not.
+    It is imported here and not above, since it imports torch, which a run that only collects need not.
     """
-    from pytest_peftbench.cases import trained as engine
+    from pytest_peftbench.cases import trained
 
-    return engine.run_experiment(
+    return trained.run_experiment(
         experiment,
         base_model,
         task_data,
@@ -44,7 +58,7 @@ def run_experiment(
 
 
 def count_footprint(experiment: Experiment) -> Result:
-    """Count what one experiment costs at its base model's true shapes, without weights: see `real_shapes.count`."""
-    from pytest_peftbench.cases import footprint as real_shapes
+    """Count what one experiment costs at its base model's true shapes, without weights: see `cases.footprint`."""
+    from pytest_peftbench.cases import footprint
 
-    return real_shapes.count(experiment)
+    return footprint.count_footprint(experiment)

@@ -14,7 +14,7 @@ from pytest_peftbench import commands as cli
 from pytest_peftbench.cases import trained
 from pytest_peftbench.commands import importing
 from pytest_peftbench.commands.sweep import sweep
-from pytest_peftbench.tasks.embedded import TINY_DIRS
+from pytest_peftbench.tasks.registry import spec_of
 
 
 def peftbench(*arguments):
@@ -49,16 +49,19 @@ def test_help_lists_each_command_with_a_line(capsys):
         (["bild-tiny"], "'bild-tiny'"),
         (["build-tiny"], "task"),
         (["build-tiny", "poetry"], "'poetry'"),
-        (["build-tiny", "math", "--steps", "0"], "'0': expected an integer of at least 1"),
-        (["build-tiny", "math", "--steps", "few"], "'few': expected an integer of at least 1"),
-        (["build-tiny", "math", "--out", __file__], "test_cli.py: cannot be written: Not a directory"),
-        (["build-tiny", "math", "--out", __file__ + "/below"], "test_cli.py/below: cannot be written: Not a directory"),
-        (["build-tiny", "math", "--out", "/proc"], "--out /proc: cannot be written: No such file or directory"),
+        (["build-tiny", "MetaMathQA", "--steps", "0"], "'0': expected an integer of at least 1"),
+        (["build-tiny", "MetaMathQA", "--steps", "few"], "'few': expected an integer of at least 1"),
+        (["build-tiny", "MetaMathQA", "--out", __file__], "test_cli.py: cannot be written: Not a directory"),
+        (
+            ["build-tiny", "MetaMathQA", "--out", __file__ + "/below"],
+            "test_cli.py/below: cannot be written: Not a directory",
+        ),
+        (["build-tiny", "MetaMathQA", "--out", "/proc"], "--out /proc: cannot be written: No such file or directory"),
         (["import", ".", "--out", __file__], "test_cli.py: cannot be written: Not a directory"),
         (["import", ".", "--out", "/proc/x"], "--out /proc/x: cannot be written: No such file or directory"),
         (["selftest", "--suite", str(IMAGE_SUITE), "--json", "/proc/x.json"], "--json /proc/x.json: cannot be written"),
         (["sweep", "/proc/sys"], "/proc/sys: cannot be written"),
-        (["build-tiny", "math", "--fast"], "--fast"),
+        (["build-tiny", "MetaMathQA", "--fast"], "--fast"),
     ],
 )
 def test_bad_arguments_end_with_code_2_and_a_message(arguments, words, capsys):
@@ -104,8 +107,8 @@ def test_two_short_builds_of_the_embedded_model_give_the_same_bytes(tmp_path, ca
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     # one in a fresh process and one in this, which has done other things before
-    first = peftbench("build-tiny", "math", "--out", tmp_path / "a", "--steps", "2")
-    code = cli.main(["build-tiny", "math", "--out", str(tmp_path / "b"), "--steps", "2"])
+    first = peftbench("build-tiny", "MetaMathQA", "--out", tmp_path / "a", "--steps", "2")
+    code = cli.main(["build-tiny", "MetaMathQA", "--out", str(tmp_path / "b"), "--steps", "2"])
 
     assert first.returncode == code == 0, first.stderr
     assert "step " in first.stderr
@@ -120,7 +123,7 @@ def test_two_short_builds_of_the_embedded_model_give_the_same_bytes(tmp_path, ca
 
 
 def test_the_embedded_model_and_data_are_those_that_the_build_recorded():
-    folder = TINY_DIRS["math"]
+    folder = spec_of("MetaMathQA").embedded.parent
     recorded = json.loads((folder / "build.json").read_text())["sha256"]
 
     assert "model/model.safetensors" in recorded

@@ -8,6 +8,7 @@ import datasets
 import huggingface_hub
 import pytest
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+from pytest_peftbench.tasks.embedded import MATH_DATA, MATH_MODEL
 from support import DEFAULTS, LORA, assert_usage_error, make_suite, output, small_llama, table, write_json
 
 from pytest_peftbench.cases import trained as engine
@@ -16,7 +17,6 @@ from pytest_peftbench.results.result import CaseId
 from pytest_peftbench.suites import Experiment
 from pytest_peftbench.tasks import hub
 from pytest_peftbench.tasks.config import MathTrainConfig
-from pytest_peftbench.tasks.embedded import MATH_DATA, MATH_MODEL
 from pytest_peftbench.tasks.math_reasoning.task import TASK
 
 MODEL = hub.Source("model", "meta-llama/Llama-3.2-3B", None)

@@ -13,6 +13,8 @@ import pytest
 import torch
 from diffusers import Flux2KleinPipeline
 from PIL import Image
+from pytest_peftbench.tasks.embedded import IMAGE_DATA, IMAGE_MODEL
+from pytest_peftbench.tasks.scores import drift, similarity
 from support import IMAGE_SUITE, assert_usage_error
 
 from pytest_peftbench.cases import trained as engine
@@ -23,11 +25,9 @@ from pytest_peftbench.results.files import InputError
 from pytest_peftbench.results.result import CaseId
 from pytest_peftbench.suites import Experiment
 from pytest_peftbench.tasks.config import ImageTrainConfig
-from pytest_peftbench.tasks.embedded import IMAGE_DATA, IMAGE_MODEL
 from pytest_peftbench.tasks.image_generation import task as image_generation
 from pytest_peftbench.tasks.image_generation import world as image_world
 from pytest_peftbench.tasks.image_generation.task import DRIFT_SEED, TASK
-from pytest_peftbench.tasks.scores import drift, similarity
 
 DEFAULTS = {
     **json.loads((IMAGE_SUITE / "default_training_params.json").read_text()),

@@ -4,9 +4,8 @@ import json
 import textwrap
 
 import pytest
-from support import REAL_TEST, REPOSITORY, Bench, make_suite, output, small_llama, write_json
-
 from pytest_peftbench.tasks.embedded import IMAGE_DATA, IMAGE_MODEL, MATH_MODEL
+from support import REAL_TEST, REPOSITORY, Bench, make_suite, output, small_llama, write_json
 
 LORA = {"peft_type": "LORA", "r": 4, "target_modules": ["q_proj", "v_proj"], "task_type": "CAUSAL_LM"}
 IMAGE_LORA = {"peft_type": "LORA", "r": 4, "target_modules": ["to_q", "to_v"]}

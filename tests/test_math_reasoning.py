@@ -9,6 +9,7 @@ import peft
 import pytest
 import torch
 import transformers
+from pytest_peftbench.tasks.scores import is_correct, parse_answer
 from support import DEFAULTS
 
 from pytest_peftbench.cases.methods import hooks_of
@@ -18,7 +19,6 @@ from pytest_peftbench.suites import Experiment
 from pytest_peftbench.tasks.config import MathTrainConfig
 from pytest_peftbench.tasks.math_reasoning import task as math_reasoning
 from pytest_peftbench.tasks.math_reasoning.task import IGNORE, TASK, Problem, _solve
-from pytest_peftbench.tasks.scores import is_correct, parse_answer
 
 
 def make_experiment(path="suite", adapter=None, **params):

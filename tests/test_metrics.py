@@ -2,9 +2,9 @@ import math
 
 import pytest
 import torch
+from pytest_peftbench.tasks.scores import forgetting, is_correct, parse_answer, token_losses
 
 from pytest_peftbench.measure.weights import max_difference, same_bits
-from pytest_peftbench.tasks.scores import forgetting, is_correct, parse_answer, token_losses
 
 
 @pytest.mark.parametrize(

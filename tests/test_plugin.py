@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from support import (
@@ -25,6 +26,8 @@ from support import (
     table,
     write_json,
 )
+
+from pytest_peftbench.results.baseline import read, write
 
 FASTER = {"train_step.flops": 1_000_000_000}
 SLOWER = {"train_step.flops": 2_000_000_000}
@@ -266,8 +269,8 @@ def test_calibrating_beside_named_seeds_is_refused_unless_both_are_recorded(cali
 
 
 def test_a_baseline_without_any_seed_misses_them_and_raises_nothing(calibrated):
-    data = json.loads(calibrated.baseline("loha").read_text())
-    write_json(calibrated.baseline("loha"), {**data, "seeds": [], "noise": {}})
+    file = calibrated.baseline("loha")
+    write(replace(read(file), seeds=[], noise={}), file)
 
     result = calibrated.run("-k", "loha", "--peft-calibrate", "2")
 
@@ -722,7 +725,7 @@ def no_seeds(data):
         (newer_schema, "schema 99 is newer"),
         (nan, "metrics.step_time_ratio is NaN"),
         (text_for_a_number, "metrics.train_step.flops holds text"),
-        (no_seeds, "key seeds is missing"),
+        (no_seeds, "object missing required field `seeds`"),
     ],
 )
 def test_a_baseline_that_cannot_be_read_is_refused_before_anything_runs(bench, spoil, words):

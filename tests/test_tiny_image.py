@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-
 from pytest_peftbench.tasks.embedded import IMAGE_DATA, IMAGE_MODEL
+
 from pytest_peftbench.tasks.image_generation import world as image_world
 from pytest_peftbench.tasks.image_generation.world import Scene
 

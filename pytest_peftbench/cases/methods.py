@@ -1,4 +1,4 @@
-"""What a PEFT method needs beyond its config, in one table: the engine and the loop know no method by name."""
+"""What a PEFT method needs beyond its config, in one table: no other module knows a method by name."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def _allocate(model: nn.Module, step: int) -> None:
 
 
 @dataclass(frozen=True)
-class Hooks:
-    """What the engine calls for a method.
+class Needs:
+    """What is called for a method.
 
     prepare: completes the keys of `adapter_config.json`, once per case; gets them, the experiment's folder, a base
     model that it may use up, and a folder for files of its own. base: changes each base model before the adapter is
@@ -78,16 +78,16 @@ def _without_cache(base: nn.Module) -> None:
     base.config.use_cache = False  # type: ignore[union-attr]
 
 
-_HOOKS: dict[str, Hooks] = {
-    "POLY": Hooks(inputs=_one_task),
-    "MULTITASK_PROMPT_TUNING": Hooks(inputs=_one_task),
-    "XLORA": Hooks(prepare=_make_experts, base=_without_cache),
+_NEEDS: dict[str, Needs] = {
+    "POLY": Needs(inputs=_one_task),
+    "MULTITASK_PROMPT_TUNING": Needs(inputs=_one_task),
+    "XLORA": Needs(prepare=_make_experts, base=_without_cache),
 }
 
 
-def hooks_of(adapter: dict[str, Any] | None) -> Hooks:
-    """The hooks of an adapter's method; those that do nothing for full fine-tuning."""
-    return _HOOKS.get(adapter["peft_type"], Hooks()) if adapter else Hooks()
+def needs_of(adapter: dict[str, Any] | None) -> Needs:
+    """The needs of an adapter's method; none for full fine-tuning."""
+    return _NEEDS.get(adapter["peft_type"], Needs()) if adapter else Needs()
 
 
 def make_config(adapter: dict[str, Any], source: Path) -> Any:

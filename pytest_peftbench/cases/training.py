@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pytest_peftbench.cases.methods import Hooks
+from pytest_peftbench.cases.methods import Needs
+from pytest_peftbench.measure.owners import role
 from pytest_peftbench.results.files import InputError
 from pytest_peftbench.tasks.config import TrainConfig
-from pytest_peftbench.tasks.protocol import Batch
+from pytest_peftbench.tasks.task import Batch
 
 WARMUP_RATIO = 0.1
 
@@ -25,10 +26,10 @@ class Trainer:
     """
 
     def __init__(
-        self, model: nn.Module, config: TrainConfig, hooks: Hooks, loss: Callable[[nn.Module, Batch], Tensor]
+        self, model: nn.Module, config: TrainConfig, needs: Needs, loss: Callable[[nn.Module, Batch], Tensor]
     ) -> None:
         self.model = model
-        self.hooks = hooks
+        self.needs = needs
         self.loss = loss
         self.clip = config.grad_norm_clip
         self.device_type = next(model.parameters()).device.type
@@ -43,8 +44,9 @@ class Trainer:
     def step(self, batch: Batch) -> Tensor:
         """One step; returns the detached loss, on the model's device: `.item()` would wait for the device."""
         self.optimizer.zero_grad()
-        with torch.autocast(self.device_type, enabled=self.use_amp):
-            loss = self.loss(self.forward_model, {**batch, **self.hooks.inputs(len(next(iter(batch.values()))))})
+        inputs = self.needs.inputs(len(next(iter(batch.values()))))
+        with role("loss"), torch.autocast(self.device_type, enabled=self.use_amp):
+            loss = self.loss(self.forward_model, {**batch, **inputs})
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         if self.clip:
             self.scaler.unscale_(self.optimizer)
@@ -53,7 +55,7 @@ class Trainer:
         self.scaler.update()
         self.schedule.step()
         self.steps += 1
-        self.hooks.after_step(self.model, self.steps)
+        self.needs.after_step(self.model, self.steps)
         return loss.detach()
 
     def train(

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from importlib import import_module
 from pathlib import Path
 
 from pytest_peftbench.commands.command import Command, require_folder, say, tell_progress
 from pytest_peftbench.results.files import positive
-from pytest_peftbench.tasks.embedded import TINY_DIRS
+from pytest_peftbench.tasks.registry import spec_of, specs
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("task", choices=list(TINY_DIRS), help="which base model to build")
+    tasks = [name for name, spec in specs().items() if spec.build and spec.embedded]
+    parser.add_argument("task", choices=tasks, help="whose base model to build")
     parser.add_argument("--out", type=Path, metavar="DIR", help="where to write it (default: into the package)")
     parser.add_argument("--steps", type=positive, metavar="N", help="stop after N steps: a shortened build, for tests")
 
 
 def _run(options: argparse.Namespace) -> int:
-    out = options.out or TINY_DIRS[options.task]
+    spec = spec_of(options.task)
+    assert spec.embedded is not None
+    out = options.out or spec.embedded.parent
     require_folder(f"--out {out}", out)
-    build = import_module(f"pytest_peftbench.tasks.{TINY_DIRS[options.task].parent.name}.build").build
+    build = spec.load("build")
     out.mkdir(parents=True, exist_ok=True)
     # Built beside its place and moved there when complete: a build that is stopped leaves the old model as it was.
     with tempfile.TemporaryDirectory(dir=out, prefix=".build-") as folder:

@@ -144,7 +144,7 @@ def _in_parallel(jobs: list[tuple[Experiment, Sizes]]) -> Iterator[Need]:
     if workers <= 1 or sys.platform != "linux":
         yield from map(_need, jobs)
         return
-    from pytest_peftbench.cases import footprint  # noqa: F401 - once here, and not once in each process
+    import pytest_peftbench.cases.footprint  # noqa: F401 - once here, and not once in each process
 
     # nothing has run on torch's threads yet, so that its state may be copied
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("fork")) as pool:
@@ -161,13 +161,14 @@ def _need(job: tuple[Experiment, Sizes]) -> Need:
 
 def _counted(experiment: Experiment, sizes: Sizes) -> Need:
     """From the footprint in the dtype, or in bfloat16 less what quantising saves."""
-    from pytest_peftbench.cases import footprint
+    from pytest_peftbench.cases.footprint import count_footprint, shapes_of
+    from pytest_peftbench.tasks.shapes import Lengths
 
     quantised = sizes.dtype in _QUANTISED_BYTES
     train = replace(experiment.train, dtype="bfloat16" if quantised else sizes.dtype)  # type: ignore[arg-type]
     experiment = replace(experiment, train=train)
-    lengths = footprint.Lengths(sizes.batch_size, sizes.seq_len)
-    result = footprint.count(experiment, lengths, decode=False)
+    lengths = Lengths(sizes.batch_size, sizes.seq_len)
+    result = count_footprint(experiment, lengths, decode=False)
     if (outcome := result.metrics["footprint.counted"]) != "ok":
         raise InputError(str(outcome))
     saved = _saved_by_quantising(experiment, sizes.dtype) if quantised else 0
@@ -180,7 +181,7 @@ def _counted(experiment: Experiment, sizes: Sizes) -> Need:
         optimizer_bytes=numbers["train_step.peak_optimizer_bytes"],
         activations_bytes=numbers["train_step.peak_activations_bytes"],
         temporary_bytes=numbers["train_step.peak_temporary_bytes"],
-        flops_per_token=numbers["train_step.flops"] / footprint.tokens(experiment, lengths),
+        flops_per_token=numbers["train_step.flops"] / shapes_of(experiment, lengths).trained_tokens,
         checkpoint_bytes=numbers["checkpoint.bytes"],
         trainable=numbers["params.trainable"],
         notes=tuple(result.notes),
@@ -191,11 +192,11 @@ def _saved_by_quantising(experiment: Experiment, dtype: str) -> int:
     """Bytes by which quantised linear layers are smaller, less the largest one's bfloat16 copy while it computes."""
     from torch import nn
 
-    from pytest_peftbench.cases import footprint
+    from pytest_peftbench.cases.footprint import shapes_of
 
     if experiment.adapter is None:
         raise InputError(f"full fine-tuning cannot train {dtype} weights")
-    base = footprint.base_model(experiment)
+    base = shapes_of(experiment).base_model()
     head = getattr(base, "lm_head", None)
     sizes = [module.weight.numel() for module in base.modules() if isinstance(module, nn.Linear) and module is not head]
     return int(sum(sizes) * (2 - _QUANTISED_BYTES[dtype])) - 2 * max(sizes)

@@ -55,7 +55,7 @@ def sweep(suite: Path, rates: Sequence[float], chosen: str, progress: Callable[[
     experiments = [item for item in read_suite(suite) if chosen in item.case.experiment]
     if not experiments:
         raise InputError(f"{suite}: no experiment's <method>/<name> contains {chosen!r}")
-    from pytest_peftbench.cases.trained import cached_base_models, cached_task_data
+    from pytest_peftbench.cases.loading import cached_base_models, cached_task_data
 
     base_model, task_data = cached_base_models(), cached_task_data()
     best: dict[str, float] = {}

@@ -9,7 +9,7 @@ from typing import Any
 from pytest_peftbench.results.baseline import Baseline
 from pytest_peftbench.results.metrics import Value
 from pytest_peftbench.results.result import Result, SeedRun
-from pytest_peftbench.tasks.config import TRAIN_CONFIGS
+from pytest_peftbench.tasks.registry import spec_of
 
 MARK = "imported-"
 
@@ -42,7 +42,7 @@ def why_not(result: Result, baseline: Baseline) -> str:
     if baseline.seeds[0].seed not in [run.seed for run in result.seeds]:
         return f"imported from PEFT, with seed {baseline.seeds[0].seed}, which did not run"
     defaults = {
-        field.name: field.default for field in fields(TRAIN_CONFIGS[result.case.task]) if field.default is not MISSING
+        field.name: field.default for field in fields(spec_of(result.case.task).config) if field.default is not MISSING
     }
     params = _difference(theirs["train_config"], ours.get("train_config") or {}, defaults)
     # a key that one PEFT has and the other does not is as good as its value when it is off

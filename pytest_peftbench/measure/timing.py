@@ -5,12 +5,10 @@ Between processes the time of unchanged code moves by tens of per cent, the rati
 
 from __future__ import annotations
 
-import gc
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -19,6 +17,8 @@ import torch
 from scipy.stats import bootstrap
 
 from pytest_peftbench.measure.clocks import ClockReader
+from pytest_peftbench.measure.collector import collector_paused
+from pytest_peftbench.results.metrics import Value
 
 BLOCKS = 7
 # Fixed, so that nobody looks at the figures until they please; many, to outlast a neighbour's burst of seconds.
@@ -52,6 +52,14 @@ class Timing:
     def interval(self) -> list[float]:
         """`[low, high]`; empty where there is none."""
         return [self.low, self.high] if math.isfinite(self.high) else []
+
+    def metrics(self, what: str) -> dict[str, Value]:
+        """The figures by the name of their metric. what: `step` or `decode`."""
+        return {
+            f"{what}_time_ratio": self.ratio,
+            f"{what}_time_interval": self.interval,
+            f"{what}_time_s": self.time_s,
+        }
 
 
 @dataclass(frozen=True)
@@ -95,7 +103,7 @@ def compare(
 def _run(function: Callable[[], object], reference: Callable[[], object], device: str, blocks: int) -> Timing:
     timer, clocks = _timer(device), ClockReader(device)
     run: list[_Block] = []
-    with _garbage_collector_off():
+    with collector_paused():
         while len(run) < _MAX_ATTEMPTS * blocks and sum(not block.throttled for block in run) < blocks:
             run.append(_block(function, reference, timer, clocks))
     counted = [block for block in run if not block.throttled]
@@ -150,18 +158,6 @@ def waiting(function: Callable[[], object], device: str) -> Callable[[], object]
         torch.accelerator.synchronize(device)
 
     return wait
-
-
-@contextmanager
-def _garbage_collector_off() -> Iterator[None]:
-    enabled = gc.isenabled()
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def _timer(device: str) -> _Timer:

@@ -64,6 +64,18 @@ def _attention(
 
 
 @contextlib.contextmanager
+def made_on_meta(dtype: str) -> Iterator[None]:
+    """Modules made in the body have weights of this type on the meta device."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(getattr(torch, dtype))
+    try:
+        with META:
+            yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+@contextlib.contextmanager
 def accelerator() -> Iterator[None]:
     """Runs the body as on an accelerator, on meta tensors. Each condition holds for all elements."""
     distribution = torch.distributions.Distribution

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 
+from pytest_peftbench.cases.kinds import columns
 from pytest_peftbench.compare import (
     CaseVerdict,
     Finding,
@@ -30,13 +31,13 @@ from pytest_peftbench.compare.noise import check_noise, refreshed, with_noise
 from pytest_peftbench.measure import environment
 from pytest_peftbench.plugin.bisection import SKIP, Bisection
 from pytest_peftbench.plugin.session import FOOTPRINT, SESSION, Progress, Session, Settings, positive, verdicts
-from pytest_peftbench.report.terminal import QUALITY, drift_lines, row, summary
-from pytest_peftbench.results.baseline import Baseline, baseline_path, from_result, read, write
+from pytest_peftbench.report.terminal import drift_lines, row, summary
+from pytest_peftbench.results.baseline import Baseline, baseline_path, from_result, read, read_if_current, write
 from pytest_peftbench.results.files import InputError, write_file, write_json
 from pytest_peftbench.results.metrics import by_lane
 from pytest_peftbench.results.result import SecondStage
 from pytest_peftbench.suites import Experiment
-from pytest_peftbench.tasks.config import TRAIN_CONFIGS
+from pytest_peftbench.tasks.registry import specs
 
 if TYPE_CHECKING:
     from _pytest.terminal import TerminalReporter
@@ -197,9 +198,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     task = None
     if marker := metafunc.definition.get_closest_marker("peft_task"):
         task = marker.args[0] if len(marker.args) == 1 and not marker.kwargs else None
-        if task not in tuple(TRAIN_CONFIGS):
+        if task not in tuple(specs()):
             session.add_problem(
-                f"{metafunc.definition.nodeid}: marker peft_task takes the name of a task: {', '.join(TRAIN_CONFIGS)}"
+                f"{metafunc.definition.nodeid}: marker peft_task takes the name of a task: {', '.join(specs())}"
             )
     kind = FOOTPRINT if metafunc.definition.get_closest_marker("peft_footprint") else ""
     experiments = session.experiments(metafunc.definition.path.parent, task, kind)
@@ -308,7 +309,7 @@ def base_model() -> Callable[[Experiment], nn.Module]:
     Override it in your conftest.py to benchmark another model: it is seeded before each call.
     """
     environment.pin()
-    from pytest_peftbench.cases.trained import cached_base_models
+    from pytest_peftbench.cases.loading import cached_base_models
 
     return cached_base_models()
 
@@ -320,7 +321,7 @@ def task_data() -> Callable[[Experiment], Any]:
     Override it in your conftest.py to train and test on other data.
     """
     environment.pin()
-    from pytest_peftbench.cases.trained import cached_task_data
+    from pytest_peftbench.cases.loading import cached_task_data
 
     return cached_task_data()
 
@@ -422,7 +423,7 @@ class BaselineCheck:
         return shlex.join(["pytest", f"{file}::{test}", *options, "--peft-update-baselines"])
 
     def _update(self, result: Result, path: Path) -> None:
-        old, measured = self._read(path), from_result(result)
+        old, measured = read_if_current(path, self._metrics), from_result(result)
         count = len(measured.seeds) - self._settings.calibrate
         kept, others = replace(measured, seeds=measured.seeds[:count]), measured.seeds[count:]
         check_noise(kept, others, self._metrics)
@@ -566,7 +567,7 @@ class _Table:
             for change in self._changes[case]:
                 terminalreporter.write_line(f"  {change}")
         arguments = shlex.join(["pytest", *self._config.invocation_params.args, "--peft-update-baselines"])
-        for line, markup in [*drift_lines(verdicts.values()), *summary(rows, QUALITY, arguments)]:
+        for line, markup in [*drift_lines(verdicts.values()), *summary(rows, columns(), arguments)]:
             terminalreporter.write_line(line, **markup)
         if self._turned:
             cases = ", ".join(self._turned)

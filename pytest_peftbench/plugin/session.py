@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_peftbench.cases.kinds import KINDS
 from pytest_peftbench.compare import GREEN_BY_DEFAULT, SEVERITY, Verdict
-from pytest_peftbench.meta.architectures import is_embedded, is_real
 from pytest_peftbench.results.files import InputError
 from pytest_peftbench.results.result import CaseId
 from pytest_peftbench.suites import DEFAULTS_FILE, Experiment, find_suites, read_suite
@@ -200,9 +200,7 @@ class Session:
 
     def _is_for(self, experiment: Experiment, kind: str) -> bool:
         """Whether a test of this kind takes the experiment."""
-        if kind == FOOTPRINT:
-            return not is_embedded(experiment)
-        return bool(self.settings.suites) or self.settings.device != "cpu" or not is_real(experiment)
+        return KINDS[kind].takes(experiment, self.settings.device, bool(self.settings.suites))
 
     def _configured(self, experiment: Experiment, kind: str) -> Experiment:
         settings, first = self.settings, experiment.train.seed

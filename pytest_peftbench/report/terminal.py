@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pytest_peftbench.compare import BASE_MODEL, SEVERITY, CaseVerdict, Verdict
+from pytest_peftbench.results.metrics import Column
 from pytest_peftbench.results.words import bytes_text, first, flops_text
 
 WIDTH = 140
@@ -32,23 +33,6 @@ _MARKUP: dict[Verdict, Markup] = {
     "unknown metric": {"red": True},
     "regressed": {"red": True},
     "failed": {"red": True},
-}
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column of a task's quality: `Column("accuracy", "test_accuracy", ".1%")`, the last a format specification."""
-
-    header: str
-    metric: str
-    form: str
-
-
-# The quality columns of each task.
-QUALITY: dict[str, tuple[Column, ...]] = {
-    "MetaMathQA": (Column("accuracy", "test_accuracy", ".1%"), Column("forgetting", "forgetting", "+.3f")),
-    "image-gen": (Column("similarity", "test_dino_similarity", ".3f"), Column("drift", "drift", ".3f")),
-    "footprint": (Column("trainable", "params.trainable", ",.0f"), Column("step calls", "train_step.calls", ",.0f")),
 }
 
 

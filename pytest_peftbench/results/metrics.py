@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from pytest_peftbench.results.files import InputError
+
 Lane = Literal["exact", "numerics", "quality", "noisy", "info"]
-
-
 Direction = Literal["lower", "higher", "equal"]
-
-
 Kind = Literal["number", "text", "list", "table"]
-
-
 Value = int | float | str | list[float] | dict[str, str]
 
 
@@ -46,43 +42,56 @@ class Metric:
         return max(self.absolute_margin, self.relative_margin * abs(expected))
 
 
+@dataclass(frozen=True)
+class Column:
+    """A column of the closing table: `Column("accuracy", "test_accuracy", ".1%")`, the last a format specification."""
+
+    header: str
+    metric: str
+    form: str
+
+
 # Operators depend on how torch and transformers compose a model, not on the processor.
-_COUNTERS = ("torch", "transformers", "device")
-
-
+_STACK = ("torch", "transformers", "device")
 # The same bits need the same kernels as well.
-_BITS = ("torch", "transformers", "device", "arithmetic")
-
-
+BITS = ("torch", "transformers", "device", "arithmetic")
 _DEVICE = ("device", "accelerator")
 
+_COUNTERS = {
+    "flops": ("FLOP", "floating point operations of matrix multiplications, convolutions and attention"),
+    "calls": ("calls", "operator calls"),
+    "peak_bytes": ("bytes", "peak bytes of live tensors, weights and optimizer state included"),
+    "saved_bytes": ("bytes", "bytes saved for the backward pass, weights not counted"),
+    "peak_weights_bytes": ("bytes", "weights at the peak"),
+    "peak_gradients_bytes": ("bytes", "gradients of weights at the peak"),
+    "peak_optimizer_bytes": ("bytes", "optimizer state at the peak"),
+    "peak_activations_bytes": ("bytes", "tensors saved for the backward pass at the peak"),
+    "peak_temporary_bytes": ("bytes", "all other tensors at the peak"),
+}
+PEAK_PARTS = tuple(name for name in _COUNTERS if name.startswith("peak_") and name != "peak_bytes")
+# What is counted, and which counters of it are kept.
+PHASES: dict[str, tuple[str, tuple[str, ...]]] = {
+    "inject": ("adding the adapter to the base model", ("calls", "peak_bytes")),
+    "forward_inference": ("a forward pass in inference mode", ("flops", "calls", "peak_bytes")),
+    "forward_train": ("a forward pass in training mode", ("flops", "calls", "peak_bytes")),
+    "train_step": ("one training step", ("flops", "calls", "peak_bytes", "saved_bytes", *PEAK_PARTS)),
+    "decode_step": (
+        "one step of generation: a token with the cache, or noise removed with guidance",
+        ("flops", "calls"),
+    ),
+}
 
-def _counters(phase: str, what: str, names: str) -> list[Metric]:
-    all_metrics = {
-        "flops": ("FLOP", "floating point operations of matrix multiplications, convolutions and attention"),
-        "calls": ("calls", "operator calls"),
-        "peak_bytes": ("bytes", "peak bytes of live tensors, weights and optimizer state included"),
-        "saved_bytes": ("bytes", "bytes saved for the backward pass, weights not counted"),
-        "peak_weights_bytes": ("bytes", "weights at the peak"),
-        "peak_gradients_bytes": ("bytes", "gradients of weights at the peak"),
-        "peak_optimizer_bytes": ("bytes", "optimizer state at the peak"),
-        "peak_activations_bytes": ("bytes", "tensors saved for the backward pass at the peak"),
-        "peak_temporary_bytes": ("bytes", "all other tensors at the peak"),
-    }
+
+def _counters(phase: str) -> list[Metric]:
+    what, names = PHASES[phase]
     return [
-        Metric(
-            f"{phase}.{n}",
-            all_metrics[n][0],
-            "lower",
-            "exact",
-            f"{all_metrics[n][1]} of {what}",
-            needs=_COUNTERS,
-        )
-        for n in names.split()
+        Metric(f"{phase}.{name}", unit, "lower", "exact", f"{description} of {what}", needs=_STACK)
+        for name, (unit, description) in _COUNTERS.items()
+        if name in names
     ]
 
 
-def _outcome(name: str, description: str) -> Metric:
+def outcome(name: str, description: str) -> Metric:
     """A check whose outcome is a word: `ok`, `differs`, or the error class of a method that cannot do it."""
     return Metric(name, "outcome", "higher", "exact", description, kind="text")
 
@@ -101,104 +110,40 @@ METRICS: dict[str, Metric] = {
             "names, count, shape and dtype of the saved tensors",
             kind="table",
         ),
-        *_counters("inject", "adding the adapter to the base model", "calls peak_bytes"),
+        *_counters("inject"),
         Metric(
             "inject.host_calls",
             "calls",
             "lower",
             "exact",
             "Python functions called in peft and torch.nn while adding the adapter",
-            needs=_COUNTERS,
+            needs=_STACK,
         ),
-        *_counters("forward_inference", "a forward pass in inference mode", "flops calls peak_bytes"),
-        *_counters("forward_train", "a forward pass in training mode", "flops calls peak_bytes"),
-        *_counters("train_step", "one training step", "flops calls peak_bytes saved_bytes"),
-        *_counters(
-            "train_step",
-            "one training step",
-            "peak_weights_bytes peak_gradients_bytes peak_optimizer_bytes peak_activations_bytes peak_temporary_bytes",
-        ),
-        *_counters(
-            "decode_step",
-            "one step of generation: a token with the cache, or noise removed with guidance",
-            "flops calls",
-        ),
-        _outcome("init.identity", "the adapted model's output before training is the base model's, to the bit"),
-        _outcome("disable.restores_base", "with the adapter disabled the output is the base model's, to the bit"),
-        _outcome("enable.restores_adapter", "enabled again, the output is the adapted model's, to the bit"),
-        _outcome("reload.same_output", "saved and reloaded, the adapter gives the same output, to the bit"),
-        _outcome("merge.same_output", "merged into the base weights, the output agrees within the tolerance"),
-        _outcome("unmerge.restores_base", "unmerging restores the base weights within the tolerance"),
-        _outcome("footprint.counted", "whether torch can count all of it on the meta device; if not, what is missing"),
+        *(metric for phase in PHASES if phase != "inject" for metric in _counters(phase)),
+        outcome("init.identity", "the adapted model's output before training is the base model's, to the bit"),
+        outcome("disable.restores_base", "with the adapter disabled the output is the base model's, to the bit"),
+        outcome("enable.restores_adapter", "enabled again, the output is the adapted model's, to the bit"),
+        outcome("reload.same_output", "saved and reloaded, the adapter gives the same output, to the bit"),
+        outcome("merge.same_output", "merged into the base weights, the output agrees within the tolerance"),
+        outcome("unmerge.restores_base", "unmerging restores the base weights within the tolerance"),
+        outcome("footprint.counted", "whether torch can count all of it on the meta device; if not, what is missing"),
         Metric(
             "first_losses",
             "loss",
             "equal",
             "numerics",
             "training losses of the first steps",
-            needs=_BITS,
+            needs=BITS,
             kind="list",
         ),
-        Metric(
-            "adapter_sha256", "sha256", "equal", "numerics", "hash of the trained weights", needs=_BITS, kind="text"
-        ),
+        Metric("adapter_sha256", "sha256", "equal", "numerics", "hash of the trained weights", needs=BITS, kind="text"),
         Metric(
             "init.max_output_difference",
             "units",
             "equal",
             "numerics",
             "largest difference of the output before training from the base model's",
-            needs=_BITS,
-        ),
-        Metric(
-            "test_accuracy",
-            "fraction",
-            "higher",
-            "quality",
-            "share of test problems solved",
-            absolute_margin=0.05,
-            samples="test_correct",
-        ),
-        Metric("valid_accuracy", "fraction", "higher", "info", "share of validation problems solved"),
-        Metric(
-            "forgetting",
-            "nats",
-            "lower",
-            "quality",
-            "rise of the mean per-token cross-entropy on general text",
-            absolute_margin=0.02,
-            relative_margin=0.05,
-            samples="forgetting_per_document",
-        ),
-        Metric(
-            "test_dino_similarity",
-            "cosine",
-            "higher",
-            "quality",
-            "likeness of generated to held-out pictures of the concept, to the image encoder",
-            absolute_margin=0.02,
-            samples="similarity_per_image",
-        ),
-        _outcome("images.changed", "some picture of an unrelated prompt is not the base model's own, to the bit"),
-        Metric("valid_dino_similarity", "cosine", "higher", "info", "the same for the validation pictures"),
-        Metric(
-            "drift",
-            "drift",
-            "lower",
-            "quality",
-            "distance of pictures of unrelated prompts from the base model's",
-            absolute_margin=0.005,
-            relative_margin=0.05,
-            samples="drift_per_image",
-        ),
-        Metric(
-            "images_sha256",
-            "sha256",
-            "equal",
-            "numerics",
-            "hashes of the generated pictures",
-            needs=_BITS,
-            kind="table",
+            needs=BITS,
         ),
         Metric(
             "train_loss",
@@ -301,3 +246,23 @@ METRICS: dict[str, Metric] = {
 def by_lane(metrics: Mapping[str, Metric], lane: Lane) -> list[str]:
     """Names of the metrics of one lane, in the order of declaration."""
     return [name for name, metric in metrics.items() if metric.lane == lane]
+
+
+def declare(metrics: Iterable[Metric], by: str) -> None:
+    """Add metrics to the catalogue; `by` names who asks. The same ones may be declared again.
+
+    Raises InputError where one has the name of another.
+    """
+    for metric in metrics:
+        if METRICS.setdefault(metric.name, metric) != metric:
+            raise InputError(f"{by}: metric {metric.name!r} is declared already, as another one; choose another name")
+
+
+def in_order(values: Mapping[str, Value], by: str) -> dict[str, Value]:
+    """`values` in the order of the catalogue. `by` names who measured them.
+
+    Raises InputError for a metric that is not declared: it would be compared by nobody.
+    """
+    if undeclared := sorted(values.keys() - METRICS.keys()):
+        raise InputError(f"{by}: metric {undeclared[0]!r} is measured but not declared; add it to the task's metrics")
+    return {name: values[name] for name in METRICS if name in values}

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from pytest_peftbench.results.files import InputError
 from pytest_peftbench.results.words import first_line
-from pytest_peftbench.suites import Experiment
+from pytest_peftbench.tasks.config import TINY, Place
 
 Kind = Literal["model", "data set"]
 _OPTIONS: dict[Kind, str] = {"model": "--peft-models", "data set": "--peft-data"}
@@ -40,22 +40,25 @@ class Source:
         return f"{self.kind} {self.id}" + (f" ({self.folder})" if self.folder and str(self.folder) != self.id else "")
 
 
-def model_source(experiment: Experiment, model_id: str) -> Source:
-    """A model, from the folder that it names itself, from `--peft-models`, or from the hub."""
-    return _source("model", model_id, experiment.models)
+def model_source(place: Place, model_id: str, embedded: Path) -> Source:
+    """A model: `embedded` for "tiny", else of the folder that it names itself, of `--peft-models`, or of the hub."""
+    return Source("model", TINY, embedded) if model_id == TINY else _source("model", model_id, place.models)
 
 
-def data_source(experiment: Experiment, dataset_id: str) -> Source:
+def data_source(place: Place, dataset_id: str) -> Source:
     """A data set, from the folder that it names itself, from `--peft-data`, or from the hub."""
-    return _source("data set", dataset_id, experiment.data)
+    return _source("data set", dataset_id, place.data)
+
+
+def embedded_data(dataset_id: str, folder: Path) -> Source:
+    """A data set that comes with the package."""
+    return Source("data set", dataset_id, folder)
 
 
 def _source(kind: Kind, name: str, root: Path | None) -> Source:
     if Path(name).is_dir():
         return Source(kind, name, Path(name))
-    if root is not None:
-        return Source(kind, name, root / Path(name).name)
-    return Source(kind, name, None)
+    return Source(kind, name, None if root is None else root / Path(name).name)
 
 
 def require(*sources: Source) -> None:

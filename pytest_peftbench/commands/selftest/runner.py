@@ -29,7 +29,7 @@ from pytest_peftbench.compare import (
 from pytest_peftbench.results import baseline as baselines
 from pytest_peftbench.results.baseline import Baseline, baseline_path
 from pytest_peftbench.results.files import InputError
-from pytest_peftbench.results.metrics import METRICS, Lane, by_lane
+from pytest_peftbench.results.metrics import Lane
 from pytest_peftbench.results.result import Result, SecondStage
 from pytest_peftbench.results.words import error_line
 from pytest_peftbench.suites import Experiment, read_suite
@@ -99,7 +99,8 @@ def judge(experiment: Experiment, baseline: Baseline, lane: Lane | None, tests: 
 
     lane: that of the fault; further seeds are trained only where quality must tell it. None: unchanged.
     """
-    from pytest_peftbench.cases.trained import cached_base_models, cached_task_data, run_experiment
+    from pytest_peftbench.cases.loading import cached_base_models, cached_task_data
+    from pytest_peftbench.cases.trained import run_experiment
 
     metrics = with_margins(experiment.margins)
 
@@ -164,14 +165,9 @@ def run_trial(trial: Trial) -> CaseVerdict:
     suite = read_suite(trial.suite)
     (experiment,) = (item for item in suite if item.case.experiment == trial.experiment)
     baseline = baselines.read(baseline_path(trial.baselines, experiment.case))
-    tests = len(suite) * _quality_metrics(baseline)
+    tests = len(suite) * experiment.spec.quality_metrics
     with patched(trial.fault.edits if trial.fault else ()):
         return judge(experiment, baseline, trial.fault.lane if trial.fault else None, tests)
-
-
-def _quality_metrics(baseline: Baseline) -> int:
-    """How many tests of quality each case of the baseline's task makes."""
-    return len(set(by_lane(METRICS, "quality")).intersection(*(run.metrics for run in baseline.seeds)))
 
 
 def false_alarm_bound(outcomes: Iterable[Outcome]) -> tuple[int, int, float]:

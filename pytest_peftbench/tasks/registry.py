@@ -1,0 +1,59 @@
+"""All tasks by name: ours, those of installed packages, those of a user's conftest.py. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from importlib.metadata import entry_points
+
+from pytest_peftbench.results.files import InputError
+from pytest_peftbench.results.metrics import declare
+from pytest_peftbench.tasks.image_generation.spec import SPEC as IMAGE_GENERATION
+from pytest_peftbench.tasks.math_reasoning.spec import SPEC as MATH_REASONING
+from pytest_peftbench.tasks.spec import TaskSpec
+
+ENTRY_POINTS = "pytest_peftbench.tasks"
+_specs: dict[str, TaskSpec] = {}
+
+
+def register(spec: TaskSpec) -> None:
+    """Make a task known, and its metrics. The same one may register again, as each process reads conftest.py.
+
+    Raises InputError where another task has the name, or where one of its metrics has a name that is taken.
+    """
+    if not spec.name or set(spec.name) & set("/\\") or spec.name in (".", ".."):
+        raise InputError(f"task {spec.name!r}: its name must be that of a folder")
+    known = _specs.get(spec.name)
+    if known is not None and (known.config.__qualname__, known.metrics) != (spec.config.__qualname__, spec.metrics):
+        raise InputError(f"task {spec.name!r} is registered already, as another one; choose another name")
+    declare(spec.metrics, f"task {spec.name!r}")
+    _specs[spec.name] = spec
+
+
+for _spec in (MATH_REASONING, IMAGE_GENERATION):
+    register(_spec)
+
+
+def specs() -> Mapping[str, TaskSpec]:
+    """The tasks by name."""
+    _load_installed()
+    return _specs
+
+
+def spec_of(name: str) -> TaskSpec:
+    """The task of that name. Raises InputError, naming those that there are."""
+    if name not in specs():
+        raise InputError(f"{name!r} is no task; there are {', '.join(_specs)}")
+    return _specs[name]
+
+
+@cache
+def _load_installed() -> None:
+    """Register the tasks of installed packages, once in a process."""
+    for entry in entry_points(group=ENTRY_POINTS):
+        spec = entry.load()
+        if not isinstance(spec, TaskSpec):
+            raise InputError(
+                f"entry point {entry.name} = {entry.value}: expected a TaskSpec, found {type(spec).__name__}"
+            )
+        register(spec)
