@@ -35,7 +35,7 @@ def options():
 
 
 def commands():
-    parser = cli._parser()
+    parser = cli.parser()
     (subparsers,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
     return subparsers.choices
 

@@ -36,6 +36,7 @@ from pytest_peftbench.measure.memory import MemoryTracker
 from pytest_peftbench.measure.weights import digest
 from pytest_peftbench.results.metrics import METRICS, Value, in_order
 from pytest_peftbench.results.result import Operators, PeakTensors, Picture, Result, SecondStage, SeedRun, mean
+from pytest_peftbench.results.words import first_line
 from pytest_peftbench.suites import Experiment
 from pytest_peftbench.tasks.task import Batch, Evaluation, Progress, silent
 
@@ -396,8 +397,7 @@ def _out_of_memory(case: Case, error: str) -> Result:
     """The result of a case that did not fit, with the figures up to then."""
     experiment, use = case.experiment, case.memory.read()
     metrics = {**use.metrics(), **case.metrics}
-    first_line = next(iter(error.strip().splitlines()), "")
-    message = f"while {case.phase}: {first_line}"
+    message = f"while {case.phase}: {first_line(error)}"
     return Result(
         case=experiment.case,
         case_version="",

@@ -7,6 +7,7 @@ only in the figures that are the same measure in both: everything else is `not c
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 from collections.abc import Callable
@@ -14,11 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pytest_peftbench.commands.command import Command, require_folder, say
 from pytest_peftbench.compare.imported import MARK
 from pytest_peftbench.results.baseline import Baseline, baseline_path, from_result, rounded, write
 from pytest_peftbench.results.files import InputError, converted, read_json
 from pytest_peftbench.results.metrics import Value
 from pytest_peftbench.results.result import CaseId, Result, SeedRun
+from pytest_peftbench.results.words import plural
 from pytest_peftbench.tasks.registry import specs
 from pytest_peftbench.tasks.spec import TaskSpec
 
@@ -173,3 +176,26 @@ def _environment(file: Path, meta: _MetaInfo) -> dict[str, str]:
             }.items()
         )
     )
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("results", type=Path, metavar="DIR", help="folder of result files, at any depth")
+    parser.add_argument("--out", type=Path, default=Path("baselines"), metavar="DIR", help="where (default: baselines)")
+
+
+def _run(options: argparse.Namespace) -> int:
+    require_folder(f"--out {options.out}", options.out)
+    count = import_results(options.results, options.out, say)
+    say(f"{plural(count, 'baseline')} written")
+    return 0
+
+
+COMMAND = Command(
+    name="import",
+    help="turn PEFT's published results into baselines",
+    description="Write a baseline for each result file in the folder, PEFT's or ours. One of PEFT's is compared only "
+    "on the same accelerator, with the same training parameters and adapter config, and only in what is the same "
+    "measure in both.",
+    add_arguments=_add_arguments,
+    run=_run,
+)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from argparse import ArgumentTypeError
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -24,8 +25,22 @@ SHORT = 60
 SPREAD = 3
 
 
-class InputError(ValueError):
-    """A file or option that a user gave cannot be used; the message names the file, the key and the way out."""
+class InputError(ValueError, ArgumentTypeError):
+    """A file or option that a user gave cannot be used; the message names the file, the key and the way out.
+
+    Raised by the `type` of an argument, its message is that of the usage error.
+    """
+
+
+def positive(text: object) -> int:
+    """An integer of at least 1, for an option's `type`."""
+    try:
+        number = int(str(text))
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise InputError(f"{text!r}: expected an integer of at least 1")
+    return number
 
 
 def read_json(path: Path) -> dict[str, Any]:
