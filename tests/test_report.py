@@ -7,6 +7,7 @@ import pytest
 from pytest_peftbench.compare import SEVERITY, compare
 from pytest_peftbench.report.terminal import Column, Row, row, summary, table
 from pytest_peftbench.results.baseline import from_result
+from pytest_peftbench.results.metrics import METRICS
 from pytest_peftbench.results.result import CaseId, Result, SeedRun
 
 MATH = [Column("accuracy", "test_accuracy", ".1%"), Column("forgetting", "forgetting", ".3f")]
@@ -127,7 +128,7 @@ def test_a_row_is_made_from_a_verdict():
     )
     baseline = from_result(replace(result, metrics={"train_step.flops": 100}))
 
-    assert row(compare(result, baseline), 3.0) == Row(
+    assert row(compare(result, baseline, METRICS, tests=1), 3.0) == Row(
         case="MetaMathQA-tiny-loha-rank8",
         task="MetaMathQA",
         verdict="regressed",

@@ -117,7 +117,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add("--peft-device", "torch device to run on (default: cpu)", metavar="DEVICE")
     add(
         "--peft-green",
-        "verdicts that pass, separated by commas (default: identical,within noise,improved,environment drift)",
+        "verdicts that pass, separated by commas (default: identical,within noise,improved,environment drift,"
+        "not recorded yet)",
         type=_option(verdicts),
         metavar="VERDICTS",
     )
@@ -397,7 +398,8 @@ class BaselineCheck:
             self._compare(result, path)
         else:
             self._item.stash[_VERDICT] = replace(
-                compare(result, None), findings=(Finding("", "not compared", reason="--peft-no-compare"),)
+                compare(result, None, self._metrics, self._tests),
+                findings=(Finding.of("case", "not compared", "--peft-no-compare"),),
             )
 
     def _compare(self, result: Result, path: Path) -> None:
@@ -464,8 +466,9 @@ class BaselineCheck:
             write(new, path)
         self._item.stash[_CHANGES] = changes
         count = f"{len(changes)} change{'s' * (len(changes) != 1)}"
-        finding = Finding("", "recorded", reason="new" if old is None else count if changes else "unchanged")
-        self._item.stash[_VERDICT] = replace(compare(result, new), findings=(finding,), drift=())
+        finding = Finding.of("case", "recorded", "new" if old is None else count if changes else "unchanged")
+        found = compare(result, new, self._metrics, self._tests)
+        self._item.stash[_VERDICT] = replace(found, findings=(finding,), environment_drift=())
 
     def _read(self, path: Path) -> Baseline | None:
         return read(path) if path.exists() else None
@@ -506,7 +509,7 @@ def pytest_runtest_makereport(
     if report.failed and (report.when != "call" or _RED not in item.stash):
         # of a user's own experiment nobody knows the case before its result is checked
         verdict = verdict or (CaseVerdict(experiment.case, ()) if experiment else None)
-        verdict = verdict and replace(verdict, findings=(Finding("", "failed", reason=reason),))
+        verdict = verdict and replace(verdict, findings=(Finding.of("case", "failed", reason),))
     if verdict is not None and (report.when == "call" or report.failed):
         changes = item.stash.get(_CHANGES, [])
         report.peftbench = {"verdict": verdict.to_json(), "changes": changes}  # type: ignore[attr-defined]

@@ -9,6 +9,7 @@ from pytest_peftbench.commands.selftest.patching import patched
 from pytest_peftbench.compare import compare
 from pytest_peftbench.measure import timing
 from pytest_peftbench.results.baseline import from_result
+from pytest_peftbench.results.metrics import METRICS
 from pytest_peftbench.suites import read_suite
 
 # Large steps: after three of them the adapter has an effect.
@@ -47,4 +48,4 @@ class Few:
         if name not in self.baselines:
             self.baselines[name] = from_result(self.run(name))
         with patched(edits):
-            return compare(self.run(name), self.baselines[name])
+            return compare(self.run(name), self.baselines[name], METRICS, tests=1)
