@@ -76,14 +76,34 @@ def test_nan_and_infinity_are_never_green(name, side):
         assert not is_green(compare(pair[0], from_result(pair[1]), METRICS, tests=1))
 
 
-@given(st.sets(st.sampled_from(sorted(from_result(result()).metrics)), min_size=1))
-def test_a_metric_on_one_side_only_is_never_green(names):
-    whole = result()
-    part = replace(whole, metrics={name: value for name, value in whole.metrics.items() if name not in names})
+NAMES = sorted({*from_result(result()).metrics, *result().seeds[0].metrics})
 
-    assert not is_green(compare(part, from_result(whole), METRICS, tests=1))
-    assert not is_green(compare(whole, from_result(part), METRICS, tests=1))
+
+def without(whole, names):
+    """The result as if these metrics did not exist."""
+    runs = [replace(item, metrics={k: v for k, v in item.metrics.items() if k not in names}) for item in whole.seeds]
+    return replace(whole, metrics={k: v for k, v in whole.metrics.items() if k not in names}, seeds=runs)
+
+
+@given(st.sets(st.sampled_from(NAMES), min_size=1))
+def test_a_metric_that_vanished_or_that_nobody_declared_is_never_green(names):
+    whole = result()
+
+    assert not is_green(compare(without(whole, names), from_result(whole), METRICS, tests=1))
     assert not is_green(compare(result(no_such_metric=1), from_result(whole), METRICS, tests=1))
+
+
+@given(st.sets(st.sampled_from(NAMES), min_size=1))
+def test_a_metric_that_the_baseline_does_not_hold_is_told_and_green_only_beside_others_of_the_gate(names):
+    """Counters and quality are the gate: a baseline without either of them lets nothing pass."""
+    whole = result()
+    verdict = compare(whole, from_result(without(whole, names)), METRICS, tests=1)
+    found = {finding.subject: finding.verdict for finding in verdict.findings}
+    lanes = {METRICS[name].lane for name in NAMES if name not in names}
+
+    assert {found[name] for name in names} <= {"not recorded yet", "missing metric"}
+    assert SEVERITY.index(verdict.verdict) >= SEVERITY.index("not recorded yet")
+    assert is_green(verdict) == ({"exact", "quality"} <= lanes)
 
 
 @settings(deadline=None, max_examples=10)

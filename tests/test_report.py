@@ -104,6 +104,12 @@ def test_an_improvement_says_how_to_record_it():
     assert UPDATE not in "".join(texts(summary([LOHA, LORA], QUALITY, UPDATE)))
 
 
+def test_what_the_baselines_do_not_hold_yet_says_how_to_record_it():
+    new = replace(LORA, verdict="not recorded yet")
+
+    assert texts(summary([new], QUALITY, UPDATE))[-1] == f"to record what the baselines do not hold yet: {UPDATE}"
+
+
 def test_without_cases_there_is_nothing_to_say():
     assert summary([], QUALITY, UPDATE) == []
 

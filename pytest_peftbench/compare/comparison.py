@@ -44,6 +44,15 @@ class Comparison:
         theirs = by_seed(self.expected, name)
         return by_seed(self.obtained, name), {seed: value for seed, value in theirs.items() if seed in ran}
 
+    def same_samples(self) -> bool:
+        """Whether the seeds that ran have all samples that the baseline holds of them; further ones may be new."""
+        recorded = {run.seed: run.samples for run in self.expected.seeds}
+        return all(
+            run.samples.get(name) == sample
+            for run in self.obtained.seeds
+            for name, sample in recorded.get(run.seed, {}).items()
+        )
+
     def base_figures(self, metric: Metric) -> tuple[object, object]:
         """What the base models' own figures, the baseline's first, tell about the metric; None for nothing."""
         before, after = self.expected.base, self.obtained.base
