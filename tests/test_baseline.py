@@ -526,9 +526,9 @@ def test_an_update_records_a_noisy_metric_that_is_new_or_vanished():
 
 
 def test_an_update_keeps_the_noise_of_more_seeds():
-    old = with_noise(with_ratio(1.0, seeds=[a_run(0), a_run(1, train_loss=1.5)]), [a_run(2)])
-    one = with_noise(with_ratio(2.0, seeds=[a_run(0)]))
-    another = with_noise(with_ratio(2.0, case_version="v2", seeds=[a_run(0)]))
+    old = with_noise(with_ratio(1.0, seeds=[a_run(0), a_run(1, train_loss=1.5)]), [a_run(2)], METRICS)
+    one = with_noise(with_ratio(2.0, seeds=[a_run(0)]), (), METRICS)
+    another = with_noise(with_ratio(2.0, case_version="v2", seeds=[a_run(0)]), (), METRICS)
 
     assert one.noise == {}
     assert refreshed(old, one).noise == old.noise
@@ -541,11 +541,11 @@ def test_a_seed_that_lacks_a_quality_or_holds_nan_cannot_calibrate():
     run = a_run(7)
     less = replace(run, metrics={name: value for name, value in run.metrics.items() if name != "train_loss"})
 
-    check_noise(baseline, [run])
+    check_noise(baseline, [run], METRICS)
     with pytest.raises(InputError, match=f"{CASE}: not calibrated: seed 7: train_loss is missing"):
-        check_noise(baseline, [run, less])
+        check_noise(baseline, [run, less], METRICS)
     with pytest.raises(InputError, match=f"{CASE}: not calibrated: seed 7: test_accuracy is NaN"):
-        check_noise(baseline, [a_run(7, test_accuracy=math.nan)])
+        check_noise(baseline, [a_run(7, test_accuracy=math.nan)], METRICS)
 
 
 def test_the_first_update_records_the_result():

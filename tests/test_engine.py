@@ -353,7 +353,7 @@ def test_two_runs_give_the_same_bits(lora):
 def test_compared_with_itself_a_case_is_identical(lora, tmp_path):
     write(from_result(lora), tmp_path / "baseline.json")
 
-    verdict = compare(run(), read(tmp_path / "baseline.json"))
+    verdict = compare(run(), read(tmp_path / "baseline.json"), METRICS, tests=1)
 
     assert verdict.verdict == "identical", verdict.text()
 

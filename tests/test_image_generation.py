@@ -22,6 +22,7 @@ from pytest_peftbench.compare import compare, is_green
 from pytest_peftbench.measure import timing
 from pytest_peftbench.results.baseline import from_result
 from pytest_peftbench.results.files import InputError
+from pytest_peftbench.results.metrics import METRICS
 from pytest_peftbench.results.result import CaseId
 from pytest_peftbench.suites import Experiment
 from pytest_peftbench.tasks.config import ImageTrainConfig
@@ -339,7 +340,7 @@ def test_cases_that_draw_other_timesteps_have_a_reference_of_their_own():
 
 
 def verdict(recorded):
-    return compare(run(), from_result(recorded))
+    return compare(run(), from_result(recorded), METRICS, tests=1)
 
 
 def found(verdict, metric):

@@ -16,6 +16,7 @@ from pytest_peftbench.compare import compare, is_green
 from pytest_peftbench.measure import timing
 from pytest_peftbench.results.baseline import baseline_path, from_result, read, write
 from pytest_peftbench.results.files import InputError
+from pytest_peftbench.results.metrics import METRICS
 from pytest_peftbench.results.result import CaseId, Result
 from pytest_peftbench.suites import Experiment
 from pytest_peftbench.tasks.config import MathTrainConfig
@@ -74,7 +75,7 @@ def peft_import(tmp_path, measured):
 
 def test_a_result_of_peft_becomes_a_baseline_that_the_same_run_is_green_against(peft_import, measured):
     baseline = peft_import()
-    verdict = compare(measured, baseline)
+    verdict = compare(measured, baseline, METRICS, tests=1)
 
     assert is_green(verdict), verdict.text()
     assert {finding.metric for finding in verdict.findings} == {
@@ -95,7 +96,7 @@ def test_a_result_of_peft_becomes_a_baseline_that_the_same_run_is_green_against(
     ],
 )
 def test_what_differs_is_not_comparable_with_the_reason(peft_import, measured, changes, words):
-    verdict = compare(measured, peft_import(**changes))
+    verdict = compare(measured, peft_import(**changes), METRICS, tests=1)
 
     assert verdict.verdict == "not comparable"
     assert words in verdict.text()
@@ -109,20 +110,20 @@ def test_an_imported_baseline_is_a_gate(peft_import, measured, metric, value, ve
     seeds = [replace(run, metrics={k: v for k, v in run.metrics.items() if k != metric}) for run in measured.seeds]
     changed = {**measured.metrics, metric: value} if value else measured.metrics
 
-    assert compare(replace(measured, metrics=changed, seeds=seeds), peft_import()).verdict == verdict
+    assert compare(replace(measured, metrics=changed, seeds=seeds), peft_import(), METRICS, tests=1).verdict == verdict
 
 
 @pytest.mark.parametrize("metric", ["forgetting", "test_accuracy"])
 def test_nan_fails_though_the_imported_baseline_does_not_hold_it(peft_import, measured, metric):
     seeds = [replace(run, metrics={**run.metrics, metric: math.nan}) for run in measured.seeds]
-    verdict = compare(replace(measured, seeds=seeds), peft_import())
+    verdict = compare(replace(measured, seeds=seeds), peft_import(), METRICS, tests=1)
 
     assert [finding.metric for finding in verdict.findings if finding.verdict == "failed"] == [metric]
     assert not is_green(verdict)
 
 
 def test_a_result_without_pefts_fields_is_not_comparable_with_an_imported_baseline(peft_import, measured):
-    assert compare(replace(measured, peft={}), peft_import()).verdict == "not comparable"
+    assert compare(replace(measured, peft={}), peft_import(), METRICS, tests=1).verdict == "not comparable"
 
 
 def test_an_update_replaces_an_imported_baseline(peft_import, measured, tmp_path):
@@ -131,7 +132,7 @@ def test_an_update_replaces_an_imported_baseline(peft_import, measured, tmp_path
     write(from_result(measured), old.path)
 
     assert not read(old.path).imported
-    assert compare(measured, read(old.path)).verdict == "identical"
+    assert compare(measured, read(old.path), METRICS, tests=1).verdict == "identical"
 
 
 @pytest.mark.parametrize(
@@ -234,7 +235,7 @@ def test_our_own_result_comes_back_without_loss(tmp_path, measured):
 
     assert replace(Result.from_json(plain(measured), "a"), pictures=measured.pictures) == measured
     assert read(baseline_path(tmp_path / "baselines", CASE)) == from_result(measured)
-    assert compare(measured, read(baseline_path(tmp_path / "baselines", CASE))).verdict == "identical"
+    assert compare(measured, read(baseline_path(tmp_path / "baselines", CASE)), METRICS, tests=1).verdict == "identical"
 
 
 @pytest.mark.parametrize(

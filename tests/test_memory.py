@@ -15,6 +15,7 @@ from pytest_peftbench.cases.training import Trainer
 from pytest_peftbench.compare import compare
 from pytest_peftbench.measure import timing
 from pytest_peftbench.measure.memory import CONTEXT_BYTES, MemoryTracker, MemoryUse
+from pytest_peftbench.results.metrics import METRICS
 from pytest_peftbench.results.result import CaseId
 from pytest_peftbench.suites import Experiment
 from pytest_peftbench.tasks.config import MathTrainConfig
@@ -263,7 +264,7 @@ def test_out_of_memory_is_a_result_with_the_figures_up_to_then(few, monkeypatch)
     assert result.peft["train_info"]["status"] == "failed"
     assert result.peft["train_info"]["accelerator_memory_max"] == 400
     assert "out of memory while training" in result.peft["run_info"]["error_msg"]
-    assert compare(result, None).verdict == "failed"
+    assert compare(result, None, METRICS, tests=1).verdict == "failed"
 
 
 def test_out_of_memory_while_loading_is_told_too(few):

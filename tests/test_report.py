@@ -8,7 +8,7 @@ from pytest_peftbench.compare import SEVERITY, CaseVerdict, Finding, compare
 from pytest_peftbench.report.outcome import CaseOutcome
 from pytest_peftbench.report.terminal import Row, closing, row, summary, table
 from pytest_peftbench.results.baseline import from_result
-from pytest_peftbench.results.metrics import Column
+from pytest_peftbench.results.metrics import METRICS, Column
 from pytest_peftbench.results.result import CaseId, Result, SeedRun
 
 MATH = [Column("accuracy", "test_accuracy", ".1%"), Column("forgetting", "forgetting", ".3f")]
@@ -116,6 +116,12 @@ def test_an_improvement_says_how_to_record_it():
     assert UPDATE not in "".join(texts(summary([LOHA, LORA], QUALITY, UPDATE)))
 
 
+def test_what_the_baselines_do_not_hold_yet_says_how_to_record_it():
+    new = replace(LORA, verdict="not recorded yet")
+
+    assert texts(summary([new], QUALITY, UPDATE))[-1] == f"to record what the baselines do not hold yet: {UPDATE}"
+
+
 def test_without_cases_there_is_nothing_to_say():
     assert summary([], QUALITY, UPDATE) == []
 
@@ -132,7 +138,7 @@ def test_colours_tell_good_from_bad():
 
 def test_what_an_update_changed_and_what_the_correction_turned_red_stand_around_the_tables():
     verdicts = [
-        CaseVerdict(CaseId("MetaMathQA", "tiny", method, "r8"), (Finding("", verdict, reason="seen"),))
+        CaseVerdict(CaseId("MetaMathQA", "tiny", method, "r8"), (Finding.of("case", verdict, "seen"),))
         for method, verdict in (("lora", "recorded"), ("loha", "regressed"))
     ]
     outcomes = [
@@ -165,7 +171,7 @@ def test_a_row_is_made_from_a_verdict():
     )
     baseline = from_result(replace(result, metrics={"train_step.flops": 100}))
 
-    assert row(compare(result, baseline), 3.0) == Row(
+    assert row(compare(result, baseline, METRICS, tests=1), 3.0) == Row(
         case="MetaMathQA-tiny-loha-rank8",
         task="MetaMathQA",
         verdict="regressed",

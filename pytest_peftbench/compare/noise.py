@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from pytest_peftbench.compare.stats import detectable, noise_floor, spread
+from pytest_peftbench.compare.stats import detectable, noise_floor, seeds_needed, spread
 from pytest_peftbench.results.baseline import Baseline, Noise, problem, rounded, within_margin
 from pytest_peftbench.results.files import InputError
 from pytest_peftbench.results.metrics import METRICS, Metric, Value
 from pytest_peftbench.results.result import SeedRun
 
 
-def with_noise(baseline: Baseline, others: Iterable[SeedRun] = (), metrics: Mapping[str, Metric] = METRICS) -> Baseline:
+def with_noise(baseline: Baseline, others: Iterable[SeedRun], metrics: Mapping[str, Metric]) -> Baseline:
     """The baseline with the noise of its quality metrics, from its own seeds and from further ones; needs two."""
     runs = [*baseline.seeds, *others]
     noise: dict[str, Noise] = {}
@@ -64,7 +64,7 @@ def _of_most_seeds(known: Mapping[str, Noise], new: Baseline, metrics: Mapping[s
     return {name: max(noise, key=lambda noise: noise.seeds) for name, noise in found.items() if noise}
 
 
-def check_noise(baseline: Baseline, others: Iterable[SeedRun], metrics: Mapping[str, Metric] = METRICS) -> None:
+def check_noise(baseline: Baseline, others: Iterable[SeedRun], metrics: Mapping[str, Metric]) -> None:
     """Raise InputError, naming seed and metric, where the noise cannot be computed from these seeds too."""
     others = list(others)
     held = {name for run in (*baseline.seeds, *others) for name in run.metrics}
@@ -87,3 +87,17 @@ def _is_within(metric: Metric, obtained: Value, expected: Value | None) -> bool:
     if not isinstance(obtained, (int, float)) or not isinstance(expected, (int, float)):
         return False
     return within_margin(metric, obtained, expected)
+
+
+def margin_problems(baseline: Baseline, margins: Mapping[str, float]) -> list[str]:
+    """Why some of a suite's own margins cannot be held with the baseline's seeds, a line each."""
+    lines = []
+    for name in sorted(margins.keys() & baseline.noise.keys()):
+        noise, seeds = baseline.noise[name], len(baseline.seeds)
+        floor = noise_floor(noise.sd, noise.seeds, seeds)
+        if margins[name] < floor:
+            lines.append(
+                f"{name}: margin {margins[name]:g} is finer than {seeds} seeds can support: unchanged code moves by up "
+                f"to {floor:.3g}; it takes {seeds_needed(margins[name], noise.sd)} seeds (--peft-seeds)"
+            )
+    return lines

@@ -72,7 +72,7 @@ class BaselineCheck:
         elif settings.update_baselines:
             self._update(result)
         elif settings.no_compare:
-            self._settle(result, None, Finding("", "not compared", reason="--peft-no-compare"))
+            self._settle(result, None, Finding.of("case", "not compared", "--peft-no-compare"))
         elif settings.calibrate:
             self._calibrate(result)
         else:
@@ -131,12 +131,12 @@ class BaselineCheck:
         self._note(changes=tuple(changes))
         count = plural(len(changes), "change")
         reason = "new" if old is None else count if changes else "unchanged"
-        self._settle(result, new, Finding("", "recorded", reason=reason))
+        self._settle(result, new, Finding.of("case", "recorded", reason))
 
     def _settle(self, result: Result, baseline: Baseline | None, finding: Finding) -> None:
         """Note a verdict that no comparison gave; its figures are the result's."""
         verdict = compare(result, baseline, self._metrics, self._tests)
-        self._note(verdict=replace(verdict, findings=(finding,), drift=()))
+        self._note(verdict=replace(verdict, findings=(finding,), environment_drift=()))
 
     def _note(self, **fields: Any) -> None:
         self._item.stash[OUTCOME] = replace(self._item.stash[OUTCOME], **fields)

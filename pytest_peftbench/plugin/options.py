@@ -11,7 +11,7 @@ from typing import Annotated, Any, NamedTuple, get_type_hints
 import pytest
 
 from pytest_peftbench.compare import GREEN_BY_DEFAULT, SEVERITY, Verdict
-from pytest_peftbench.results.files import InputError
+from pytest_peftbench.results.files import InputError, positive
 
 Parse = Callable[[str, Path], Any]
 
@@ -94,17 +94,6 @@ def _checked(parse: Parse) -> Callable[[str], str]:
         return text
 
     return checked
-
-
-def positive(text: object) -> int:
-    """An integer of at least 1. Raises InputError."""
-    try:
-        number = int(str(text))
-    except ValueError:
-        number = 0
-    if number < 1:
-        raise InputError(f"{text!r}: expected an integer of at least 1")
-    return number
 
 
 def _count(text: str, start: Path) -> int:

@@ -48,7 +48,7 @@ def _with_end(
     verdict = outcome.verdict or (CaseVerdict(experiment.case, ()) if experiment else None)
     if verdict is None:  # of a user's own experiment nobody knows the case before its result is checked
         return replace(outcome, unmeasured=reason)
-    return replace(outcome, verdict=replace(verdict, findings=(Finding("", "failed", reason=reason),)))
+    return replace(outcome, verdict=replace(verdict, findings=(Finding.of("case", "failed", reason),)))
 
 
 class Collector:

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from pytest_peftbench.compare import BASE_MODEL, SEVERITY, CaseVerdict, Verdict
+from pytest_peftbench.compare import SEVERITY, CaseVerdict, Verdict
 from pytest_peftbench.report.outcome import CaseOutcome
 from pytest_peftbench.results.metrics import Column
 from pytest_peftbench.results.words import aligned, bytes_text, first, flops_text, plural
@@ -27,6 +27,8 @@ Line = tuple[str, Markup]
 _MARKUP: dict[Verdict, Markup] = {
     "improved": {"green": True},
     "environment drift": {"yellow": True},
+    "not recorded yet": {"yellow": True},
+    "not recorded yet": {"yellow": True},
     "cannot tell": {"yellow": True},
     "numerics changed": {"yellow": True},
     "not comparable": {"yellow": True},
@@ -107,8 +109,8 @@ def environment_drift_lines(verdicts: Iterable[CaseVerdict]) -> list[Line]:
     """What changed in the base models since the baselines, once for each."""
     found: dict[str, dict[str, None]] = {}
     for verdict in verdicts:
-        if verdict.drift:
-            found.setdefault(_drift_line(verdict), {}).update(dict.fromkeys(verdict.drift))
+        if verdict.environment_drift:
+            found.setdefault(_drift_line(verdict), {}).update(dict.fromkeys(verdict.environment_drift))
     lines: list[Line] = []
     for what, drift in sorted(found.items()):
         lines.append((f"{what}: adapters are compared by what they add", {"yellow": True}))
@@ -118,7 +120,7 @@ def environment_drift_lines(verdicts: Iterable[CaseVerdict]) -> list[Line]:
 
 def _drift_line(verdict: CaseVerdict) -> str:
     base_model = f"{verdict.case.task}-{verdict.case.base_model}"
-    if any(finding.metric == BASE_MODEL for finding in verdict.findings):
+    if any(finding.about == "base model" for finding in verdict.findings):
         return f"base model of {base_model} moved, its environment did not"
     return f"environment drift of {base_model}"
 
@@ -140,6 +142,8 @@ def summary(
         lines.append(_count_line(rows))
     if update_command and any(row.verdict == "improved" for row in rows):
         lines.append((f"to record improvements: {update_command}", {"green": True}))
+    if update_command and any(row.verdict == "not recorded yet" for row in rows):
+        lines.append((f"to record what the baselines do not hold yet: {update_command}", {"yellow": True}))
     return lines
 
 

@@ -49,4 +49,4 @@ class Few:
         if name not in self.baselines:
             self.baselines[name] = from_result(self.run(name))
         with patched(edits):
-            return compare(self.run(name), self.baselines[name], METRICS, 1)
+            return compare(self.run(name), self.baselines[name], METRICS, tests=1)

@@ -60,7 +60,7 @@ def answer(trial):
         os._exit(3)
     if trial.experiment == "raises":
         raise ZeroDivisionError("no\nsuch thing")
-    return CaseVerdict(replace(CASE, name=f"{os.getpid()}"), (Finding("case", "identical"),))
+    return CaseVerdict(replace(CASE, name=f"{os.getpid()}"), (Finding.of("case", "identical", ""),))
 
 
 def test_each_trial_runs_in_a_process_of_its_own_and_one_that_dies_is_red(monkeypatch):

@@ -44,7 +44,7 @@ def _words(outcome: Outcome, finding: Finding) -> str:
     """`forgetting +0.41 (detectable 0.05)`: the smallest regression that the baseline's seeds can tell, if known."""
     detectable = outcome.verdict.detectable.get(finding.metric) if outcome.verdict else None
     known = "" if detectable is None else f" (detectable {detectable:.2g})"
-    return f"{finding.metric} {finding.change}".strip() + known
+    return f"{finding.subject} {finding.change}".strip() + known
 
 
 def _problem(outcome: Outcome) -> list[str]:
@@ -84,7 +84,7 @@ def _outcome(outcome: Outcome) -> dict[str, Any]:
         **{key: getattr(fault, key) for key in keys},
         "experiment": outcome.trial.experiment,
         "status": outcome.status,
-        "caught_by": [finding.metric for finding in outcome.caught_by],
+        "caught_by": [finding.subject for finding in outcome.caught_by],
         "verdict": outcome.verdict.to_json() if outcome.verdict else None,
         "error": outcome.error,
         "seconds": round(outcome.seconds, 1),

@@ -76,7 +76,7 @@ class Outcome:
     def caught_by(self) -> list[Finding]:
         """The findings that tell the fault: of its metrics, with the verdict that its lane asks for."""
         fault = self.trial.fault
-        return [item for item in self.red if fault and item.metric in fault.metrics and item.verdict == fault.verdict]
+        return [item for item in self.red if fault and item.subject in fault.metrics and item.verdict == fault.verdict]
 
     @property
     def status(self) -> Status:

@@ -10,10 +10,9 @@ from pytest_peftbench.commands.selftest.faults.own import (
 )
 from pytest_peftbench.commands.selftest.faults.places import ADALORA, LOHA, LORA, LORA_FORWARD, MISS, OFT, PROMPT
 from pytest_peftbench.commands.selftest.patching import Edit
-from pytest_peftbench.compare import BASE_MODEL
 
 _BITS = ("first_losses", "adapter_sha256")
-_BITS_OR_BASE = (*_BITS, BASE_MODEL)  # of the benchmark's own loss and step, which train the base model too
+_BITS_OR_BASE = (*_BITS, "base model")  # of the benchmark's own loss and step, which train the base model too
 
 
 def _numerics(name: str, experiment: str, size: str, *edits: Edit, metrics: tuple[str, ...] = _BITS) -> Fault:
