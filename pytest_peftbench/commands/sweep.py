@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pytest_peftbench.cases.trained import cached_base_models, cached_task_data, try_out
 from pytest_peftbench.results.files import InputError, read_json, write_json
 from pytest_peftbench.results.metrics import Value
 from pytest_peftbench.suites import PARAMS_FILE, Experiment, read_suite
@@ -24,6 +23,8 @@ def sweep(suite: Path, rates: Sequence[float], chosen: str, progress: Callable[[
     `learning_rates/<method>--<name>.json` in the suite. Raises InputError when no experiment is meant, and when no
     rate trains one of them.
     """
+    from pytest_peftbench.cases.trained import cached_base_models, cached_task_data
+
     experiments = [item for item in read_suite(suite) if chosen in f"{item.case.method}/{item.case.name}"]
     if not experiments:
         raise InputError(f"{suite}: no experiment's <method>/<name> contains {chosen!r}")
@@ -44,6 +45,8 @@ def sweep(suite: Path, rates: Sequence[float], chosen: str, progress: Callable[[
 
 def _trial(experiment: Experiment, rate: float, base_model: Any, task_data: Any) -> dict[str, Value]:
     """Validation metric and train loss, or the error, of one training with this rate."""
+    from pytest_peftbench.cases.trained import try_out
+
     kwargs = {**experiment.train.optimizer_kwargs, "lr": rate}
     config = replace(experiment.train, optimizer_kwargs=kwargs)
     try:
