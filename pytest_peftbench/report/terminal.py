@@ -28,7 +28,6 @@ _MARKUP: dict[Verdict, Markup] = {
     "improved": {"green": True},
     "environment drift": {"yellow": True},
     "not recorded yet": {"yellow": True},
-    "not recorded yet": {"yellow": True},
     "cannot tell": {"yellow": True},
     "numerics changed": {"yellow": True},
     "not comparable": {"yellow": True},
