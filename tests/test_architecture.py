@@ -84,7 +84,6 @@ def test_contributing_draws_the_arrows_that_the_imports_make():
     )
 
 
-@pytest.mark.xfail(strict=True, reason="tasks still get the whole Experiment from suites, which get their config here")
 def test_arrows_go_down_only():
     order = [*drawn()]
     upwards = [

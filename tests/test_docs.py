@@ -14,7 +14,6 @@ import pytest
 import yaml
 from support import REPOSITORY, make_result
 
-import pytest_peftbench
 from pytest_peftbench import commands as cli
 from pytest_peftbench import plugin
 from pytest_peftbench.compare import GREEN_BY_DEFAULT, SEVERITY
@@ -342,7 +341,6 @@ def test_code_on_the_pages_is_well_formed(page):
         json.loads(block)
 
 
-@pytest.mark.skipif(not hasattr(pytest_peftbench, "register_task"), reason="tasks cannot be registered yet")
 def test_what_the_pages_import_from_the_package_is_there():
     nodes = [node for text in PAGES.values() for block in blocks(text, "python") for node in ast.parse(block).body]
     ours = [node for node in nodes if isinstance(node, ast.ImportFrom) and node.module.startswith("pytest_peftbench")]
