@@ -384,14 +384,30 @@ def test_what_cannot_be_compared_is_red(bench, measured, verdict, words):
     assert "Traceback" not in output(result)
 
 
-def test_a_metric_that_is_new_since_the_baseline_is_red(bench):
+def test_a_metric_that_is_new_since_the_baseline_is_shown_counted_and_green(bench):
     bench.record()
     bench.measures("loha", {"train_step.peak_bytes": 1_000_000})
 
     result = bench.run("-k", "loha")
+    red = bench.run("-k", "loha", "--peft-green", "identical,within noise")
 
-    result.assert_outcomes(failed=1, deselected=2)
-    assert "train_step.peak_bytes" in output(result)
+    result.assert_outcomes(passed=1, deselected=2)
+    assert table(result) == {LOHA_CASE: "not recorded yet"}
+    assert "1 case: 1 not recorded yet\nto record what the baselines do not hold yet: pytest" in output(result)
+    red.assert_outcomes(failed=1, deselected=2)
+    assert "train_step.peak_bytes not recorded yet: 976.56 KiB (the baseline does not hold it)" in output(red)
+    assert "to record: pytest" in output(red)
+
+
+def test_a_new_metric_cannot_be_calibrated_before_it_is_recorded(bench):
+    bench.measures("loha", {"train_loss": None})
+    bench.record()
+    bench.measures("loha", {"train_loss": 1.5})
+
+    result = bench.run("-k", "loha", "--peft-calibrate", "2")
+
+    assert "not calibrated: train_loss is not recorded yet, not identical to the baseline" in output(result)
+    assert "Traceback" not in output(result)
 
 
 def test_measuring_only_compares_with_nothing_and_is_green(bench):
