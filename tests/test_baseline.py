@@ -300,7 +300,7 @@ def test_accepting_a_counter_changes_its_line_and_its_operator_s_alone(recorded,
         operators={**old.operators, "train_step": {**rows, "aten.mul @ HadaWeight.forward": [calls + 1, flops]}},
     )
 
-    write(refreshed(old, measured), tmp_path / "x.json")
+    write(refreshed(old, measured, METRICS), tmp_path / "x.json")
 
     before, after = (path.read_text().splitlines() for path in (old.path, tmp_path / "x.json"))
     lines = [line for line in difflib.unified_diff(before, after, n=0, lineterm="") if line[:3] not in ("---", "+++")]
@@ -483,17 +483,17 @@ def with_ratio(ratio, **changes):
 
 
 def test_an_update_that_moves_only_noise_keeps_the_old_baseline():
-    assert refreshed(with_ratio(1.0), with_ratio(1.1)) == with_ratio(1.0)
+    assert refreshed(with_ratio(1.0), with_ratio(1.1), METRICS) == with_ratio(1.0)
 
 
 def test_an_update_records_a_time_beyond_its_margin():
-    assert refreshed(with_ratio(1.0), with_ratio(1.4)) == with_ratio(1.4)
+    assert refreshed(with_ratio(1.0), with_ratio(1.4), METRICS) == with_ratio(1.4)
 
 
 def test_an_update_of_another_case_version_records_everything():
     new = with_ratio(1.1, case_version="v2")
 
-    assert refreshed(with_ratio(1.0), new) == new
+    assert refreshed(with_ratio(1.0), new, METRICS) == new
 
 
 @pytest.mark.parametrize(
@@ -505,7 +505,7 @@ def test_an_update_of_another_case_version_records_everything():
     ],
 )
 def test_an_update_records_what_moved_and_keeps_what_did_not(changes):
-    assert refreshed(with_ratio(1.0), with_ratio(1.1, **changes)) == with_ratio(1.0, **changes)
+    assert refreshed(with_ratio(1.0), with_ratio(1.1, **changes), METRICS) == with_ratio(1.0, **changes)
 
 
 def test_an_update_records_the_memory_of_another_accelerator_though_it_is_near():
@@ -513,8 +513,8 @@ def test_an_update_records_the_memory_of_another_accelerator_though_it_is_near()
         environment = {"device": "cuda", "accelerator": accelerator}
         return from_result(a_result(environment=environment, metrics={"gpu.allocated_peak_bytes": peak}))
 
-    assert refreshed(on("L4", 1000), on("L4", 1001)) == on("L4", 1000)
-    assert refreshed(on("L4", 1000), on("H100", 1001)) == on("H100", 1001)
+    assert refreshed(on("L4", 1000), on("L4", 1001), METRICS) == on("L4", 1000)
+    assert refreshed(on("L4", 1000), on("H100", 1001), METRICS) == on("H100", 1001)
 
 
 def test_an_update_records_a_noisy_metric_that_is_new_or_vanished():

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pytest_peftbench.compare.stats import detectable, noise_floor, seeds_needed, spread
 from pytest_peftbench.results.baseline import Baseline, Noise, problem, rounded, within_margin
 from pytest_peftbench.results.files import InputError
-from pytest_peftbench.results.metrics import METRICS, Metric, Value
+from pytest_peftbench.results.metrics import Metric, Value
 from pytest_peftbench.results.result import SeedRun
 
 
@@ -29,7 +29,7 @@ def with_noise(baseline: Baseline, others: Iterable[SeedRun], metrics: Mapping[s
     return replace(baseline, noise=noise)
 
 
-def refreshed(old: Baseline | None, new: Baseline, metrics: Mapping[str, Metric] = METRICS) -> Baseline:
+def refreshed(old: Baseline | None, new: Baseline, metrics: Mapping[str, Metric]) -> Baseline:
     """What an update writes: `new`, with the recorded value of all that did not move.
 
     A noisy metric within its margin did not move; keeping its value also keeps many updates, each within the margin,
