@@ -1,4 +1,4 @@
-"""Footprints at real shapes: published figures, the peak's parts, what cannot be counted."""
+"""Footprints: published figures, the peak's parts, what cannot be counted."""
 
 import json
 from dataclasses import replace
@@ -8,12 +8,13 @@ import torch
 from safetensors.torch import save_file
 from support import IMAGE_SUITE, REPOSITORY, TINY_SUITE, make_suite, skip_under_an_older_peft
 
-from pytest_peftbench.cases import footprint as real_shapes
-from pytest_peftbench.meta.architectures import is_embedded, is_real, read_architecture
+from pytest_peftbench.cases.footprint import count_footprint, shapes_of
+from pytest_peftbench.meta.architectures import shipped
 from pytest_peftbench.meta.safetensors_size import file_bytes
 from pytest_peftbench.results.baseline import baseline_path, read
 from pytest_peftbench.results.files import InputError
 from pytest_peftbench.suites import read_suite
+from pytest_peftbench.tasks.shapes import Lengths
 
 skip_under_an_older_peft()
 
@@ -37,7 +38,7 @@ def test_parameters_and_checkpoint_are_those_that_peft_published(file):
     suite = read_suite(file.parents[1])
     (experiment,) = (item for item in suite if (item.case.method, item.case.name) == (method, name))
 
-    metrics = real_shapes.count(experiment, decode=False).metrics
+    metrics = count_footprint(experiment, decode=False).metrics
 
     info = published["train_info"]
     expected = (info["num_trainable_params"], info["num_total_params"], info["file_size"])
@@ -52,7 +53,7 @@ SPECIAL += ("lora/rank8-kasa", "lora/rank8-lora-fa", "lora/rank8-monteclora", "s
 def test_initialisations_without_numbers_keep_the_shapes_of_a_trained_case(name):
     trained = read(baseline_path(REPOSITORY / "baselines", TINY[name].case)).metrics
 
-    metrics = real_shapes.count(TINY[name], decode=False).metrics
+    metrics = count_footprint(TINY[name], decode=False).metrics
 
     for key in ("params.trainable", "params.total", "checkpoint.bytes"):
         assert metrics[key] == trained[key], key
@@ -60,12 +61,12 @@ def test_initialisations_without_numbers_keep_the_shapes_of_a_trained_case(name)
 
 @pytest.mark.parametrize("name", ["adamss/rank32-asa", "boft/block8", "shira/rank8", "xlora/experts2"])
 def test_a_result_says_what_took_an_initialisations_place(name):
-    assert real_shapes.count(TINY[name], decode=False).to_json()["peftbench"]["notes"]
+    assert count_footprint(TINY[name], decode=False).to_json()["peftbench"]["notes"]
 
 
 @pytest.mark.parametrize("experiment", [TINY["loha/rank8"], IMAGE["lora/rank8"]], ids=["math", "image"])
 def test_the_parts_of_the_peak_add_up_and_two_runs_are_equal(experiment):
-    first, second = real_shapes.count(experiment), real_shapes.count(experiment)
+    first, second = count_footprint(experiment), count_footprint(experiment)
 
     assert first == second
     parts = {name: first.metrics[f"train_step.peak_{name}_bytes"] for name in PARTS}
@@ -77,9 +78,9 @@ def test_the_parts_of_the_peak_add_up_and_two_runs_are_equal(experiment):
 
 
 def test_full_fine_tuning_of_a_short_text_holds_gradients_as_large_as_the_weights():
-    short = real_shapes.Lengths(batch=1, tokens=8)
+    short = Lengths(batch=1, tokens=8)
 
-    metrics = real_shapes.count(TINY["full-finetuning/default"], short, decode=False).metrics
+    metrics = count_footprint(TINY["full-finetuning/default"], short, decode=False).metrics
 
     assert metrics["train_step.peak_gradients_bytes"] == 4 * metrics["params.trainable"]
 
@@ -88,14 +89,14 @@ def test_gradient_checkpointing_costs_flops_and_saves_activations():
     plain = TINY["lora/rank8"]
     checkpointing = replace(plain, train=replace(plain.train, use_gc=True))
 
-    with_all, with_few = (real_shapes.count(item, decode=False).metrics for item in (plain, checkpointing))
+    with_all, with_few = (count_footprint(item, decode=False).metrics for item in (plain, checkpointing))
 
     assert with_few["train_step.saved_bytes"] < with_all["train_step.saved_bytes"]
     assert with_few["train_step.flops"] > with_all["train_step.flops"]
 
 
 def test_an_operator_that_has_no_meta_kernel_is_the_outcome_and_parameters_are_counted():
-    result = real_shapes.count(TINY["shira/rank8"], decode=False)
+    result = count_footprint(TINY["shira/rank8"], decode=False)
 
     assert "_coalesce" in result.metrics["footprint.counted"]
     assert result.metrics["params.trainable"] > 0
@@ -110,7 +111,7 @@ def test_what_the_meta_device_cannot_run_is_refused_by_key(change, words):
     experiment = replace(TINY["lora/rank8"], train=replace(TINY["lora/rank8"].train, **change))
 
     with pytest.raises(InputError, match=words):
-        real_shapes.count(experiment)
+        count_footprint(experiment)
 
 
 def test_a_base_model_without_figures_is_refused_by_name(monkeypatch):
@@ -121,7 +122,7 @@ def test_a_base_model_without_figures_is_refused_by_name(monkeypatch):
     experiment = replace(TINY["lora/rank8"], train=replace(TINY["lora/rank8"].train, model_id="nobody/Nothing-1B"))
 
     with pytest.raises(InputError, match=r"nobody/Nothing-1B.*Llama-3\.2-3B.*ConnectionError"):
-        read_architecture(experiment)
+        shapes_of(experiment)
 
 
 def test_a_folder_s_config_comes_before_shipped_figures(tmp_path):
@@ -130,20 +131,21 @@ def test_a_folder_s_config_comes_before_shipped_figures(tmp_path):
     (folder / "config.json").write_text('{"model_type": "llama", "hidden_size": 8}')
     experiment = TINY["lora/rank8"]
     local = replace(experiment, train=replace(experiment.train, model_id=str(folder)))
-    shipped = replace(experiment, train=replace(experiment.train, model_id="meta-llama/Llama-3.2-3B"))
+    real = replace(experiment, train=replace(experiment.train, model_id="meta-llama/Llama-3.2-3B"))
 
-    assert read_architecture(local)["hidden_size"] == 8
-    assert read_architecture(shipped)["hidden_size"] == 3072
-    assert (is_real(shipped), is_embedded(shipped)) == (True, False)
-    assert (is_real(experiment), is_embedded(experiment)) == (False, True)
+    assert shapes_of(local).architecture["hidden_size"] == 8
+    assert shapes_of(real).architecture["hidden_size"] == 3072
+    assert shipped(real.train.model_id)
+    assert not shipped(experiment.train.model_id)
+    assert (real.is_embedded, experiment.is_embedded) == (False, True)
 
 
 def test_the_version_follows_experiment_lengths_and_figures(tmp_path):
     make_suite(tmp_path / "MetaMathQA" / "mini")
     experiment = read_suite(tmp_path / "MetaMathQA" / "mini")[-1]
-    longer = real_shapes.Lengths(experiment.train.batch_size, 9)
+    longer = Lengths(experiment.train.batch_size, 9)
 
-    versions = [real_shapes.count(experiment, lengths, decode=False).case_version for lengths in (None, None, longer)]
+    versions = [count_footprint(experiment, lengths, decode=False).case_version for lengths in (None, None, longer)]
 
     assert versions[0] == versions[1] != versions[2]
 
