@@ -14,6 +14,7 @@ from pytest_peftbench.meta.safetensors_size import file_bytes
 from pytest_peftbench.results.baseline import baseline_path, read
 from pytest_peftbench.results.files import InputError
 from pytest_peftbench.suites import read_suite
+from pytest_peftbench.tasks import registry
 from pytest_peftbench.tasks.shapes import Lengths
 
 skip_under_an_older_peft()
@@ -111,6 +112,14 @@ def test_what_the_meta_device_cannot_run_is_refused_by_key(change, words):
     experiment = replace(TINY["lora/rank8"], train=replace(TINY["lora/rank8"].train, **change))
 
     with pytest.raises(InputError, match=words):
+        count_footprint(experiment)
+
+
+def test_a_task_without_shapes_is_refused_by_name(monkeypatch):
+    experiment = TINY["lora/rank8"]
+    monkeypatch.setitem(registry._specs, experiment.case.task, replace(experiment.spec, shapes=""))
+
+    with pytest.raises(InputError, match=r"lora.rank8: task 'MetaMathQA' has no shapes"):
         count_footprint(experiment)
 
 

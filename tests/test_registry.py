@@ -7,9 +7,10 @@ import pytest
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from support import IMAGE_SUITE, REPOSITORY, TINY_SUITE, skip_under_an_older_peft
 
+from pytest_peftbench.cases.kinds import KINDS
 from pytest_peftbench.cases.methods import make_config
 from pytest_peftbench.commands.sweep import RATES
-from pytest_peftbench.plugin.session import BASELINE_SEEDS, FOOTPRINT
+from pytest_peftbench.plugin.session import BASELINE_SEEDS
 from pytest_peftbench.results.baseline import baseline_path, read
 from pytest_peftbench.suites import ADAPTER_FILE, peft_types, read_suite
 
@@ -97,7 +98,7 @@ def test_each_experiment_has_a_baseline(experiment):
 def test_no_baseline_is_left_of_an_experiment_that_is_gone():
     known = {
         baseline_path(BASELINES, replace(experiment.case, kind=kind))
-        for kind in ("", FOOTPRINT)
+        for kind in KINDS
         for defaults in (REPOSITORY / "benchmarks").rglob("default_training_params.json")
         for experiment in read_suite(defaults.parent)
     }
@@ -120,7 +121,7 @@ def test_all_baselines_of_a_kind_were_recorded_in_one_environment():
     baselines = [read(path) for path in BASELINES.rglob("*.json")]
     environments = {(baseline.case.kind, json.dumps(baseline.environment)) for baseline in baselines}
 
-    assert sorted(kind for kind, _ in environments) == ["", FOOTPRINT]
+    assert sorted(kind for kind, _ in environments) == sorted(KINDS)
 
 
 @pytest.mark.parametrize("suite", [TINY_SUITE, IMAGE_SUITE], ids=lambda suite: suite.parent.name)

@@ -10,14 +10,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 from support import DEFAULTS, LOHA, LORA, small_llama
-from torch import nn
 
 from pytest_peftbench.cases import trained as engine
 from pytest_peftbench.cases.peft_schema import peft_fields
 from pytest_peftbench.cases.training import Trainer
 from pytest_peftbench.compare import compare
 from pytest_peftbench.measure import timing
-from pytest_peftbench.measure import weights as metrics
 from pytest_peftbench.measure.timing import Timing
 from pytest_peftbench.measure.weights import digest
 from pytest_peftbench.results.baseline import from_result, read, write
@@ -520,21 +518,6 @@ def test_weights_that_all_cases_start_from_and_that_one_changed_are_an_error(mon
         base_models(make_experiment())
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8, torch.bool])
-def test_the_fingerprint_sees_each_bit_and_where_it_stands(monkeypatch, dtype):
-    monkeypatch.setattr(metrics, "_CHUNK", 8)
-
-    def of(values):
-        model = torch.nn.Module()
-        model.register_buffer("weights", torch.tensor(values).to(dtype))
-        return metrics.fingerprint(model)
-
-    weights = [0, 1, 0, 0, 1] * 23
-    others = [[*weights[:i], 1 - weights[i], *weights[i + 1 :]] for i in range(len(weights))]
-    assert of(weights) == of(list(weights))
-    assert of(weights) not in [of(other) for other in [*others, weights[::-1], weights[1:] + weights[:1]]]
-
-
 def test_base_models_of_another_type_or_attention_are_loaded_apart():
     base_model = engine.cached_base_models()
 
@@ -558,79 +541,6 @@ def test_data_is_tokenised_once_per_prompt_and_length():
 
     assert task_data(make_experiment()) is task_data(make_experiment(max_steps=2))
     assert task_data(make_experiment()) is not task_data(make_experiment(max_seq_length=16))
-
-
-# The digest
-
-
-def linear():
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
-
-
-def test_the_digest_sees_the_last_bit_of_weights_and_buffers():
-    model = linear()
-    before = digest(model)
-    assert digest(linear()) == before
-
-    with torch.no_grad():
-        model[0].weight[0, 0] = torch.nextafter(model[0].weight[0, 0], torch.tensor(9.0))
-    after_weight = digest(model)
-    model[1].running_mean += 1
-
-    assert len({before, after_weight, digest(model)}) == 3
-
-
-def test_the_digest_sees_names_shapes_and_types():
-    values = torch.arange(4.0)
-
-    def holding(name, tensor):
-        module = nn.Module()
-        module.register_buffer(name, tensor)
-        return digest(module)
-
-    digests = {
-        holding("a", values),
-        holding("b", values),
-        holding("a", values.reshape(2, 2)),
-        holding("a", values.view(torch.int32)),
-    }
-
-    assert len(digests) == 4
-
-
-def test_the_digest_of_what_is_trained_leaves_the_rest_out():
-    model = linear()
-    model[0].weight.requires_grad_(False)
-    before = digest(model), digest(model, trainable_only=True)
-
-    with torch.no_grad():
-        model[0].weight += 1
-
-    assert digest(model) != before[0]
-    assert digest(model, trainable_only=True) == before[1]
-
-
-def test_any_type_and_shape_has_a_digest():
-    module = nn.Module()
-    module.register_buffer("scalar", torch.tensor(1.0, dtype=torch.bfloat16))
-    module.register_buffer("empty", torch.empty(0, 3))
-    module.register_buffer("strided", torch.arange(6).reshape(2, 3).T)
-    module.register_buffer("flag", torch.tensor([True]))
-
-    assert len(digest(module)) == 64
-
-
-def test_weights_too_many_to_hash_are_told_by_names_and_shapes_but_what_is_trained_by_its_bits(monkeypatch):
-    monkeypatch.setattr(metrics, "HASHED_PARAMETERS", 3)
-    model = linear()
-    before = digest(model), digest(model, trainable_only=True)
-
-    with torch.no_grad():
-        model[0].weight += 1
-
-    assert digest(model) == before[0]
-    assert digest(model, trainable_only=True) != before[1]
 
 
 # The result file

@@ -15,6 +15,7 @@ from pytest_peftbench.cases.methods import Needs, make_config, needs_of
 from pytest_peftbench.cases.training import Trainer
 from pytest_peftbench.measure.counters import Counters, count, count_host_calls, difference
 from pytest_peftbench.measure.environment import seed_everything
+from pytest_peftbench.results.files import InputError
 from pytest_peftbench.results.metrics import PHASES, Value
 from pytest_peftbench.results.result import Operators
 from pytest_peftbench.suites import ADAPTER_FILE, Experiment
@@ -191,10 +192,12 @@ def parameters(model: nn.Module) -> dict[str, Value]:
 def figures_of(phases: dict[str, Counters], *, peak_parts: bool) -> dict[str, Value]:
     """The counters of each phase by the name of their metric. peak_parts: what a peak consists of, too.
 
-    Raises KeyError for a phase that `results.metrics.PHASES` does not declare.
+    Raises InputError for a phase that `results.metrics.PHASES` does not declare.
     """
     figures: dict[str, Value] = {}
     for phase, counted in phases.items():
+        if phase not in PHASES:
+            raise InputError(f"phase {phase!r} is counted but not declared; add it to results.metrics.PHASES")
         for name in PHASES[phase][1]:
             if peak_parts or not name.startswith("peak_") or name == "peak_bytes":
                 figures[f"{phase}.{name}"] = counted.figures()[name]
