@@ -297,9 +297,7 @@ def test_of_several_peaks_the_first_is_told():
         torch.zeros(4, 25)
         torch.zeros(10, 10)
 
-    assert list(count(function).peak_tensors) == [
-        "[4, 25] float32 @ test_of_several_peaks_the_first_is_told.function"
-    ]
+    assert list(count(function).peak_tensors) == ["[4, 25] float32 @ test_of_several_peaks_the_first_is_told.function"]
 
 
 def test_a_resized_storage_is_told_at_its_size_at_the_peak():

@@ -4,11 +4,13 @@ from dataclasses import replace
 
 from support import TINY_SUITE
 
-from pytest_peftbench.cases import trained as engine
+from pytest_peftbench.cases.loading import cached_base_models, cached_task_data
+from pytest_peftbench.cases.trained import run_experiment
 from pytest_peftbench.commands.selftest.patching import patched
 from pytest_peftbench.compare import compare
 from pytest_peftbench.measure import timing
 from pytest_peftbench.results.baseline import from_result
+from pytest_peftbench.results.metrics import METRICS
 from pytest_peftbench.suites import read_suite
 
 # Large steps: after three of them the adapter has an effect.
@@ -27,8 +29,8 @@ class Few:
     """Runs shortened cases, with or without a fault. clock: whether times are taken; a busy machine makes them red."""
 
     def __init__(self, monkeypatch, clock=False):
-        self.base_model = engine.cached_base_models()
-        self.data = engine.cached_task_data()
+        self.base_model = cached_base_models()
+        self.data = cached_task_data()
         self.baselines = {}
         if not clock:
             monkeypatch.setattr(timing, "compare", lambda *_, **__: timing.Timing(1.0, 1.0, 1.0, 0.01, ()))
@@ -40,11 +42,11 @@ class Few:
         return replace(data, train=short, valid=data.valid[:1], test=data.test[:4], documents=documents)
 
     def run(self, name):
-        return engine.run_experiment(experiment(name), self.base_model, self.task_data)
+        return run_experiment(experiment(name), self.base_model, self.task_data)
 
     def verdict(self, name, edits=()):
         """The verdict on the case with the edits, held against its run without any."""
         if name not in self.baselines:
             self.baselines[name] = from_result(self.run(name))
         with patched(edits):
-            return compare(self.run(name), self.baselines[name])
+            return compare(self.run(name), self.baselines[name], METRICS, tests=1)
