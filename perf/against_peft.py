@@ -20,15 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from pytest_peftbench.results.baseline import baseline_path
-from pytest_peftbench.results.files import InputError
+from pytest_peftbench.results.files import InputError, positive
 from pytest_peftbench.suites import Experiment, read_suite
 
 ROOT = Path(__file__).resolve().parents[1]
-# Our test of each task.
-TASKS = {
-    "MetaMathQA": "benchmarks/test_math_reasoning.py::test_math_reasoning",
-    "image-gen": "benchmarks/test_image_generation.py::test_image_generation",
-}
 # PEFT puts a result into one of these: from its main branch, from another one, stopped.
 RESULTS = ("results", "temporary_results", "cancelled_results")
 
@@ -59,11 +54,12 @@ def main() -> None:
     experiments = _experiments(suite, options.only)
     _tell(f"{'experiment':<44}{'PEFT s':>10}{'ours s':>10}{'ratio':>8}{'PEFT GiB':>10}{'ours GiB':>10}")
     for name, experiment in experiments.items():
-        pairs = [(_theirs(suite, name), _ours(suite, experiment, pytest_options)) for _ in range(options.rounds)]
+        test = _test(suite, experiment)
+        pairs = [(_theirs(suite, name), _ours(suite, experiment, test, pytest_options)) for _ in range(options.rounds)]
         ratio = statistics.median(ours.seconds / theirs.seconds for theirs, ours in pairs)
-        theirs, ours = ([pair[side] for pair in pairs] for side in (0, 1))
-        times = "".join(f"{statistics.median(run.seconds for run in side):>10.1f}" for side in (theirs, ours))
-        peaks = "".join(f"{max(run.peak_bytes for run in side) / 2**30:>10.2f}" for side in (theirs, ours))
+        sides = list(zip(*pairs, strict=True))
+        times = "".join(f"{statistics.median(run.seconds for run in side):>10.1f}" for side in sides)
+        peaks = "".join(f"{max(run.peak_bytes for run in side) / 2**30:>10.2f}" for side in sides)
         _tell(f"{name:<44}{times}{ratio:>8.2f}{peaks}")
 
 
@@ -75,10 +71,12 @@ def _tell(line: str) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("peft", type=Path, help="folder of a checkout of PEFT")
-    parser.add_argument("--task", choices=list(TASKS), default="MetaMathQA")
+    task = "folder of the checkout's method_comparison (default: MetaMathQA)"
+    parser.add_argument("--task", default="MetaMathQA", metavar="TASK", help=task)
     only = "the experiment of this <method>/<name>, or without one all that contain it"
     parser.add_argument("--only", default="", metavar="TEXT", help=only)
-    parser.add_argument("--rounds", type=int, default=1, metavar="N", help="runs of each side, in turn (default: 1)")
+    rounds = "runs of each side, in turn (default: 1)"
+    parser.add_argument("--rounds", type=positive, default=1, metavar="N", help=rounds)
     return parser
 
 
@@ -91,7 +89,7 @@ def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
 def _experiments(suite: Path, only: str) -> dict[str, Experiment]:
     """Those that `--only` asks for, by `<method>/<name>`."""
     try:
-        found = {f"{item.case.method}/{item.case.name}": item for item in read_suite(suite)}
+        found = {item.case.experiment: item for item in read_suite(suite)}
     except InputError as error:
         sys.exit(str(error))
     chosen = {name: item for name, item in found.items() if (name == only if only in found else only in name)}
@@ -114,9 +112,17 @@ def _written(suite: Path, name: str) -> dict[Path, int]:
     return {file: file.stat().st_mtime_ns for file in files}
 
 
-def _ours(suite: Path, experiment: Experiment, options: list[str]) -> Side:
+def _test(suite: Path, experiment: Experiment) -> str:
+    """Which of our tests takes the case."""
+    found = _run([sys.executable, "-m", "pytest", "benchmarks", f"--peft-suite={suite}", "--collect-only", "-q"], ROOT)
     # by its id: a name is part of other experiments' names, and of that of its own footprint
-    test = f"{TASKS[experiment.case.task]}[{experiment.case}]"
+    tests = [line for line in found.splitlines() if line.endswith(f"[{experiment.case}]")]
+    if len(tests) != 1:
+        sys.exit(f"{ROOT / 'benchmarks'}: {len(tests)} tests take {experiment.case}, expected one")
+    return tests[0]
+
+
+def _ours(suite: Path, experiment: Experiment, test: str, options: list[str]) -> Side:
     with tempfile.TemporaryDirectory() as folder:
         suites = [f"--peft-suite={suite}", f"--peft-json={folder}", "--peft-no-compare"]
         _run([sys.executable, "-m", "pytest", test, *suites, *options], ROOT)
@@ -124,10 +130,12 @@ def _ours(suite: Path, experiment: Experiment, options: list[str]) -> Side:
         return Side.read(_only([file] if file.exists() else [], ROOT))
 
 
-def _run(command: list[str], folder: Path) -> None:
+def _run(command: list[str], folder: Path) -> str:
+    """What it printed. Ends the program where it failed."""
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(f"{' '.join(command)} in {folder} ended with {done.returncode}:\n{done.stdout[-4000:]}{done.stderr}")
+    return done.stdout
 
 
 def _only(files: list[Path], place: Path) -> Path:

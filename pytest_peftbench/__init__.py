@@ -42,11 +42,11 @@ def run_experiment(
 ) -> Result:
     """Train, evaluate and measure one experiment: see `cases.trained.run_experiment`.
 
-    It is imported here and not above, since it imports torch, which a run that only collects need not.
+    It is imported when called: it imports torch, which a run that only collects need not.
     """
-    from pytest_peftbench.cases import trained
+    from pytest_peftbench.cases.kinds import TRAINED
 
-    return trained.run_experiment(
+    result: Result = TRAINED.load()(
         experiment,
         base_model,
         task_data,
@@ -55,10 +55,12 @@ def run_experiment(
         progress=progress,
         second_stage=second_stage,
     )
+    return result
 
 
 def count_footprint(experiment: Experiment) -> Result:
     """Count what one experiment costs at its base model's true shapes, without weights: see `cases.footprint`."""
-    from pytest_peftbench.cases import footprint
+    from pytest_peftbench.cases.kinds import FOOTPRINT
 
-    return footprint.count_footprint(experiment)
+    result: Result = FOOTPRINT.load()(experiment)
+    return result

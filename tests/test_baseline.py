@@ -1,5 +1,6 @@
 """Baselines: where they lie, what is refused, what a diff of them shows."""
 
+import difflib
 import json
 import math
 import os
@@ -7,12 +8,21 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from support import REPOSITORY
 
 from pytest_peftbench.compare.noise import check_noise, refreshed, with_noise
-from pytest_peftbench.results.baseline import baseline_path, from_result, problem, read, within_margin, write
+from pytest_peftbench.results.baseline import (
+    baseline_path,
+    from_result,
+    problem,
+    read,
+    read_if_current,
+    within_margin,
+    write,
+)
 from pytest_peftbench.results.files import InputError
 from pytest_peftbench.results.metrics import METRICS, Metric
-from pytest_peftbench.results.result import CaseId, Result, SeedRun
+from pytest_peftbench.results.result import BaseReference, CaseId, Result, SeedRun
 
 CASE = CaseId("MetaMathQA", "tiny", "loha", "rank8")
 
@@ -51,11 +61,58 @@ def a_run(seed, **metrics):
 
 
 def written(tmp_path, **changes):
-    """A baseline file whose JSON `changes` replace."""
+    """A baseline file whose JSON `changes` replace; those of the evidence by its keys."""
     path = tmp_path / "x.json"
     write(from_result(a_result()), path)
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    data = json.loads(path.read_text())
+    evidence = {**data["evidence"], **changes.pop("evidence", {})}
+    path.write_text(json.dumps({**data, "evidence": evidence, **changes}))
     return path
+
+
+FILE = """\
+{
+  "schema": 3,
+  "case": {
+    "task": "MetaMathQA",
+    "base_model": "tiny",
+    "method": "loha",
+    "name": "rank8"
+  },
+  "case_version": "v1",
+  "environment": {
+    "device": "cpu",
+    "torch": "2.13.0",
+    "transformers": "5.0.0"
+  },
+  "metrics": {
+    "train_step.flops": 1204000000,
+    "merge.same_output": "ok",
+    "step_time_ratio": 1.23457
+  },
+  "seeds": [0, 1],
+  "per_seed": {
+    "test_accuracy": [0.666667, 0.666667],
+    "train_loss": [1.23457, 1.23457]
+  },
+  "noise": {
+    "test_accuracy": {"sd": 0.0, "seeds": 2, "detectable": 0.05},
+    "train_loss": {"sd": 0.0, "seeds": 2, "detectable": 0.0246914}
+  },
+  "evidence": {
+    "metrics": {"checkpoint.tensors": {"*.hada_w1_a": "4 x [8, 128] F32"}},
+    "per_seed": {"first_losses": [[5.541234567890123, 0.30000000000000004], [5.541234567890123, 0.30000000000000004]]},
+    "samples": {},
+    "answers": {
+      "test_correct": [["0101010101010101010101010101010101010101010101010101010101010101", "0101010101010101"],
+       ["0101010101010101010101010101010101010101010101010101010101010101", "0101010101010101"]]
+    },
+    "operators": {"train_step": {"A": {"aten.mm": [1, 2]}, "B": {"aten.mm": [2, 3]}}},
+    "peak_tensors": {},
+    "base": null
+  }
+}
+"""
 
 
 # Where
@@ -148,11 +205,19 @@ def test_the_keys_of_a_file_are_in_a_fixed_order(tmp_path):
         "environment",
         "metrics",
         "seeds",
+        "per_seed",
         "noise",
-        "operators",
-        "peak_tensors",
-        "base",
+        "evidence",
     ]
+
+
+def test_a_file_shows_its_figures_first_a_line_each(tmp_path):
+    seeds = [replace(a_run(seed), samples={"test_correct": "01" * 40}) for seed in (0, 1)]
+    write(with_noise(from_result(a_result(seeds=seeds, peak_tensors={}))), tmp_path / "x.json")
+
+    text = (tmp_path / "x.json").read_text()
+
+    assert text == FILE
 
 
 def test_a_crash_while_writing_leaves_the_old_baseline(tmp_path, monkeypatch):
@@ -176,12 +241,14 @@ def test_a_crash_while_writing_leaves_the_old_baseline(tmp_path, monkeypatch):
     [
         (a_result(metrics={"step_time_ratio": math.nan}), "step_time_ratio is NaN"),
         (a_result(metrics={"params.total": math.inf}), "params.total is infinite"),
-        (a_result(metrics={"params.total": True}), "params.total holds a boolean"),
-        (a_result(seeds=[a_run(0, test_accuracy=math.nan)]), "seed 0 test_accuracy is NaN"),
-        (a_result(seeds=[a_run(0, test_accuracy=None)]), "seed 0 test_accuracy holds null"),
-        (a_result(seeds=[a_run(0, first_losses=[])]), "seed 0 first_losses is empty"),
-        (a_result(seeds=[SeedRun(0, {"train_loss": 1.0}, {"x": [math.nan]})]), "seed 0 x is NaN"),
+        (a_result(metrics={"params.total": True}), "params.total holds bool, expected a number"),
+        (a_result(seeds=[a_run(0, test_accuracy=math.nan)]), "seed 0: test_accuracy is NaN"),
+        (a_result(seeds=[a_run(0, test_accuracy=None)]), "seed 0: test_accuracy holds NoneType, expected a number"),
+        (a_result(seeds=[a_run(0, first_losses=[])]), "seed 0: first_losses is empty"),
+        (a_result(seeds=[SeedRun(0, {"train_loss": 1.0}, {"x": [math.nan]})]), "seed 0: x is NaN"),
         (a_result(seeds=[a_run(0), a_run(1, forgetting=0.1)]), "do not all hold forgetting"),
+        (a_result(seeds=[a_run(0), replace(a_run(1), samples={})]), "do not all hold forgetting_per_document, test_co"),
+        (a_result(base=BaseReference([2.5], {}, {})), "base.operators is empty"),
         (a_result(seeds=[SeedRun(0, {"adapter_sha256": "0" * 64})]), "seed 0 holds no quality metric"),
         (a_result(seeds=[a_run(0), a_run(0)]), "seeds must be ascending and differ"),
     ],
@@ -199,75 +266,139 @@ def test_a_footprint_without_training_is_written(tmp_path):
     assert read(tmp_path / "x.json") == baseline
 
 
+# The committed ones
+
+
+@pytest.fixture(scope="module")
+def recorded():
+    """The committed baselines, by file."""
+    return {path: read(path) for path in sorted((REPOSITORY / "baselines").rglob("*.json"))}
+
+
+def test_each_committed_baseline_is_what_would_be_written(recorded, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+    for path, baseline in recorded.items():
+        write(baseline, tmp_path / "x.json")
+        text = (tmp_path / "x.json").read_text()
+
+        assert text == path.read_text()
+        assert max(map(len, text.splitlines())) <= 120
+    assert len(recorded) >= 200
+
+
+def test_accepting_a_counter_changes_its_line_and_its_operator_s_alone(recorded, tmp_path):
+    old = recorded[REPOSITORY / "baselines/MetaMathQA/tiny/loha--rank8.json"]
+    rows = old.operators["train_step"]
+    (calls, flops) = rows["aten.mul @ HadaWeight.forward"]
+    measured = replace(
+        old,
+        metrics={
+            **old.metrics,
+            "train_step.calls": old.metrics["train_step.calls"] + 1,
+            "step_time_ratio": old.metrics["step_time_ratio"] * 1.1,
+        },
+        operators={**old.operators, "train_step": {**rows, "aten.mul @ HadaWeight.forward": [calls + 1, flops]}},
+    )
+
+    write(refreshed(old, measured), tmp_path / "x.json")
+
+    before, after = (path.read_text().splitlines() for path in (old.path, tmp_path / "x.json"))
+    lines = [line for line in difflib.unified_diff(before, after, n=0, lineterm="") if line[:3] not in ("---", "+++")]
+    added = [line for line in lines if line.startswith("+")]
+    assert len(added) == len([line for line in lines if line.startswith("-")]) == 2
+    assert added[0] == f'+    "train_step.calls": {old.metrics["train_step.calls"] + 1},'
+    assert f'"aten.mul": [{calls + 1}, {flops}]' in added[1]
+
+
 # Refused when reading
+
+
+NOISE = {"sd": 1.0, "seeds": 5, "detectable": 1.0}
+BASE = {"losses": [1.0], "metrics": {}, "operators": {"train_step": {"A.f": {"aten.mm": [1, 1]}}}}
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"schema": 3}, r"schema 3 is newer than this version reads \(2\); update pytest-peftbench"),
+        ({"schema": 4}, r"schema 4 is newer than this version reads \(3\); update pytest-peftbench"),
         ({"schema": 0}, "schema 0 is unknown"),
-        ({"schema": True}, "schema holds a boolean, expected an integer"),
-        ({"schema": "1"}, "schema holds text, expected an integer"),
-        ({"schema": 1.0}, "schema holds a number, expected an integer"),
-        ({"case": {"task": "t"}}, "key case.base_model is missing"),
-        ({"case_version": None}, "case_version holds null, expected text"),
-        ({"environment": {"threads": 1}}, "environment.threads holds an integer, expected text"),
-        ({"metrics": []}, "metrics holds a list, expected an object"),
-        ({"metrics": {"params.total": True}}, "metrics.params.total holds a boolean, expected a number"),
-        ({"metrics": {"params.total": None}}, "metrics.params.total holds null, expected a number"),
-        ({"metrics": {"params.total": {"a": {}}}}, "metrics.params.total holds an object, expected a number"),
+        ({"schema": True}, "schema: expected `int`, found true"),
+        ({"schema": "1"}, 'schema: expected `int`, found "1"'),
+        ({"schema": 1.0}, "schema: expected `int`, found 1.0"),
+        ({"case": {"task": "t"}}, "case: object missing required field `base_model`"),
+        ({"case_version": None}, "case_version: expected `str`, found null"),
+        ({"environment": {"threads": 1}}, "environment.threads: expected `str`, found 1"),
+        ({"metrics": []}, "metrics: expected `object`, got `array`"),
+        ({"metrics": {"params.total": True}}, "metrics.params.total holds bool, expected a number"),
+        ({"metrics": {"params.total": None}}, "metrics.params.total holds NoneType, expected a number"),
+        ({"metrics": {"params.total": {"a": {}}}}, "metrics.params.total holds dict, expected a number"),
         ({"metrics": {"params.total": "12"}}, "metrics.params.total holds text, expected a number"),
-        ({"metrics": {"params.total": 10**400}}, "metrics.params.total is infinite"),
-        ({"metrics": {"merge.same_output": 1}}, "metrics.merge.same_output holds an integer, expected text"),
+        ({"metrics": {"params.total": 10**400}}, "metrics.params.total is NaN or infinite"),
+        ({"metrics": {"merge.same_output": 1}}, "metrics.merge.same_output holds a number, expected text"),
         ({"metrics": {"merge.same_output": ""}}, "metrics.merge.same_output is empty"),
-        ({"metrics": {"checkpoint.tensors": {"a": 1}}}, "metrics.checkpoint.tensors holds an object, expected an obj"),
-        ({"metrics": {"unheard.of": [None]}}, "metrics.unheard.of holds a list, expected a number, text"),
-        ({"seeds": {}}, "seeds holds an object, expected a list"),
-        ({"seeds": [1]}, r"seeds\[0\] holds an integer, expected an object"),
-        ({"seeds": [{"seed": 0, "metrics": {}}]}, r"key seeds\[0\].samples is missing"),
-        ({"seeds": [{"seed": "0", "metrics": {}, "samples": {}}]}, r"seeds\[0\].seed holds text"),
         (
-            {"seeds": [{"seed": 0, "metrics": {"forgetting": "x"}, "samples": {}}]},
-            r"seeds\[0\].metrics.forgetting holds",
+            {"evidence": {"metrics": {"checkpoint.tensors": {"a": 1}}}},
+            "metrics.checkpoint.tensors holds dict, expected",
         ),
-        ({"seeds": [{"seed": 0, "metrics": {}, "samples": {"a": 1}}]}, r"seeds\[0\].samples.a must be"),
+        ({"metrics": {"checkpoint.tensors": {}}}, "metrics.checkpoint.tensors stands in evidence.metrics, too"),
+        ({"metrics": {"unheard.of": [None]}}, "metrics.unheard.of holds list, expected a number, text"),
+        ({"seeds": {}}, "seeds: expected `array`, got `object`"),
+        ({"seeds": [0, "1"]}, r'seeds\[1\]: expected `int`, found "1"'),
+        ({"seeds": [0]}, "per_seed.test_accuracy holds 2 values for 1 seeds"),
+        ({"seeds": [1, 0]}, "seeds must be ascending .* found 1, 0"),
+        ({"seeds": [0, 0]}, "seeds must be ascending .* found 0, 0"),
+        ({"per_seed": {"train_loss": 1.0}}, "per_seed.train_loss: expected `array`, found 1.0"),
+        ({"per_seed": {"train_loss": [1.0, "x"]}}, "seed 1: train_loss holds text, expected a number"),
+        ({"per_seed": {"first_losses": [[1.0], [1.0]]}}, "per_seed.first_losses stands in evidence.per_seed, too"),
+        ({"evidence": {"per_seed": {"first_losses": [[1.0], []]}}}, "seed 1: first_losses is empty"),
+        ({"evidence": {"samples": {"a": [[1.0]]}}}, "evidence.samples.a holds 1 values for 2 seeds"),
         (
-            {"seeds": [{"seed": n, "metrics": {}, "samples": {}} for n in (1, 0)]},
-            "seeds must be ascending .* found 1, 0",
+            {"evidence": {"samples": {"a": [[1.0], ["x"]]}}},
+            r'evidence.samples.a\[1\]\[0\]: expected `float`, found "x"',
+        ),
+        ({"evidence": {"samples": {"a": [[1.0], [10**400]]}}}, r"evidence.samples.a\[1\]\[0\] is NaN or infinite"),
+        ({"evidence": {"answers": {"a": ["01", "10"]}}}, r'evidence.answers.a\[0\]: expected `array`, found "01"'),
+        ({"evidence": {"operators": {"train_step": 1}}}, "evidence.operators.train_step: expected `object`, found 1"),
+        (
+            {"evidence": {"operators": {"train_step": {"A.f": {"aten.mm": [1]}}}}},
+            "evidence.operators.train_step.A.f.aten.mm: expected `array` of length >= 2",
         ),
         (
-            {"seeds": [{"seed": n, "metrics": {}, "samples": {}} for n in (0, 0)]},
-            "seeds must be ascending .* found 0, 0",
-        ),
-        ({"operators": {"train_step": 1}}, "operators.train_step holds an integer"),
-        (
-            {"operators": {"train_step": {"A.f": {"aten.mm": [1]}}}},
-            "operators.train_step.A.f.aten.mm must be two integers",
+            {"evidence": {"operators": {"train_step": {"A.f": {"aten.mm": [1, True]}}}}},
+            r"evidence.operators.train_step.A.f.aten.mm\[1\]: expected `int`, found true",
         ),
         (
-            {"operators": {"train_step": {"A.f": {"aten.mm": [1, True]}}}},
-            "operators.train_step.A.f.aten.mm must be two",
+            {"evidence": {"operators": {"train_step": {"A.f": {"aten.mm": [1, 10**400]}}}}},
+            r"evidence.operators.train_step.A.f.aten.mm\[1\] is NaN or infinite",
         ),
-        ({"operators": {"train_step": {"A.f": {"aten.mm": [1, 10**400]}}}}, "operators.train_step.A.f.aten.mm is inf"),
-        ({"noise": False}, "noise holds a boolean, expected an object"),
-        ({"noise": []}, "noise holds a list, expected an object"),
-        ({"noise": {"forgetting": {"sd": -1.0, "seeds": 5, "detectable": 1.0}}}, "noise.forgetting.sd is negative"),
-        ({"noise": {"forgetting": {"sd": 1.0, "seeds": 5, "detectable": -0.1}}}, "noise.forgetting.detectable is neg"),
+        ({"evidence": {"peak_tensors": []}}, "evidence.peak_tensors: expected `object`, got `array`"),
         (
-            {"noise": {"forgetting": {"sd": 1.0, "seeds": 1, "detectable": 1.0}}},
-            "noise.forgetting.seeds must be from 2",
+            {"evidence": {"peak_tensors": {"train_step": {"A.f": {"[2] float32": [1, 1.5]}}}}},
+            r"evidence.peak_tensors.train_step.A.f.\[2\] float32\[1\]: expected `int`, found 1.5",
         ),
-        ({"noise": {"forgetting": {"sd": 1.0, "seeds": 10**400, "detectable": 1.0}}}, "noise.forgetting.seeds must be"),
-        ({"seeds": [{"seed": 0, "metrics": {}, "samples": {"a": [10**400]}}]}, r"seeds\[0\].samples.a is infinite"),
-        ({"imported": IMPORTED, "seeds": []}, "seeds is empty; an imported baseline holds the one"),
-        ({"base": {"losses": [1.0], "metrics": {}, "operators": {}}}, "base.operators is empty"),
+        ({"noise": False}, "noise: expected `object`, found false"),
+        ({"noise": []}, "noise: expected `object`, got `array`"),
+        ({"noise": {"forgetting": {**NOISE, "sd": -1.0}}}, "noise.forgetting.sd: expected `float` >= 0.0, found -1.0"),
         (
-            {"base": {"losses": [1.0], "metrics": {}, "operators": {"train_step": {}}}},
-            "base.operators.train_step is empty",
+            {"noise": {"forgetting": {**NOISE, "detectable": -0.1}}},
+            "noise.forgetting.detectable: expected `float` >= 0",
         ),
-        ({"peak_tensors": []}, "peak_tensors holds a list, expected an object"),
-        ({"peak_tensors": {"train_step": {"A.f": {"[2] float32": [1, 1.5]}}}}, r"peak_tensors.train_step.A.f.\[2\] fl"),
+        ({"noise": {"forgetting": {**NOISE, "seeds": 1}}}, "noise.forgetting.seeds: expected `int` >= 2, found 1"),
+        ({"noise": {"forgetting": {**NOISE, "seeds": 10**5}}}, "noise.forgetting.seeds: expected `int` <= 10000"),
+        ({"noise": {"forgetting": {**NOISE, "seeds": 10**400}}}, "noise.forgetting.seeds is NaN or infinite"),
+        ({"imported": {"run_info": {}}}, "imported.run_info: object missing required field `train_config`"),
+        (
+            {
+                "imported": IMPORTED,
+                "seeds": [],
+                "per_seed": {},
+                "evidence": {"per_seed": {}, "samples": {}, "answers": {}},
+            },
+            "seeds is empty; an imported baseline holds the one",
+        ),
+        ({"evidence": {"base": {**BASE, "losses": []}}}, "base.losses is empty"),
+        ({"evidence": {"base": {**BASE, "operators": {}}}}, "base.operators is empty"),
+        ({"evidence": {"base": {**BASE, "operators": {"train_step": {}}}}}, "base.operators.train_step is empty"),
     ],
 )
 def test_a_baseline_that_cannot_be_used_names_file_and_key(tmp_path, changes, words):
@@ -275,34 +406,34 @@ def test_a_baseline_that_cannot_be_used_names_file_and_key(tmp_path, changes, wo
         read(written(tmp_path, **changes))
 
 
-@pytest.mark.parametrize("key", ["schema", "case", "case_version", "environment", "metrics", "seeds", "operators"])
+@pytest.mark.parametrize("key", ["case", "case_version", "environment", "metrics", "seeds", "per_seed", "evidence"])
 def test_a_missing_key_is_named(tmp_path, key):
     path = written(tmp_path)
     data = json.loads(path.read_text())
     del data[key]
     path.write_text(json.dumps(data))
 
-    with pytest.raises(InputError, match=f"x.json: key {key} is missing"):
+    with pytest.raises(InputError, match=f"x.json: object missing required field `{key}`"):
         read(path)
 
 
-def test_an_older_baseline_without_tensors_at_the_peak_can_still_be_read(tmp_path):
+@pytest.mark.parametrize("schema", [1, 2])
+def test_a_baseline_of_an_older_version_is_recorded_anew(tmp_path, schema):
+    path = tmp_path / "x.json"
+    path.write_text(json.dumps({"schema": schema, "metrics": {}, "seeds": [{"seed": 0}]}))
+
+    with pytest.raises(InputError, match=f"x.json: schema {schema} is that of an older version.*--peft-update-baselin"):
+        read(path)
+    assert read_if_current(path) is None
+
+
+def test_an_update_starts_from_a_baseline_that_can_be_read_or_from_nothing(tmp_path):
     path = written(tmp_path)
-    data = json.loads(path.read_text())
-    assert list(data.pop("peak_tensors")["train_step"]) == ["A.f", "weights"]
-    path.write_text(json.dumps(data))
 
-    assert read(path) == replace(from_result(a_result()), peak_tensors={})
-
-
-@pytest.mark.parametrize("noise", [{}, {"noise": None}])
-def test_an_older_baseline_without_noise_can_still_be_read(tmp_path, noise):
-    path = written(tmp_path)
-    data = json.loads(path.read_text())
-    del data["noise"]
-    path.write_text(json.dumps({**data, **noise}))
-
-    assert read(path).noise == {}
+    assert read_if_current(path) == from_result(a_result())
+    assert read_if_current(tmp_path / "absent.json") is None
+    with pytest.raises(InputError, match="schema 99 is newer"):
+        read_if_current(written(tmp_path, schema=99))
 
 
 def test_nan_in_a_baseline_is_refused(tmp_path):
@@ -311,7 +442,9 @@ def test_nan_in_a_baseline_is_refused(tmp_path):
 
 
 def test_an_unknown_metric_is_left_to_comparing(tmp_path):
-    assert read(written(tmp_path, metrics={"unheard.of": 1})).metrics == {"unheard.of": 1}
+    path = written(tmp_path, metrics={"unheard.of": 1}, evidence={"metrics": {"unheard.of.too": [2]}})
+
+    assert read(path).metrics == {"unheard.of": 1, "unheard.of.too": [2]}
 
 
 # Values
@@ -357,16 +490,31 @@ def test_an_update_records_a_time_beyond_its_margin():
     assert refreshed(with_ratio(1.0), with_ratio(1.4)) == with_ratio(1.4)
 
 
-def test_an_update_that_changes_anything_else_records_everything():
+def test_an_update_of_another_case_version_records_everything():
     new = with_ratio(1.1, case_version="v2")
 
     assert refreshed(with_ratio(1.0), new) == new
 
 
-def test_an_update_with_more_seeds_records_everything():
-    new = with_ratio(1.1, seeds=[a_run(0), a_run(1), a_run(2)])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"seeds": [a_run(0), a_run(1), a_run(2)]},
+        {"environment": {"torch": "2.14.0", "device": "cpu"}},
+        {"operators": {"train_step": {"aten.mm @ A": [3, 4]}}},
+    ],
+)
+def test_an_update_records_what_moved_and_keeps_what_did_not(changes):
+    assert refreshed(with_ratio(1.0), with_ratio(1.1, **changes)) == with_ratio(1.0, **changes)
 
-    assert refreshed(with_ratio(1.0), new) == new
+
+def test_an_update_records_the_memory_of_another_accelerator_though_it_is_near():
+    def on(accelerator, peak):
+        environment = {"device": "cuda", "accelerator": accelerator}
+        return from_result(a_result(environment=environment, metrics={"gpu.allocated_peak_bytes": peak}))
+
+    assert refreshed(on("L4", 1000), on("L4", 1001)) == on("L4", 1000)
+    assert refreshed(on("L4", 1000), on("H100", 1001)) == on("H100", 1001)
 
 
 def test_an_update_records_a_noisy_metric_that_is_new_or_vanished():
@@ -378,9 +526,9 @@ def test_an_update_records_a_noisy_metric_that_is_new_or_vanished():
 
 
 def test_an_update_keeps_the_noise_of_more_seeds():
-    old = with_noise(with_ratio(1.0, seeds=[a_run(0), a_run(1, train_loss=1.5)]), [a_run(2)])
-    one = with_noise(with_ratio(2.0, seeds=[a_run(0)]))
-    another = with_noise(with_ratio(2.0, case_version="v2", seeds=[a_run(0)]))
+    old = with_noise(with_ratio(1.0, seeds=[a_run(0), a_run(1, train_loss=1.5)]), [a_run(2)], METRICS)
+    one = with_noise(with_ratio(2.0, seeds=[a_run(0)]), (), METRICS)
+    another = with_noise(with_ratio(2.0, case_version="v2", seeds=[a_run(0)]), (), METRICS)
 
     assert one.noise == {}
     assert refreshed(old, one).noise == old.noise
@@ -393,11 +541,11 @@ def test_a_seed_that_lacks_a_quality_or_holds_nan_cannot_calibrate():
     run = a_run(7)
     less = replace(run, metrics={name: value for name, value in run.metrics.items() if name != "train_loss"})
 
-    check_noise(baseline, [run])
+    check_noise(baseline, [run], METRICS)
     with pytest.raises(InputError, match=f"{CASE}: not calibrated: seed 7: train_loss is missing"):
-        check_noise(baseline, [run, less])
+        check_noise(baseline, [run, less], METRICS)
     with pytest.raises(InputError, match=f"{CASE}: not calibrated: seed 7: test_accuracy is NaN"):
-        check_noise(baseline, [a_run(7, test_accuracy=math.nan)])
+        check_noise(baseline, [a_run(7, test_accuracy=math.nan)], METRICS)
 
 
 def test_the_first_update_records_the_result():

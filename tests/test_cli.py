@@ -7,11 +7,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from pytest_peftbench.tasks.embedded import TINY_DIRS
-from support import IMAGE_SUITE, write_json
+from support import IMAGE_SUITE, LORA, make_suite, write_json
 
 import pytest_peftbench
 from pytest_peftbench import commands as cli
+from pytest_peftbench.cases import trained
+from pytest_peftbench.commands import importing
+from pytest_peftbench.commands.sweep import sweep
+from pytest_peftbench.tasks.registry import spec_of
 
 
 def peftbench(*arguments):
@@ -46,16 +49,19 @@ def test_help_lists_each_command_with_a_line(capsys):
         (["bild-tiny"], "'bild-tiny'"),
         (["build-tiny"], "task"),
         (["build-tiny", "poetry"], "'poetry'"),
-        (["build-tiny", "math", "--steps", "0"], "'0': expected an integer of at least 1"),
-        (["build-tiny", "math", "--steps", "few"], "'few': expected an integer of at least 1"),
-        (["build-tiny", "math", "--out", __file__], "test_cli.py: cannot be written: Not a directory"),
-        (["build-tiny", "math", "--out", __file__ + "/below"], "test_cli.py/below: cannot be written: Not a directory"),
-        (["build-tiny", "math", "--out", "/proc"], "--out /proc: cannot be written: No such file or directory"),
+        (["build-tiny", "MetaMathQA", "--steps", "0"], "'0': expected an integer of at least 1"),
+        (["build-tiny", "MetaMathQA", "--steps", "few"], "'few': expected an integer of at least 1"),
+        (["build-tiny", "MetaMathQA", "--out", __file__], "test_cli.py: cannot be written: Not a directory"),
+        (
+            ["build-tiny", "MetaMathQA", "--out", __file__ + "/below"],
+            "test_cli.py/below: cannot be written: Not a directory",
+        ),
+        (["build-tiny", "MetaMathQA", "--out", "/proc"], "--out /proc: cannot be written: No such file or directory"),
         (["import", ".", "--out", __file__], "test_cli.py: cannot be written: Not a directory"),
         (["import", ".", "--out", "/proc/x"], "--out /proc/x: cannot be written: No such file or directory"),
         (["selftest", "--suite", str(IMAGE_SUITE), "--json", "/proc/x.json"], "--json /proc/x.json: cannot be written"),
         (["sweep", "/proc/sys"], "/proc/sys: cannot be written"),
-        (["build-tiny", "math", "--fast"], "--fast"),
+        (["build-tiny", "MetaMathQA", "--fast"], "--fast"),
     ],
 )
 def test_bad_arguments_end_with_code_2_and_a_message(arguments, words, capsys):
@@ -79,7 +85,7 @@ def test_a_file_that_cannot_be_written_after_all_is_told_by_its_name(error, word
     def fail(*args):
         raise error
 
-    monkeypatch.setattr(cli, "import_results", fail)
+    monkeypatch.setattr(importing, "import_results", fail)
     with pytest.raises(SystemExit) as stopped:
         cli.main(["import", str(tmp_path), "--out", str(tmp_path / "new")])
 
@@ -92,20 +98,22 @@ def test_an_error_that_is_not_about_a_file_is_not_worded(tmp_path, monkeypatch):
     def fail(*args):
         raise ConnectionError("no network")
 
-    monkeypatch.setattr(cli, "import_results", fail)
+    monkeypatch.setattr(importing, "import_results", fail)
     with pytest.raises(ConnectionError, match="no network"):
         cli.main(["import", str(tmp_path), "--out", str(tmp_path)])
 
 
-def test_two_short_builds_of_the_embedded_model_give_the_same_bytes(tmp_path):
+def test_two_short_builds_of_the_embedded_model_give_the_same_bytes(tmp_path, capsys):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    first, second = (peftbench("build-tiny", "math", "--out", tmp_path / name, "--steps", "2") for name in "ab")
+    # one in a fresh process and one in this, which has done other things before
+    first = peftbench("build-tiny", "MetaMathQA", "--out", tmp_path / "a", "--steps", "2")
+    code = cli.main(["build-tiny", "MetaMathQA", "--out", str(tmp_path / "b"), "--steps", "2"])
 
-    assert first.returncode == second.returncode == 0, first.stderr + second.stderr
+    assert first.returncode == code == 0, first.stderr
     assert "step " in first.stderr
     lines = [line.split("  ") for line in first.stdout.splitlines()]
-    assert [digest for digest, _ in lines] == [line.split("  ")[0] for line in second.stdout.splitlines()]
+    assert [digest for digest, _ in lines] == [line.split("  ")[0] for line in capsys.readouterr().out.splitlines()]
     assert any(path.endswith("model.safetensors") for _, path in lines)
     for digest, path in lines:
         assert sha256(Path(path)) == digest
@@ -115,7 +123,7 @@ def test_two_short_builds_of_the_embedded_model_give_the_same_bytes(tmp_path):
 
 
 def test_the_embedded_model_and_data_are_those_that_the_build_recorded():
-    folder = TINY_DIRS["math"]
+    folder = spec_of("MetaMathQA").embedded.parent
     recorded = json.loads((folder / "build.json").read_text())["sha256"]
 
     assert "model/model.safetensors" in recorded
@@ -123,7 +131,7 @@ def test_the_embedded_model_and_data_are_those_that_the_build_recorded():
     assert {path.relative_to(folder).as_posix() for path in folder.rglob("*.jsonl")} <= set(recorded)
 
 
-def test_a_sweep_tries_each_rate_keeps_the_best_and_records_all(tmp_path):
+def test_a_sweep_tries_each_rate_keeps_the_best_and_records_all(tmp_path, capsys):
     suite = tmp_path / "image-gen" / "mini"
     defaults = json.loads((IMAGE_SUITE / "default_training_params.json").read_text())
     few = {"max_steps": 2, "eval_steps": 2, "num_inference_steps": 1, "seed": 3}
@@ -133,17 +141,42 @@ def test_a_sweep_tries_each_rate_keeps_the_best_and_records_all(tmp_path):
     write_json(suite / "experiments/lora/r2/training_params.json", {"grad_norm_clip": 2.0})
     write_json(suite / "experiments/lora/other/adapter_config.json", adapter)
 
-    result = peftbench("sweep", suite, "--only", "lora/r2", "--rates", "0.001,0.1")
+    assert cli.main(["sweep", str(suite), "--only", "lora/r2", "--rates", "0.001,0.1"]) == 0
 
-    assert result.returncode == 0, result.stderr
+    captured = capsys.readouterr()
+    assert [line.partition(": {")[0] for line in captured.err.splitlines() if line.startswith("lora/")] == [
+        "lora/r2: lr 0.001",
+        "lora/r2: lr 0.1",
+    ]
     (outcome,) = (suite / "learning_rates").iterdir()
     recorded = json.loads(outcome.read_text())
     scores = {float(rate): trial["valid_dino_similarity"] for rate, trial in recorded["trials"].items()}
     assert (outcome.name, recorded["seed"], set(scores)) == ("lora--r2.json", 3, {0.001, 0.1})
     assert recorded["chosen"] == max(scores, key=scores.get)
-    assert result.stdout == f"lora/r2  {recorded['chosen']:g}\n"
+    assert captured.out == f"lora/r2  {recorded['chosen']:g}\n"
     written = json.loads((suite / "experiments/lora/r2/training_params.json").read_text())
     assert written == {"grad_norm_clip": 2.0, "optimizer_kwargs": {"weight_decay": 0.0, "lr": recorded["chosen"]}}
+
+
+def test_a_rate_that_fails_is_told_with_or_without_a_message_and_not_chosen(tmp_path, monkeypatch):
+    outcomes = {1.0: RuntimeError(), 0.1: ValueError("\nsingular\nmatrix"), 0.01: {"valid_accuracy": 0.5}}
+
+    def attempt(experiment, *_):
+        outcome = outcomes[experiment.train.optimizer_kwargs["lr"]]
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    monkeypatch.setattr(trained, "try_out", attempt)
+    suite = tmp_path / "MetaMathQA" / "mini"
+    make_suite(suite, {"lora/r4": (LORA, None)})
+
+    assert sweep(suite, list(outcomes), "", print) == {"lora/r4": 0.01}
+    assert json.loads((suite / "learning_rates/lora--r4.json").read_text())["trials"] == {
+        "1": {"error": "RuntimeError"},
+        "0.1": {"error": "ValueError: singular"},
+        "0.01": {"valid_accuracy": 0.5},
+    }
 
 
 @pytest.mark.parametrize(
@@ -155,9 +188,9 @@ def test_a_sweep_tries_each_rate_keeps_the_best_and_records_all(tmp_path):
         ([IMAGE_SUITE, "--rates", "-1"], "expected learning rates greater than 0"),
     ],
 )
-def test_a_sweep_of_nothing_is_a_usage_error(arguments, message):
-    result = peftbench("sweep", *arguments)
+def test_a_sweep_of_nothing_is_a_usage_error(arguments, message, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["sweep", *map(str, arguments)])
 
-    assert result.returncode == 2
-    assert message in result.stderr
-    assert "Traceback" not in result.stderr
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err

@@ -38,8 +38,8 @@ def result(flops=1000, right=(20, 20, 20), forgetting=(0.1, 0.1, 0.1), case=CASE
 
 
 def verdicts(obtained, expected):
-    found = compare(obtained, from_result(expected), FLAT)
-    return {finding.metric: finding.verdict for finding in found.findings}
+    found = compare(obtained, from_result(expected), FLAT, tests=1)
+    return {finding.subject: finding.verdict for finding in found.findings}
 
 
 @given(counts, counts)
@@ -56,7 +56,7 @@ def test_a_counter_that_regressed_has_improved_the_other_way_round(first, second
 def test_quality_that_regressed_never_regresses_the_other_way_round(right, forgetting, other_right, other_forgetting):
     first, second = result(right=right, forgetting=forgetting), result(right=other_right, forgetting=other_forgetting)
     # the noise of both sides together, so that the margin is the same in both directions
-    noise = compare(first, from_result(second), FLAT)
+    noise = compare(first, from_result(second), FLAT, tests=1)
     there, back = verdicts(first, second), verdicts(second, first)
 
     assert noise.findings
@@ -73,17 +73,37 @@ def test_nan_and_infinity_are_never_green(name, side):
     for value in (math.nan, math.inf):
         bad, good = result(**{name: value}), result()
         pair = (bad, good) if side == "obtained" else (good, bad)
-        assert not is_green(compare(pair[0], from_result(pair[1])))
+        assert not is_green(compare(pair[0], from_result(pair[1]), METRICS, tests=1))
 
 
-@given(st.sets(st.sampled_from(sorted(from_result(result()).metrics)), min_size=1))
-def test_a_metric_on_one_side_only_is_never_green(names):
+NAMES = sorted({*from_result(result()).metrics, *result().seeds[0].metrics})
+
+
+def without(whole, names):
+    """The result as if these metrics did not exist."""
+    runs = [replace(item, metrics={k: v for k, v in item.metrics.items() if k not in names}) for item in whole.seeds]
+    return replace(whole, metrics={k: v for k, v in whole.metrics.items() if k not in names}, seeds=runs)
+
+
+@given(st.sets(st.sampled_from(NAMES), min_size=1))
+def test_a_metric_that_vanished_or_that_nobody_declared_is_never_green(names):
     whole = result()
-    part = replace(whole, metrics={name: value for name, value in whole.metrics.items() if name not in names})
 
-    assert not is_green(compare(part, from_result(whole)))
-    assert not is_green(compare(whole, from_result(part)))
-    assert not is_green(compare(result(no_such_metric=1), from_result(whole)))
+    assert not is_green(compare(without(whole, names), from_result(whole), METRICS, tests=1))
+    assert not is_green(compare(result(no_such_metric=1), from_result(whole), METRICS, tests=1))
+
+
+@given(st.sets(st.sampled_from(NAMES), min_size=1))
+def test_a_metric_that_the_baseline_does_not_hold_is_told_and_green_only_beside_others_of_the_gate(names):
+    """Counters and quality are the gate: a baseline without either of them lets nothing pass."""
+    whole = result()
+    verdict = compare(whole, from_result(without(whole, names)), METRICS, tests=1)
+    found = {finding.subject: finding.verdict for finding in verdict.findings}
+    lanes = {METRICS[name].lane for name in NAMES if name not in names}
+
+    assert {found[name] for name in names} <= {"not recorded yet", "missing metric"}
+    assert SEVERITY.index(verdict.verdict) >= SEVERITY.index("not recorded yet")
+    assert is_green(verdict) == ({"exact", "quality"} <= lanes)
 
 
 @settings(deadline=None, max_examples=10)
@@ -106,7 +126,8 @@ def test_verdicts_of_a_session_do_not_depend_on_the_order_of_its_cases(order):
     expected = from_result(result(right=(20, 21, 22)))
     lost = {"a": 0, "b": 5, "c": 12, "d": 18}
     cases = {
-        name: compare(result(right=[n - lost[name] for n in (20, 21, 22)]), expected, tests=10**6) for name in lost
+        name: compare(result(right=[n - lost[name] for n in (20, 21, 22)]), expected, METRICS, tests=10**6)
+        for name in lost
     }
 
     settled = corrected({name: cases[name] for name in order})

@@ -10,6 +10,7 @@ import torch
 
 from pytest_peftbench.measure import environment
 from pytest_peftbench.measure.environment import deterministic, installed, seed_everything
+from pytest_peftbench.results.files import InputError
 
 PINNED = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_CBWR", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -144,3 +145,15 @@ def test_the_same_seed_gives_the_same_numbers_of_every_generator():
 
     assert draw(0) == first
     assert not set(draw(1)) & set(first)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"), [(RuntimeError("no driver\nfound"), "no driver"), (AssertionError(), "AssertionError")]
+)
+def test_a_device_that_torch_cannot_use_is_told_with_the_first_line_of_the_reason(monkeypatch, error, reason):
+    def fail(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(torch, "empty", fail)
+    with pytest.raises(InputError, match=f"--peft-device cuda: torch .* cannot run there: {reason}$"):
+        environment.check_device("cuda")

@@ -152,12 +152,12 @@ def test_pefts_own_image_tree_is_read_as_it_is():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"text_encoder_out_layers": [1, "2"]}, "text_encoder_out_layers: expected a list of integers"),
-        ({"drift_image_prompts": "a cat"}, "drift_image_prompts: expected a list of strings"),
+        ({"text_encoder_out_layers": [1, "2"]}, 'text_encoder_out_layers[1]: expected `int`, found "2"'),
+        ({"drift_image_prompts": "a cat"}, 'drift_image_prompts: expected `array`, found "a cat"'),
         ({"drift_image_prompts": []}, "drift_image_prompts: must not be empty"),
         ({"test_size": 18}, "instance_prompts: 20 prompts leave no picture to train on"),
-        ({"dtype": "int4"}, "dtype: expected"),
-        ({"weighting_scheme": "uniform"}, "weighting_scheme: expected"),
+        ({"dtype": "int4"}, 'dtype: expected "float32" or "float16" or "bfloat16", found "int4"'),
+        ({"weighting_scheme": "uniform"}, 'weighting_scheme: expected "none" or "sigma_sqrt"'),
         ({"num_inference_steps": 0}, "num_inference_steps: must be at least 1, is 0"),
         ({"repeats": 1}, "max_steps: 60 steps of batch_size 4 need more than the 14 pictures"),
     ],
@@ -363,6 +363,14 @@ def an_endless_margin(bench):
     write_json(bench.suite / "margins.json", {"forgetting": 10**400})
 
 
+def a_negative_margin(bench):
+    write_json(bench.suite / "margins.json", {"forgetting": -1})
+
+
+def true_for_a_margin(bench):
+    write_json(bench.suite / "margins.json", {"forgetting": True})
+
+
 def an_endless_norm(bench):
     write_json(bench.suite / "experiments/loha/r4/training_params.json", {"grad_norm_clip": 10**400})
 
@@ -393,22 +401,24 @@ def a_suite_not_named_after_a_task(bench):
 
 BAD_SUITES = [
     (broken_json, ("lora/r4/adapter_config.json", "line 1")),
-    (no_peft_type, ("lora/r4/adapter_config.json", "'peft_type' is missing")),
+    (no_peft_type, ("lora/r4/adapter_config.json", "object missing required field `peft_type`")),
     (an_unknown_default, ("mini/default_training_params.json", "'learning_rate'", "optimizer_kwargs")),
-    (a_number_for_a_peft_type, ("lora/r4/adapter_config.json", "peft_type: expected a string, found 1")),
-    (a_missing_default, ("mini/default_training_params.json", "missing 'seed'")),
-    (text_for_a_number, ("loha/r4/training_params.json", "max_steps: expected an integer, found 'many'")),
-    (true_for_a_number, ("loha/r4/training_params.json", "max_steps: expected an integer, found True")),
-    (an_unknown_dtype, ("mini/default_training_params.json", "dtype", "bfloat16", "'float8'")),
+    (a_number_for_a_peft_type, ("lora/r4/adapter_config.json", "peft_type: expected `str`, found 1")),
+    (a_missing_default, ("mini/default_training_params.json", "missing required field `seed`")),
+    (text_for_a_number, ("loha/r4/training_params.json", 'max_steps: expected `int`, found "many"')),
+    (true_for_a_number, ("loha/r4/training_params.json", "max_steps: expected `int`, found true")),
+    (an_unknown_dtype, ("mini/default_training_params.json", 'dtype: expected "float32" or', 'found "float8"')),
     (no_steps, ("loha/r4/training_params.json", "max_steps: must be at least 1, is 0")),
     (a_default_out_of_range, ("mini/default_training_params.json", "batch_size: must be at least 1, is -1")),
     (a_template_without_query, ("loha/r4/training_params.json", "query_template", "{query}")),
     (no_learning_rate, ("loha/r4/training_params.json", "optimizer_kwargs", "'lr'")),
     (nan_for_a_learning_rate, ("loha/r4/training_params.json", "optimizer_kwargs.lr is NaN")),
     (true_for_a_learning_rate, ("loha/r4/training_params.json", "optimizer_kwargs", "'lr'", "has True")),
-    (an_endless_learning_rate, ("loha/r4/training_params.json", "optimizer_kwargs", "'lr'")),
-    (an_endless_margin, ("mini/margins.json", "forgetting: expected a number of at least 0")),
-    (an_endless_norm, ("loha/r4/training_params.json", "grad_norm_clip: expected a number")),
+    (an_endless_learning_rate, ("loha/r4/training_params.json", "optimizer_kwargs.lr is NaN or infinite")),
+    (an_endless_margin, ("mini/margins.json", "forgetting is NaN or infinite")),
+    (a_negative_margin, ("mini/margins.json", "forgetting: expected `float` >= 0.0, found -1")),
+    (true_for_a_margin, ("mini/margins.json", "forgetting: expected `float`, found true")),
+    (an_endless_norm, ("loha/r4/training_params.json", "grad_norm_clip is NaN or infinite")),
     (a_key_twice, ("loha/r4/training_params.json", "'seed' stands twice")),
     (a_list_for_an_object, ("mini/default_training_params.json", "expected a JSON object")),
     (an_empty_experiment, ("oft/r4", "adapter_config.json", "training_params.json")),

@@ -1,4 +1,8 @@
-"""What the benchmark is for: a fault in PEFT's source turns the right case red, and says why."""
+"""What the benchmark is for: a fault in PEFT's source turns the right case red, and says why.
+
+Some faults stand in a copy of PEFT, as a pull request would bring them, in a process of its own; others in the source
+of one function of the PEFT that is imported here, which spares the imports.
+"""
 
 import os
 import re
@@ -12,6 +16,7 @@ import pytest
 from peft_copy import faulty_peft
 from support import REPOSITORY, make_suite, table, unmeasured
 
+from pytest_peftbench.commands.selftest.patching import Edit, patched
 from pytest_peftbench.measure.environment import installed
 
 ON_Q_AND_V = {"target_modules": ["q_proj", "v_proj"], "task_type": "CAUSAL_LM"}
@@ -48,16 +53,16 @@ if os.environ.get("ANOTHER_TORCH"):
 def task_data(task_data):
     from pytest_peftbench.measure import timing
 
-    # no clock: another process on the machine must not turn a case red
-    timing.compare = lambda *_, **__: timing.Timing(1.0, 1.0, 1.0, 0.01, ())
-
     def few_items(experiment):
         data = task_data(experiment)
         short = sorted(data.train, key=len)[:32]
         documents = [ids[:32] for ids in data.documents[:4]]
         return replace(data, train=short, valid=data.valid[:1], test=data.test[:4], documents=documents)
 
-    return few_items
+    # no clock: another process on the machine must not turn a case red
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(timing, "compare", lambda *_, **__: timing.Timing(1.0, 1.0, 1.0, 0.01, ()))
+        yield few_items
 
 @pytest.fixture(scope="session")
 def base_model(base_model):
@@ -136,12 +141,26 @@ def benchmark_of_peft(tmp_path_factory):
 
 @pytest.fixture
 def run_with(benchmark_of_peft, tmp_path):
-    """Function that runs the benchmark with a fault in PEFT: file, text there, faulty text, how often it is there."""
+    """Function that runs the benchmark with a fault in a copy of PEFT: file, text there, faulty text."""
 
-    def run(file, old, new, times=1, **variables):
-        result = benchmark_of_peft.run(peft=faulty_peft(tmp_path, file, old, new, times), **variables)
+    def run(file, old, new, **variables):
+        result = benchmark_of_peft.run(peft=faulty_peft(tmp_path, file, old, new), **variables)
         print(result.text)
         return result
+
+    return run
+
+
+@pytest.fixture
+def run_edited(benchmark_of_peft, pytester, monkeypatch):
+    """Function that runs the benchmark in this process with functions of PEFT edited: function, text, faulty text."""
+
+    def run(target, old, new):
+        monkeypatch.chdir(benchmark_of_peft.folder)
+        monkeypatch.setenv("COLUMNS", "200")
+        with patched([Edit(f"peft.{target}", old, new)]):
+            result = pytester.runpytest_inprocess("-p", "no:cacheprovider", "--benchmark-disable")
+        return Run(result.ret, result.stdout.str() + "\n")
 
     return run
 
@@ -219,12 +238,11 @@ def test_a_method_that_costs_more_is_alone_red_under_another_torch(run_with):
     assert "must be equal, beside what changed in the base model" in result.failure(LOHA)
 
 
-def test_a_scaling_that_is_two_per_cent_off_is_never_green(run_with):
-    result = run_with(
-        "tuners/lora/layer.py",
+def test_a_scaling_that_is_two_per_cent_off_is_never_green(run_edited):
+    result = run_edited(
+        "tuners.lora.layer:Linear.forward",
         "lora_B(lora_A(dropout(x))) * scaling",
         "lora_B(lora_A(dropout(x))) * (scaling * 1.02)",
-        times=2,
     )
 
     assert result.code == 1
@@ -233,11 +251,11 @@ def test_a_scaling_that_is_two_per_cent_off_is_never_green(run_with):
     assert "first_losses numerics changed" in result.failure(LORA)
 
 
-def test_a_disabled_adapter_that_still_acts_is_a_lost_capability(run_with):
-    result = run_with(
-        "peft_model.py",
-        "    def disable_adapter(self):\n",
-        "    def disable_adapter(self):\n        yield\n        return\n",
+def test_a_disabled_adapter_that_still_acts_is_a_lost_capability(run_edited):
+    result = run_edited(
+        "peft_model:PeftModel.disable_adapter",
+        "def disable_adapter(self):",
+        "def disable_adapter(self):\n    yield\n    return",
     )
 
     assert result.code == 1
@@ -245,9 +263,9 @@ def test_a_disabled_adapter_that_still_acts_is_a_lost_capability(run_with):
         assert "disable.restores_base regressed: ok -> differs (capability lost)" in result.failure(case)
 
 
-def test_base_weights_in_the_checkpoint_are_a_regression_that_names_them(run_with):
-    result = run_with(
-        "utils/save_and_load.py",
+def test_base_weights_in_the_checkpoint_are_a_regression_that_names_them(run_edited):
+    result = run_edited(
+        "utils.save_and_load:get_peft_model_state_dict",
         "    # REMOVE ADAPTER NAME\n",
         "    to_return.update({k: v for k, v in state_dict.items() if '.base_layer.' in k})\n",
     )
@@ -264,9 +282,9 @@ def test_base_weights_in_the_checkpoint_are_a_regression_that_names_them(run_wit
             )
 
 
-def test_a_checkpoint_that_lost_a_tensor_is_a_regression_though_it_is_smaller(run_with):
-    result = run_with(
-        "utils/save_and_load.py",
+def test_a_checkpoint_that_lost_a_tensor_is_a_regression_though_it_is_smaller(run_edited):
+    result = run_edited(
+        "utils.save_and_load:get_peft_model_state_dict",
         "    # REMOVE ADAPTER NAME\n",
         "    to_return.pop(sorted(to_return)[-1])\n",
     )
@@ -279,12 +297,11 @@ def test_a_checkpoint_that_lost_a_tensor_is_a_regression_though_it_is_smaller(ru
         assert "checkpoint.bytes improved" in failure
 
 
-def test_a_merge_that_is_one_per_cent_off_is_a_regression(run_with):
-    result = run_with(
-        "tuners/lora/layer.py",
-        "base_layer.weight.data += delta_weight\n",
-        "base_layer.weight.data += delta_weight * 1.01\n",
-        times=2,
+def test_a_merge_that_is_one_per_cent_off_is_a_regression(run_edited):
+    result = run_edited(
+        "tuners.lora.layer:Linear.merge",
+        "base_layer.weight.data += delta_weight",
+        "base_layer.weight.data += delta_weight * 1.01",
     )
 
     assert result.code == 1
@@ -294,12 +311,11 @@ def test_a_merge_that_is_one_per_cent_off_is_a_regression(run_with):
     assert "unmerge.restores_base regressed: ok -> differs (capability lost)" in failure
 
 
-def test_a_factor_that_no_longer_trains_is_never_green_though_it_is_cheaper(run_with):
-    result = run_with(
-        "tuners/lora/layer.py",
+def test_a_factor_that_no_longer_trains_is_never_green_though_it_is_cheaper(run_edited):
+    result = run_edited(
+        "tuners.lora.layer:Linear.forward",
         "lora_B(lora_A(dropout(x))) * scaling",
         "lora_B(lora_A(dropout(x)).detach()) * scaling",
-        times=2,
     )
 
     assert result.code == 1
@@ -309,14 +325,11 @@ def test_a_factor_that_no_longer_trains_is_never_green_though_it_is_cheaper(run_
     assert "adapter_sha256 numerics changed" in failure
 
 
-def test_adapter_weights_in_double_precision_are_a_regression_of_bytes_and_types(run_with):
-    result = run_with(
-        "tuners/lora/layer.py",
-        "        # call this before init of the lora variants\n"
-        "        self._move_adapter_to_device_of_base_layer(adapter_name)\n",
-        "        self._move_adapter_to_device_of_base_layer(adapter_name)\n"
-        "        self.lora_A.double(), self.lora_B.double()\n",
-        times=4,
+def test_adapter_weights_in_double_precision_are_a_regression_of_bytes_and_types(run_edited):
+    result = run_edited(
+        "tuners.lora.layer:LoraLayer.update_layer",
+        "# call this before init of the lora variants\n    self._move_adapter_to_device_of_base_layer(adapter_name)",
+        "self._move_adapter_to_device_of_base_layer(adapter_name)\nself.lora_A.double(), self.lora_B.double()",
     )
 
     assert result.code == 1

@@ -5,15 +5,17 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from support import LOHA, LORA, REPOSITORY, make_suite
 
-from pytest_peftbench.commands.fit import Fit, find_experiments, table, to_json, vram
+from pytest_peftbench.commands import main
+from pytest_peftbench.commands.fit import Need, Sizes, find_experiments, memory, predict, table, to_json
 from pytest_peftbench.results.files import InputError
 
 ROWS = [
-    Fit("lora/r4", 3 * 2**30, 2**30, 0, 2**20, 2**31 - 2**20, 0, 2e10, 40_000, 8_192),
-    Fit("loha/r4", 5 * 2**30, 2**30, 0, 2**20, 2**32 - 2**20, 0, 3e10, 80_000, 16_384, ("a note",)),
-    Fit("frod/r4", error="InputError: no meta kernel for aten::_coalesce"),
+    Need("lora/r4", 3 * 2**30, 2**30, 0, 2**20, 2**31 - 2**20, 0, 2e10, 40_000, 8_192),
+    Need("loha/r4", 5 * 2**30, 2**30, 0, 2**20, 2**32 - 2**20, 0, 3e10, 80_000, 16_384, ("a note",)),
+    Need("frod/r4", error="InputError: no meta kernel for aten::_coalesce"),
 ]
 
 
@@ -72,19 +74,20 @@ def test_the_methods_that_fit_come_with_their_figures_lowest_peak_first(suite, t
         (("--base-model", "mini", "--json", "benchmarks"), "--json benchmarks: is a folder; give a file in it"),
     ],
 )
-def test_a_wrong_argument_is_a_usage_error(suite, tmp_path, arguments, words):
-    result = fit(tmp_path, *arguments)
+def test_a_wrong_argument_is_a_usage_error(suite, tmp_path, arguments, words, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        main(["fit", *arguments])
 
-    assert result.returncode == 2
-    assert words in result.stderr
-    assert "Traceback" not in result.stderr
+    assert stopped.value.code == 2
+    assert words in capsys.readouterr().err
 
 
 def test_amounts_of_memory_have_a_unit():
-    assert (vram("24GiB"), vram("80 GB"), vram("1.5MiB")) == (24 * 2**30, 80 * 10**9, 3 * 2**19)
+    assert (memory("24GiB"), memory("80 GB"), memory("1.5MiB")) == (24 * 2**30, 80 * 10**9, 3 * 2**19)
     for wrong in ("24", "GiB", "0GiB", "-1GiB", "24 potatoes"):
         with pytest.raises(InputError, match="24GiB"):
-            vram(wrong)
+            memory(wrong)
 
 
 def test_experiments_are_those_of_a_suite_of_a_folder_or_of_one_experiment(suite):
@@ -105,6 +108,24 @@ def test_the_default_suite_of_the_real_base_model_is_found():
     assert {experiment.train.model_id for experiment in experiments} == {"meta-llama/Llama-3.2-3B"}
 
 
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (NotImplementedError(), "InputError: no meta kernel: NotImplementedError"),
+        (NotImplementedError("\nnot here\nbut there"), "InputError: no meta kernel: not here"),
+        (ValueError(), "ValueError"),
+    ],
+)
+def test_an_error_is_the_row_s_outcome_with_or_without_a_message(suite, monkeypatch, error, words):
+    def fail(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(torch.Tensor, "backward", fail)
+    (need,) = predict(find_experiments(None, [suite / "experiments" / "lora"]), Sizes(1, 8, "float32"), print)
+
+    assert (need.method, need.error, need.fits(2**40)) == ("lora/r4", words, None)
+
+
 def test_the_table_says_yes_or_no_and_why_a_method_is_not_in_it():
     head, lora, loha, frod = table(ROWS, 4 * 2**30)
 
@@ -114,12 +135,16 @@ def test_the_table_says_yes_or_no_and_why_a_method_is_not_in_it():
     assert frod == "frod/r4: cannot be counted: InputError: no meta kernel for aten::_coalesce"
 
 
+def test_where_nothing_can_be_counted_there_is_no_table():
+    assert table(ROWS[2:], None) == ["frod/r4: cannot be counted: InputError: no meta kernel for aten::_coalesce"]
+
+
 def test_without_a_card_there_is_no_column_for_it():
-    assert "fits" not in next(iter(table(ROWS, None)))
+    assert "fits" not in table(ROWS, None)[0]
 
 
 def test_what_is_not_known_is_null_in_json():
-    report = to_json(ROWS, "mini", 4, 768, "bfloat16", 4 * 2**30)
+    report = to_json(ROWS, "mini", Sizes(4, 768, "bfloat16"), 4 * 2**30)
 
     assert [row["fits"] for row in report["methods"]] == [True, False, None]
     assert report["methods"][1]["notes"] == ["a note"]

@@ -355,7 +355,7 @@ def verdict(recorded):
 
 def found(verdict, name):
     """The verdict on a metric, or on the base model."""
-    (finding,) = (item for item in verdict.findings if name in (item.metric, getattr(item, "about", "")))
+    (finding,) = (item for item in verdict.findings if name in (item.metric, item.about))
     return finding.verdict
 
 

@@ -16,6 +16,7 @@ from pytest_peftbench.compare import compare, is_green
 from pytest_peftbench.measure import timing
 from pytest_peftbench.results.baseline import baseline_path, from_result, read, write
 from pytest_peftbench.results.files import InputError
+from pytest_peftbench.results.metrics import METRICS
 from pytest_peftbench.results.result import CaseId, Result
 from pytest_peftbench.suites import Experiment
 from pytest_peftbench.tasks.config import MathTrainConfig
@@ -74,7 +75,7 @@ def peft_import(tmp_path, measured):
 
 def test_a_result_of_peft_becomes_a_baseline_that_the_same_run_is_green_against(peft_import, measured):
     baseline = peft_import()
-    verdict = compare(measured, baseline)
+    verdict = compare(measured, baseline, METRICS, tests=1)
 
     assert is_green(verdict), verdict.text()
     assert {finding.metric for finding in verdict.findings} == {
@@ -95,7 +96,7 @@ def test_a_result_of_peft_becomes_a_baseline_that_the_same_run_is_green_against(
     ],
 )
 def test_what_differs_is_not_comparable_with_the_reason(peft_import, measured, changes, words):
-    verdict = compare(measured, peft_import(**changes))
+    verdict = compare(measured, peft_import(**changes), METRICS, tests=1)
 
     assert verdict.verdict == "not comparable"
     assert words in verdict.text()
@@ -109,20 +110,20 @@ def test_an_imported_baseline_is_a_gate(peft_import, measured, metric, value, ve
     seeds = [replace(run, metrics={k: v for k, v in run.metrics.items() if k != metric}) for run in measured.seeds]
     changed = {**measured.metrics, metric: value} if value else measured.metrics
 
-    assert compare(replace(measured, metrics=changed, seeds=seeds), peft_import()).verdict == verdict
+    assert compare(replace(measured, metrics=changed, seeds=seeds), peft_import(), METRICS, tests=1).verdict == verdict
 
 
 @pytest.mark.parametrize("metric", ["forgetting", "test_accuracy"])
 def test_nan_fails_though_the_imported_baseline_does_not_hold_it(peft_import, measured, metric):
     seeds = [replace(run, metrics={**run.metrics, metric: math.nan}) for run in measured.seeds]
-    verdict = compare(replace(measured, seeds=seeds), peft_import())
+    verdict = compare(replace(measured, seeds=seeds), peft_import(), METRICS, tests=1)
 
     assert [finding.metric for finding in verdict.findings if finding.verdict == "failed"] == [metric]
     assert not is_green(verdict)
 
 
 def test_a_result_without_pefts_fields_is_not_comparable_with_an_imported_baseline(peft_import, measured):
-    assert compare(replace(measured, peft={}), peft_import()).verdict == "not comparable"
+    assert compare(replace(measured, peft={}), peft_import(), METRICS, tests=1).verdict == "not comparable"
 
 
 def test_an_update_replaces_an_imported_baseline(peft_import, measured, tmp_path):
@@ -131,28 +132,28 @@ def test_an_update_replaces_an_imported_baseline(peft_import, measured, tmp_path
     write(from_result(measured), old.path)
 
     assert not read(old.path).imported
-    assert compare(measured, read(old.path)).verdict == "identical"
+    assert compare(measured, read(old.path), METRICS, tests=1).verdict == "identical"
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"train_info__metrics": [{"step": 3}]}, "train_info.metrics: the last entry holds none of test accuracy"),
-        ({"train_info__metrics": [{"test accuracy": "high"}]}, "test accuracy holds text, expected a number"),
-        ({"train_info__metrics": [{"test accuracy": 10**400}]}, "train_info.metrics: test accuracy is infinite"),
-        ({"train_info__metrics": []}, "train_info.metrics must be a list of objects"),
-        ({"train_info__metrics": [1]}, "train_info.metrics must be a list of objects"),
-        ({"train_info__metrics": None}, "train_info.metrics holds null, expected a list"),
-        ({"train_info__num_total_params": True}, "train_info.num_total_params holds a boolean, expected a number"),
-        ({"train_info__file_size": 10**400}, "train_info.file_size is infinite"),
-        ({"run_info__train_config": None}, "run_info.train_config holds null, expected an object"),
-        ({"run_info__train_config__seed": None}, "run_info.train_config.seed holds null, expected an integer"),
-        ({"run_info__experiment_name": None}, "run_info.experiment_name holds null, expected text"),
-        ({"run_info__experiment_name": 3}, "run_info.experiment_name holds an integer, expected text"),
-        ({"meta_info__package_info": None}, "meta_info.package_info holds null, expected an object"),
-        ({"meta_info__system_info": "Linux"}, "meta_info.system_info holds text, expected an object"),
+        ({"train_info__metrics": [{"step": 3}]}, "train_info.metrics[0]: holds none of test accuracy"),
+        ({"train_info__metrics": [{"test accuracy": "high"}]}, "metrics[0].test accuracy: expected `float`, found"),
+        ({"train_info__metrics": [{"test accuracy": 10**400}]}, "metrics[0].test accuracy is NaN or infinite"),
+        ({"train_info__metrics": []}, "train_info.metrics is empty; its last entry holds the figures of the test"),
+        ({"train_info__metrics": [1]}, "train_info.metrics[0]: expected `object`, found 1"),
+        ({"train_info__metrics": None}, "train_info.metrics: expected `array`, found null"),
+        ({"train_info__num_total_params": True}, "train_info.num_total_params: expected `int`, found true"),
+        ({"train_info__file_size": 10**400}, "train_info.file_size is NaN or infinite"),
+        ({"run_info__train_config": None}, "run_info.train_config: expected `object`, found null"),
+        ({"run_info__train_config__seed": None}, "run_info.train_config.seed: expected `int`, found null"),
+        ({"run_info__experiment_name": None}, "run_info.experiment_name: expected `str`, found null"),
+        ({"run_info__experiment_name": 3}, "run_info.experiment_name: expected `str`, found 3"),
+        ({"meta_info__package_info": None}, "meta_info.package_info: expected `object`, found null"),
+        ({"meta_info__system_info": "Linux"}, 'meta_info.system_info: expected `object`, found "Linux"'),
         ({"meta_info__system_info__accelerator": ""}, "meta_info.system_info.accelerator is empty, so nobody knows"),
-        ({"run_info": {"experiment_name": "lora/r4"}}, "key run_info.train_config is missing"),
+        ({"run_info": {"experiment_name": "lora/r4"}}, "run_info: object missing required field `train_config`"),
         ({"train_info__status": "failed"}, "holds no result that succeeded"),
     ],
 )
@@ -201,7 +202,12 @@ def test_pefts_published_results_are_imported_with_each_figure(tmp_path, capsys)
         baseline = read_result(file, data)
         last, (run,) = data["train_info"]["metrics"][-1], baseline.seeds
         assert read(baseline_path(tmp_path, baseline.case)) == baseline
-        assert {key: value for key, value in baseline.imported.items() if key != "file"} == data
+        assert baseline.imported["file"] == file.name
+        assert (baseline.imported["run_info"], baseline.imported["train_info"]) == (
+            data["run_info"],
+            data["train_info"],
+        )
+        assert baseline.imported["meta_info"] == {"package_info": data["meta_info"]["package_info"]}
         assert baseline.metrics["params.trainable"] == data["train_info"]["num_trainable_params"]
         assert baseline.metrics["checkpoint.bytes"] == data["train_info"]["file_size"]
         assert baseline.environment["accelerator"] == "NVIDIA L40S"
@@ -214,7 +220,9 @@ def test_pefts_published_results_are_imported_with_each_figure(tmp_path, capsys)
         }
         known = {name: value for name, value in expected.items() if value is not None}
         assert run.metrics == pytest.approx(known, rel=1e-5)
-    assert len(list(tmp_path.rglob("*.json"))) == len(files) == 7
+    written = list(tmp_path.rglob("*.json"))
+    assert len(written) == len(files) == 7
+    assert max(len(line) for path in written for line in path.read_text().splitlines()) <= 120
 
 
 # Out and back
@@ -227,17 +235,25 @@ def test_our_own_result_comes_back_without_loss(tmp_path, measured):
 
     assert replace(Result.from_json(plain(measured), "a"), pictures=measured.pictures) == measured
     assert read(baseline_path(tmp_path / "baselines", CASE)) == from_result(measured)
-    assert compare(measured, read(baseline_path(tmp_path / "baselines", CASE))).verdict == "identical"
+    assert compare(measured, read(baseline_path(tmp_path / "baselines", CASE)), METRICS, tests=1).verdict == "identical"
 
 
 @pytest.mark.parametrize(
-    ("change", "words"), [({"schema": 99}, "peftbench.schema is 99"), ({"case": {"task": "a"}}, "damaged")]
+    ("change", "words"),
+    [
+        ({"schema": 99}, "peftbench.schema is 99, this version reads 3"),
+        ({"schema": 2}, "peftbench.schema is 2, this version reads 3"),
+        ({"schema": "3"}, 'peftbench.schema: expected `int`, found "3"'),
+        ({"case": {"task": "a"}}, "peftbench.case: object missing required field `base_model`"),
+        ({"metrics": {"params.total": None}}, "peftbench.metrics.params.total: expected .*, found null"),
+        ({"seeds": [{"seed": 0}]}, r"peftbench.seeds\[0\]: object missing required field `metrics`"),
+    ],
 )
 def test_a_block_of_ours_that_cannot_be_read_is_refused(measured, change, words):
     data = plain(measured)
     data["peftbench"].update(change)
 
-    with pytest.raises(InputError, match=f"a.json: peftbench.*{words}|a.json: {words}"):
+    with pytest.raises(InputError, match=f"a.json: {words}"):
         Result.from_json(data, "a.json")
 
 

@@ -4,7 +4,7 @@ import pytest
 from support import IMAGE_SUITE, REPOSITORY, TINY_SUITE, skip_under_an_older_peft
 
 from pytest_peftbench.results.baseline import baseline_path, read
-from pytest_peftbench.results.result import mean_of_seeds
+from pytest_peftbench.results.result import mean
 from pytest_peftbench.suites import read_suite
 from pytest_peftbench.tasks.math_reasoning.task import MathReasoning
 
@@ -12,6 +12,10 @@ skip_under_an_older_peft()
 
 EXPERIMENTS = {str(experiment.case): experiment for experiment in read_suite(TINY_SUITE)}
 FULL = EXPERIMENTS["MetaMathQA-tiny-full-finetuning-default"]
+
+
+def mean_of_seeds(baseline, name):
+    return mean([run.metrics[name] for run in baseline.seeds])
 
 
 def evaluation_of_base(experiment):
@@ -27,7 +31,7 @@ def quality():
     """Accuracy and forgetting of each case, as recorded."""
     baselines = {name: read(baseline_path(REPOSITORY / "baselines", case.case)) for name, case in EXPERIMENTS.items()}
     return {
-        name: (mean_of_seeds(baseline.seeds, "test_accuracy"), mean_of_seeds(baseline.seeds, "forgetting"))
+        name: (mean_of_seeds(baseline, "test_accuracy"), mean_of_seeds(baseline, "forgetting"))
         for name, baseline in baselines.items()
     }
 
@@ -82,8 +86,7 @@ def image_quality():
     """Similarity and drift of each case, as recorded."""
     baselines = [read(baseline_path(REPOSITORY / "baselines", case.case)) for case in IMAGE_EXPERIMENTS.values()]
     return [
-        (mean_of_seeds(baseline.seeds, "test_dino_similarity"), mean_of_seeds(baseline.seeds, "drift"))
-        for baseline in baselines
+        (mean_of_seeds(baseline, "test_dino_similarity"), mean_of_seeds(baseline, "drift")) for baseline in baselines
     ]
 
 

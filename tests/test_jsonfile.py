@@ -4,10 +4,15 @@ import json
 import os
 import stat
 import sys
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec import Meta
 
-from pytest_peftbench.results.files import InputError, format_json, read_json, write_json, write_text
+from pytest_peftbench.results.files import InputError, converted, format_json, read_json, write_json, write_text
 
 
 @pytest.mark.parametrize(
@@ -19,6 +24,7 @@ from pytest_peftbench.results.files import InputError, format_json, read_json, w
         ('{"a": 1, "metrics": {"forgetting": NaN}}', "metrics.forgetting is NaN or infinite"),
         ('{"a": [1, {"b": -Infinity}]}', r"a\[1\].b is NaN or infinite"),
         ('{"a": 1e999}', "a is NaN or infinite"),
+        pytest.param('{"a": 1' + "0" * 400 + "}", "a is NaN or infinite", id="a huge integer"),
         ("NaN", "the file is NaN or infinite"),
         ('{"a": 1, "a": 2}', "key 'a' stands twice"),
         ("[" * 100_000, "nested too deeply"),
@@ -88,6 +94,98 @@ def test_a_written_file_is_as_public_as_any_other(tmp_path):
     write_text(tmp_path / "ours", "")
 
     assert stat.S_IMODE((tmp_path / "ours").stat().st_mode) == stat.S_IMODE((tmp_path / "plain").stat().st_mode)
+
+
+@dataclass
+class Part:
+    """What a file may hold."""
+
+    count: int
+    share: float = 0.5
+    mode: Literal["a", "b"] | None = None
+    sizes: dict[str, Annotated[list[int], Meta(min_length=2, max_length=2)]] = field(default_factory=dict)
+    rest: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Whole:
+    """A file of parts."""
+
+    parts: dict[str, list[Part]]
+    main: Part | None = None
+
+
+def test_values_of_the_right_type_become_the_dataclass(tmp_path):
+    value = {"parts": {"x": [{"count": 1, "share": 2, "sizes": {"y": [1, 2]}, "rest": {"z": None}, "new": 0}]}}
+
+    assert converted(tmp_path, value, Whole) == Whole({"x": [Part(1, 2.0, None, {"y": [1, 2]}, {"z": None})]})
+
+
+@pytest.mark.parametrize(
+    ("part", "words"),
+    [
+        ({}, ": object missing required field `count`"),
+        ({"count": "many"}, '.count: expected `int`, found "many"'),
+        ({"count": True}, ".count: expected `int`, found true"),
+        ({"count": 1.0}, ".count: expected `int`, found 1.0"),
+        ({"count": None}, ".count: expected `int`, found null"),
+        ({"count": []}, ".count: expected `int`, got `array`"),
+        ({"count": 1, "share": "half"}, '.share: expected `float`, found "half"'),
+        ({"count": 1, "mode": "c"}, '.mode: expected "a" or "b", found "c"'),
+        ({"count": 1, "sizes": {"p.q": [1]}}, ".sizes.p.q: expected `array` of length >= 2"),
+        ({"count": 1, "sizes": {"p.q": [1, "2"]}}, '.sizes.p.q[1]: expected `int`, found "2"'),
+        (3, ": expected `object`, found 3"),
+    ],
+)
+def test_a_value_of_another_type_is_refused_with_file_and_key(part, words):
+    for value, place in (({"parts": {"x": [{"count": 1}, part]}}, "parts.x[1]"), ({"parts": {}, "main": part}, "main")):
+        with pytest.raises(InputError) as raised:
+            converted("x.json", value, Whole)
+
+        assert str(raised.value).replace("`object | null`", "`object`") == f"x.json: {place}{words}"
+
+
+def test_the_place_of_a_value_is_named_and_a_long_one_is_cut():
+    with pytest.raises(InputError) as raised:
+        converted("x.json", "long " * 100, int, "run_info.seed")
+
+    assert str(raised.value).startswith('x.json: run_info.seed: expected `int`, found "long long')
+    assert len(str(raised.value)) <= 120
+
+
+def values(texts):
+    plain = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | texts
+    return st.recursive(plain, lambda inner: st.lists(inner) | st.dictionaries(texts, inner), max_leaves=30)
+
+
+@given(values(st.text()), st.integers(0, 4))
+def test_what_is_formatted_is_the_same_json(value, spread):
+    assert json.loads(format_json(value, spread)) == value
+
+
+@given(values(st.text("abc ", max_size=30)), st.integers(0, 2))
+def test_no_line_is_longer_than_120_characters_unless_a_text_is(value, spread):
+    assert max(map(len, format_json({"a": value}, spread).split("\n"))) <= 120
+
+
+def test_a_list_fills_lines_and_a_dictionary_of_dictionaries_has_a_line_each():
+    text = format_json({"a": list(range(100)), "b": {f"key {n}": {"x": [n, n], "y": [n, n]} for n in range(4)}}, 1)
+
+    assert (
+        text
+        == """{
+  "a": [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29,
+   30, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 43, 44, 45, 46, 47, 48, 49, 50, 51, 52, 53, 54, 55, 56, 57, 58,
+   59, 60, 61, 62, 63, 64, 65, 66, 67, 68, 69, 70, 71, 72, 73, 74, 75, 76, 77, 78, 79, 80, 81, 82, 83, 84, 85, 86, 87,
+   88, 89, 90, 91, 92, 93, 94, 95, 96, 97, 98, 99],
+  "b": {
+    "key 0": {"x": [0, 0], "y": [0, 0]},
+    "key 1": {"x": [1, 1], "y": [1, 1]},
+    "key 2": {"x": [2, 2], "y": [2, 2]},
+    "key 3": {"x": [3, 3], "y": [3, 3]}
+  }
+}"""
+    )
 
 
 def test_format_json_writes_json():

@@ -3,6 +3,7 @@
 import importlib.util
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -51,7 +52,7 @@ def against_peft(*arguments):
 
 
 def test_both_run_the_experiment_and_the_ratio_is_told(tmp_path):
-    done = against_peft(checkout(tmp_path), "--only", "lora/r4", "--rounds", "2", "--", "-p", "no:cacheprovider")
+    done = against_peft(checkout(tmp_path), "--only", "lora/r4", "--", "-p", "no:cacheprovider")
 
     assert done.returncode == 0, done.stdout + done.stderr
     header, row = done.stdout.splitlines()
@@ -60,6 +61,23 @@ def test_both_run_the_experiment_and_the_ratio_is_told(tmp_path):
     assert (name, theirs, their_peak, our_peak) == ("lora/r4", "1000000.0", "2.00", "0.00")
     assert float(ours) > 0
     assert float(ratio) < 1
+
+
+def test_rounds_run_both_in_turn_and_the_median_of_their_ratios_is_told(tmp_path, monkeypatch, capsys):
+    ran, runs = [], iter([(10, 0), (20, 2**30), (10, 2**30), (50, 0), (10, 2**31), (10, 0)])
+
+    def side(name):
+        return lambda *_: ran.append(name) or perf.Side(*next(runs))
+
+    monkeypatch.setattr(perf, "_test", lambda *_: "the test")
+    monkeypatch.setattr(perf, "_theirs", side("theirs"))
+    monkeypatch.setattr(perf, "_ours", side("ours"))
+    monkeypatch.setattr(sys, "argv", ["against_peft.py", str(checkout(tmp_path)), "--only", "lora/r4", "--rounds", "3"])
+
+    perf.main()
+
+    assert ran == ["theirs", "ours"] * 3
+    assert capsys.readouterr().out.splitlines()[1].split() == ["lora/r4", "10.0", "20.0", "2.00", "2.00", "1.00"]
 
 
 @pytest.mark.parametrize(
@@ -76,6 +94,13 @@ def test_what_cannot_be_compared_is_told(tmp_path, arguments, words):
     assert done.returncode == 1
     assert words in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_less_than_one_round_is_a_usage_error(tmp_path):
+    done = against_peft(tmp_path, "--rounds", "0")
+
+    assert done.returncode == 2
+    assert "--rounds: '0': expected an integer of at least 1" in done.stderr
 
 
 @pytest.mark.parametrize("results", perf.RESULTS)
@@ -96,18 +121,26 @@ def test_an_experiment_s_name_means_it_alone_and_another_text_all_that_contain_i
 def test_ours_is_the_one_case_and_not_its_footprint(tmp_path, monkeypatch):
     suite = checkout(tmp_path) / "method_comparison" / "MetaMathQA"
     experiment = perf._experiments(suite, "lora/r4")["lora/r4"]
-    commands = []
+
+    test = perf._test(suite, experiment)
+
+    assert test == "benchmarks/test_math_reasoning.py::test_math_reasoning[MetaMathQA-tiny-lora-r4]"
 
     def run(command, folder):
-        commands.append([*command, "--collect-only", "-q"])
+        assert command[3] == test
         json_folder = Path(next(part for part in command if part.startswith("--peft-json=")).partition("=")[2])
         write_json(json_folder / "footprint" / "MetaMathQA" / "tiny" / "lora--r4.json", {})
         write_json(json_folder / "MetaMathQA" / "tiny" / "lora--r4.json", RESULT)
 
     monkeypatch.setattr(perf, "_run", run)
 
-    assert perf._ours(suite, experiment, ["-p", "no:cacheprovider"]) == perf.Side(5.0, 7)
-    collected = subprocess.run(commands[0], cwd=REPOSITORY, capture_output=True, text=True, timeout=300).stdout
-    assert [line for line in collected.splitlines() if "::" in line] == [
-        "benchmarks/test_math_reasoning.py::test_math_reasoning[MetaMathQA-tiny-lora-r4]"
-    ]
+    assert perf._ours(suite, experiment, test, []) == perf.Side(5.0, 7)
+
+
+def test_a_case_that_no_test_of_ours_takes_is_told(tmp_path):
+    suite = checkout(tmp_path) / "method_comparison" / "MetaMathQA"
+    experiment = perf._experiments(suite, "lora/r4")["lora/r4"]
+    other = replace(experiment, case=replace(experiment.case, name="r8"))
+
+    with pytest.raises(SystemExit, match="benchmarks: 0 tests take MetaMathQA-tiny-lora-r8, expected one"):
+        perf._test(suite, other)

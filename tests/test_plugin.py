@@ -2,12 +2,12 @@
 
 import json
 import os
-import pty
 import re
 import shlex
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from support import (
@@ -19,12 +19,18 @@ from support import (
     LORA_CASE,
     OWN_EXPERIMENT,
     PLUGINS,
+    SYNTHETIC_TEST,
     assert_usage_error,
     make_suite,
     output,
     table,
     write_json,
 )
+
+from pytest_peftbench.cases.kinds import KINDS, Kind
+from pytest_peftbench.plugin.options import documentation
+from pytest_peftbench.results.baseline import read, write
+from pytest_peftbench.results.metrics import Column
 
 FASTER = {"train_step.flops": 1_000_000_000}
 SLOWER = {"train_step.flops": 2_000_000_000}
@@ -266,8 +272,8 @@ def test_calibrating_beside_named_seeds_is_refused_unless_both_are_recorded(cali
 
 
 def test_a_baseline_without_any_seed_misses_them_and_raises_nothing(calibrated):
-    data = json.loads(calibrated.baseline("loha").read_text())
-    write_json(calibrated.baseline("loha"), {**data, "seeds": [], "noise": {}})
+    file = calibrated.baseline("loha")
+    write(replace(read(file), seeds=[], noise={}), file)
 
     result = calibrated.run("-k", "loha", "--peft-calibrate", "2")
 
@@ -579,7 +585,142 @@ def test_a_skipped_case_has_no_row(bench):
     assert list(table(result)) == [FULL, LORA_CASE]
 
 
+SHOWS_OUTCOMES = """
+    from pytest_peftbench.plugin.outcome import COLLECTOR
+
+    def pytest_terminal_summary(config):
+        for found in sorted(config.stash[COLLECTOR].outcomes, key=lambda found: found.nodeid):
+            verdict = found.verdict.verdict if found.verdict else "no verdict"
+            print("outcome:", found.nodeid.partition("[")[2], verdict, found.red, found.wall_s > 0, found.unmeasured)
+"""
+
+
+@pytest.mark.parametrize("arguments", [(), ("-n", "2")])
+def test_a_report_finds_what_every_case_came_to_in_one_place(bench, arguments):
+    if arguments:
+        pytest.importorskip("xdist")
+    bench.record()
+    bench.measures("lora", SLOWER)
+    bench.write("conftest.py", SHOWS_OUTCOMES)
+    bench.write(
+        "test_mini.py",
+        """
+        import pytest
+        from support import make_result
+
+        def test_mini(experiment, peft_baseline):
+            if experiment.case.method == "full-finetuning":
+                pytest.skip("takes too long")
+            peft_baseline.check(make_result(experiment.case))
+        """,
+    )
+
+    text = output(bench.run(*arguments))
+
+    assert re.findall("^outcome: (.*)$", text, re.MULTILINE) == [
+        f"{FULL}] no verdict False True Skipped: takes too long",
+        f"{LOHA_CASE}] identical False True ",
+        f"{LORA_CASE}] regressed True True ",
+    ]
+
+
+def test_a_case_of_the_user_s_own_that_raises_is_an_outcome_without_a_verdict(bench):
+    bench.write("conftest.py", SHOWS_OUTCOMES)
+    bench.write("test_mini.py", OWN_EXPERIMENT.replace("peft_baseline.check(", "raise OSError('no disk') or ("))
+
+    result = bench.run()
+
+    assert "outcome: own] no verdict False True OSError: no disk" in output(result)
+    assert "PEFT benchmark" not in output(result)
+
+
+def test_the_level_of_each_test_follows_from_the_metrics_of_the_selected_cases(bench):
+    bench.write(
+        "test_mini.py",
+        """
+        from pytest_peftbench.plugin.selection import SELECTION
+
+        def test_mini(experiment, request):
+            print("tests of quality:", request.config.stash[SELECTION].quality_tests)
+        """,
+    )
+
+    # accuracy, forgetting and training loss of each
+    assert "tests of quality: 9\n" in output(bench.run("-s"))
+    assert "tests of quality: 3\n" in output(bench.run("-s", "-k", "loha"))
+
+
+# Kinds of case
+
+
+@pytest.fixture
+def glance(monkeypatch):
+    """A third kind, as its row declares it."""
+    kind = Kind(
+        name="glance",
+        marker="peft_glance",
+        description="the test takes LoRA, to look at",
+        takes=lambda experiment, named: experiment.case.method == "lora",
+        lacking="with LoRA",
+        run="support:make_result",
+        columns=(Column("size", "params.total", ",.0f"),),
+    )
+    monkeypatch.setitem(KINDS, kind.name, kind)
+    return kind
+
+
+GLANCE_TEST = SYNTHETIC_TEST.replace("@pytest.mark.peft_task", "@pytest.mark.peft_glance\n    @pytest.mark.peft_task")
+
+
+def test_a_kind_of_case_is_one_row(bench, glance):
+    bench.write("test_mini.py", GLANCE_TEST)
+
+    bench.record()
+    result = bench.run("--strict-markers")
+
+    assert bench.collected() == [f"glance-{LORA_CASE}"]
+    assert (bench.path / "baselines/glance/MetaMathQA/mini/lora--r4.json").exists()
+    result.stdout.fnmatch_lines(["case *size *", f"glance-{LORA_CASE}  identical *671,872 *"])
+    assert "@pytest.mark.peft_glance: the test takes LoRA, to look at" in output(bench.run("--markers"))
+
+
+def test_a_kind_without_a_case_is_refused_in_its_own_words(bench, glance):
+    shutil.rmtree(bench.suite / "experiments" / "lora")
+    bench.write("test_mini.py", GLANCE_TEST)
+
+    assert_usage_error(bench.run(), "no suite below holds one of MetaMathQA with LoRA")
+
+
+def test_a_test_of_two_kinds_is_refused(bench, glance):
+    bench.write(
+        "test_mini.py",
+        GLANCE_TEST.replace("@pytest.mark.peft_task", "@pytest.mark.peft_footprint\n    @pytest.mark.peft_task"),
+    )
+
+    assert_usage_error(bench.run(), "test_mini.py::test_mini", "peft_footprint and peft_glance", "keep one marker")
+
+
 # Options and their twins in the ini file
+
+
+def test_each_option_is_told_by_pytest_s_help_as_in_the_documentation(bench, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "1000")
+    text = output(bench.run("--help"))
+
+    rows = documentation()
+    assert len(rows) >= 13
+    for row in rows:
+        told = f"{row.help} (default: {row.default})" if row.default else row.help
+        assert re.search(rf"^ +{re.escape(row.option.replace(' ', '='))}\s+{re.escape(told)}$", text, re.MULTILINE)
+        assert re.search(rf"^ +{row.ini} \(.*\):\s+{re.escape(told)}$", text, re.MULTILINE)
+
+
+def test_an_empty_value_in_the_ini_file_is_none(bench):
+    ini(bench, peft_seeds="", peft_green="", peft_baselines="", peft_suite="", peft_json="", peft_calibrate="")
+    bench.record()
+
+    assert table(bench.run()) == dict.fromkeys(CASES, "identical")
+    assert bench.baseline("loha").is_relative_to(bench.path / "baselines")
 
 
 @pytest.mark.parametrize("in_ini", [False, True])
@@ -722,7 +863,7 @@ def no_seeds(data):
         (newer_schema, "schema 99 is newer"),
         (nan, "metrics.step_time_ratio is NaN"),
         (text_for_a_number, "metrics.train_step.flops holds text"),
-        (no_seeds, "key seeds is missing"),
+        (no_seeds, "object missing required field `seeds`"),
     ],
 )
 def test_a_baseline_that_cannot_be_read_is_refused_before_anything_runs(bench, spoil, words):
@@ -841,6 +982,7 @@ def test_progress_is_silent_without_a_terminal(bench):
 
 def on_a_terminal(bench, *arguments):
     """What pytest writes to a terminal."""
+    pty = pytest.importorskip("pty")
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, "-m", "pytest", *PLUGINS, "--color=no", *arguments],

@@ -10,7 +10,7 @@ from support import IMAGE_SUITE, REPOSITORY, TINY_SUITE, skip_under_an_older_pef
 from pytest_peftbench.cases.kinds import KINDS
 from pytest_peftbench.cases.methods import make_config
 from pytest_peftbench.commands.sweep import RATES
-from pytest_peftbench.plugin.session import BASELINE_SEEDS
+from pytest_peftbench.plugin.selection import BASELINE_SEEDS
 from pytest_peftbench.results.baseline import baseline_path, read
 from pytest_peftbench.suites import ADAPTER_FILE, peft_types, read_suite
 

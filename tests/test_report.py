@@ -4,9 +4,11 @@ from dataclasses import replace
 
 import pytest
 
-from pytest_peftbench.compare import SEVERITY, compare
-from pytest_peftbench.report.terminal import Column, Row, row, summary, table
+from pytest_peftbench.compare import SEVERITY, CaseVerdict, Finding, compare
+from pytest_peftbench.report.outcome import CaseOutcome
+from pytest_peftbench.report.terminal import Row, closing, row, summary, table
 from pytest_peftbench.results.baseline import from_result
+from pytest_peftbench.results.metrics import METRICS, Column
 from pytest_peftbench.results.result import CaseId, Result, SeedRun
 
 MATH = [Column("accuracy", "test_accuracy", ".1%"), Column("forgetting", "forgetting", ".3f")]
@@ -72,6 +74,17 @@ def test_a_column_that_no_case_fills_is_left_out():
     assert header.split() == ["case", "verdict", "forgetting"]
 
 
+def test_what_moved_stands_in_a_column_beside_verdicts_alone():
+    rows = [Row("a", "MetaMathQA", "failed", moved="out of memory"), Row("long", "MetaMathQA", "missing metric")]
+
+    assert texts(table([*rows, Row("b", "MetaMathQA", "no baseline", moved="nothing")], MATH)) == [
+        "case  verdict         what moved",
+        "a     failed          out of memory",
+        "b     no baseline     nothing",
+        "long  missing metric",
+    ]
+
+
 def test_each_task_has_a_table_with_its_own_columns():
     lines = texts(summary([OFT, LOHA], QUALITY))
 
@@ -103,6 +116,12 @@ def test_an_improvement_says_how_to_record_it():
     assert UPDATE not in "".join(texts(summary([LOHA, LORA], QUALITY, UPDATE)))
 
 
+def test_what_the_baselines_do_not_hold_yet_says_how_to_record_it():
+    new = replace(LORA, verdict="not recorded yet")
+
+    assert texts(summary([new], QUALITY, UPDATE))[-1] == f"to record what the baselines do not hold yet: {UPDATE}"
+
+
 def test_without_cases_there_is_nothing_to_say():
     assert summary([], QUALITY, UPDATE) == []
 
@@ -117,6 +136,31 @@ def test_colours_tell_good_from_bad():
     assert markup["3 cases: 1 identical, 1 improved, 1 regressed"] == {"bold": True, "red": True}
 
 
+def test_what_an_update_changed_and_what_the_correction_turned_red_stand_around_the_tables():
+    verdicts = [
+        CaseVerdict(CaseId("MetaMathQA", "tiny", method, "r8"), (Finding.of("case", verdict, "seen"),))
+        for method, verdict in (("lora", "recorded"), ("loha", "regressed"))
+    ]
+    outcomes = [
+        CaseOutcome(verdicts[0], ("train_loss: 1 -> 2",), wall_s=2.0),
+        CaseOutcome(verdicts[1], red=True, turned=True, wall_s=1.0),
+        CaseOutcome(unmeasured="Skipped: no GPU", wall_s=9.0),
+    ]
+
+    assert texts(closing(outcomes, QUALITY, UPDATE)) == [
+        "MetaMathQA-tiny-lora-r8: baseline written",
+        "  train_loss: 1 -> 2",
+        "case                     verdict     wall  what moved",
+        "MetaMathQA-tiny-loha-r8  regressed  1.0 s  seen",
+        "MetaMathQA-tiny-lora-r8  recorded   2.0 s  seen",
+        "",
+        "2 cases: 1 recorded, 1 regressed",
+        "the run fails: over all its tests (Holm's correction) regressed what passed as cannot tell: "
+        "MetaMathQA-tiny-loha-r8",
+    ]
+    assert closing(outcomes[2:], QUALITY, UPDATE) == []
+
+
 def test_a_row_is_made_from_a_verdict():
     result = Result(
         case=CaseId("MetaMathQA", "tiny", "loha", "rank8"),
@@ -127,7 +171,7 @@ def test_a_row_is_made_from_a_verdict():
     )
     baseline = from_result(replace(result, metrics={"train_step.flops": 100}))
 
-    assert row(compare(result, baseline), 3.0) == Row(
+    assert row(compare(result, baseline, METRICS, tests=1), 3.0) == Row(
         case="MetaMathQA-tiny-loha-rank8",
         task="MetaMathQA",
         verdict="regressed",

@@ -32,6 +32,7 @@ from pytest_peftbench.meta.safetensors_size import file_bytes
 from pytest_peftbench.results.files import InputError
 from pytest_peftbench.results.metrics import Value, in_order
 from pytest_peftbench.results.result import Result
+from pytest_peftbench.results.words import first_line
 from pytest_peftbench.suites import Experiment
 from pytest_peftbench.tasks.config import QUANTISED
 from pytest_peftbench.tasks.shapes import Lengths
@@ -175,7 +176,7 @@ def _count_decoding(subject: Subject, model: nn.Module) -> dict[str, Counters]:
 def _missing_kernel(error: NotImplementedError) -> str:
     """`no meta kernel for aten::_coalesce`."""
     found = re.search(r"(aten::\w+|torch\.\w+\(\))", str(error))
-    return f"no meta kernel for {found[0]}" if found else f"no meta kernel: {str(error).splitlines()[0]}"
+    return f"no meta kernel for {found[0]}" if found else f"no meta kernel: {first_line(error)}"
 
 
 @contextmanager

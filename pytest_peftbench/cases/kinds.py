@@ -4,57 +4,65 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
 
 from pytest_peftbench.meta.architectures import shipped
-from pytest_peftbench.results.metrics import Column
+from pytest_peftbench.results.metrics import METRICS, Column, by_lane
 from pytest_peftbench.suites import Experiment
 from pytest_peftbench.tasks.registry import specs
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of case.
+    """One kind of case.
 
-    name: part of the case's id and of its baseline's folder; empty for the one that trains. marker: of the tests that
-    take it, with its description; empty for all other tests. takes: whether it is for an experiment. device: that the
-    session runs on. named: whether the experiment's suite was asked for by name. needs: what the experiments that it
-    does not take lack, in words. columns: of its table; empty: those of the experiment's task. run: `module:function`
-    that runs a case.
+    name: as it stands in the case's id; empty for training. marker: of the tests of this kind; empty: any other test.
+    description: what `pytest --markers` says about it. takes: whether such a test takes an experiment, as configured
+    (its device is set); the other argument tells whether `--peft-suite` names its suite. lacking: what the suites hold
+    no experiment of, where a test of the kind takes none. run: `module:function` that gives the `Result` of an
+    experiment. columns: of the kind's closing table; that of training has those of its task.
     """
 
     name: str
     marker: str
     description: str
-    takes: Callable[[Experiment, str, bool], bool]
-    needs: str
+    takes: Callable[[Experiment, bool], bool]
+    lacking: str
     run: str
     columns: tuple[Column, ...] = ()
 
+    def load(self) -> Callable[..., Any]:
+        """The function that runs a case, imported now: it needs torch."""
+        module, _, name = self.run.partition(":")
+        function: Callable[..., Any] = getattr(import_module(module), name)
+        return function
 
-def _trains(experiment: Experiment, device: str, named: bool) -> bool:
-    """A real base model trains on an accelerator, or where its suite was named; any other anywhere."""
-    return named or device != "cpu" or shipped(experiment.train.model_id) is None
+
+def _can_be_trained(experiment: Experiment, named: bool) -> bool:
+    """A real base model is trained on an accelerator, or where its suite is named."""
+    return named or experiment.device != "cpu" or shipped(experiment.train.model_id) is None
 
 
-def _counts(experiment: Experiment, device: str, named: bool) -> bool:
-    """An embedded base model has no footprint at real shapes, nor has a task without shapes."""
+def _can_be_counted(experiment: Experiment, named: bool) -> bool:
+    """An embedded base model has no footprint at real shapes, nor has a task that says nothing about shapes."""
     return bool(experiment.spec.shapes) and not experiment.is_embedded
 
 
 TRAINED = Kind(
     name="",
     marker="",
-    description="the test trains the experiments",
-    takes=_trains,
-    needs="on a base model that a CPU can train",
+    description="",
+    takes=_can_be_trained,
+    lacking="on a base model that a CPU can train",
     run="pytest_peftbench.cases.trained:run_experiment",
 )
 FOOTPRINT = Kind(
     name="footprint",
     marker="peft_footprint",
     description="the test takes the experiments on real base models, to count and not to train",
-    takes=_counts,
-    needs="on a real base model",
+    takes=_can_be_counted,
+    lacking="on a real base model",
     run="pytest_peftbench.cases.footprint:count_footprint",
     columns=(Column("trainable", "params.trainable", ",.0f"), Column("step calls", "train_step.calls", ",.0f")),
 )
@@ -65,3 +73,9 @@ def columns() -> Mapping[str, Sequence[Column]]:
     """The columns of each table: of a task's trained cases by its name, of other kinds by theirs."""
     of_tasks = {name: spec.columns for name, spec in specs().items()}
     return {**of_tasks, **{kind.name: kind.columns for kind in KINDS.values() if kind.name}}
+
+
+def quality_metrics(task: str | None) -> int:
+    """How many tests of quality a case of the task runs; of an unknown task as many as there are metrics of quality."""
+    known = specs().get(task or "")
+    return known.quality_metrics if known else len(by_lane(METRICS, "quality"))

@@ -42,37 +42,37 @@ def peft_fields(
     """
     created = datetime.datetime.fromtimestamp(started, tz=datetime.timezone.utc).replace(microsecond=0)
     reserved = sorted(reserved_bytes) or [0]
+    run_info = {
+        "created_at": created.isoformat(),
+        "total_time": time.time() - started,
+        "experiment_name": experiment.case.experiment,
+        "peft_branch": _git("peft", "rev-parse", "--abbrev-ref", "HEAD"),
+        "train_config": asdict(experiment.train),
+        "peft_config": _plain(config),
+        "error_msg": error_msg,
+    }
+    train_info = {
+        "accelerator_memory_reserved_avg": sum(reserved) // len(reserved),
+        "accelerator_memory_max": reserved_peak_bytes,
+        "accelerator_memory_reserved_99th": reserved[(len(reserved) - 1) * 99 // 100],
+        "train_time": train_time_s,
+        "file_size": metrics.get("checkpoint.bytes", 0),
+        "num_trainable_params": metrics.get("params.trainable", 0),
+        "num_total_params": metrics.get("params.total", 0),
+        "status": "failed" if error_msg else "success",
+        "metrics": history,
+    }
+    return {"run_info": run_info, "train_info": train_info, "meta_info": _meta_info(experiment)}
+
+
+def _meta_info(experiment: Experiment) -> dict[str, Any]:
+    system = {key: getattr(platform, key)() for key in ("system", "release", "version", "machine", "processor")}
     return {
-        "run_info": {
-            "created_at": created.isoformat(),
-            "total_time": time.time() - started,
-            "experiment_name": f"{experiment.case.method}/{experiment.case.name}",
-            "peft_branch": _git("peft", "rev-parse", "--abbrev-ref", "HEAD"),
-            "train_config": asdict(experiment.train),
-            "peft_config": _plain(config),
-            "error_msg": error_msg,
-        },
-        "train_info": {
-            "accelerator_memory_reserved_avg": sum(reserved) // len(reserved),
-            "accelerator_memory_max": reserved_peak_bytes,
-            "accelerator_memory_reserved_99th": reserved[(len(reserved) - 1) * 99 // 100],
-            "train_time": train_time_s,
-            "file_size": metrics.get("checkpoint.bytes", 0),
-            "num_trainable_params": metrics.get("params.trainable", 0),
-            "num_total_params": metrics.get("params.total", 0),
-            "status": "failed" if error_msg else "success",
-            "metrics": history,
-        },
-        "meta_info": {
-            "model_info": _UNKNOWN,
-            "dataset_info": dict.fromkeys(experiment.train.DATA_SETS, _UNKNOWN) or _UNKNOWN,
-            "package_info": _packages(),
-            "system_info": {
-                **{key: getattr(platform, key)() for key in ("system", "release", "version", "machine", "processor")},
-                "accelerator": accelerator_name(experiment.device),
-            },
-            "pytorch_info": torch.__config__.show(),
-        },
+        "model_info": _UNKNOWN,
+        "dataset_info": dict.fromkeys(experiment.train.DATA_SETS, _UNKNOWN) or _UNKNOWN,
+        "package_info": _packages(),
+        "system_info": {**system, "accelerator": accelerator_name(experiment.device)},
+        "pytorch_info": torch.__config__.show(),
     }
 
 

@@ -36,6 +36,7 @@ from pytest_peftbench.measure.memory import MemoryTracker
 from pytest_peftbench.measure.weights import digest
 from pytest_peftbench.results.metrics import METRICS, Value, in_order
 from pytest_peftbench.results.result import Operators, PeakTensors, Picture, Result, SecondStage, SeedRun, mean
+from pytest_peftbench.results.words import first_line
 from pytest_peftbench.suites import Experiment
 from pytest_peftbench.tasks.task import Batch, Evaluation, Progress, silent
 
@@ -180,8 +181,13 @@ def _run_first(
     metrics = in_order(metrics, str(experiment.case))
     if benchmark is not None:
         benchmark.extra_info.update(case=str(experiment.case), **metrics, **trained.seed_run.metrics)
-    peft = peft_fields(
-        experiment,
+    return replace(result, metrics=metrics, peft=_peft(case, subject, trained, metrics)), stage.seeds
+
+
+def _peft(case: Case, subject: Subject, trained: Trained, metrics: dict[str, Value]) -> dict[str, Any]:
+    """What PEFT's own result schema wants."""
+    return peft_fields(
+        case.experiment,
         config=None if subject.adapter is None else subject.peft_config().to_dict(),
         history=trained.history,
         metrics=metrics,
@@ -190,7 +196,6 @@ def _run_first(
         reserved_bytes=trained.reserved_bytes,
         reserved_peak_bytes=trained.reserved_peak_bytes,
     )
-    return replace(result, metrics=metrics, peft=peft), stage.seeds
 
 
 def _case_version(experiment: Experiment, base_digest: str, data_digest: str) -> str:
@@ -225,24 +230,19 @@ def train(case: Case, subject: Subject, seed: int, *, validate: bool = True) -> 
         course = _take_steps(case, subject, trainer, seed, validate)
     used = memory.read()
     case.reserved_peaks.append(used.reserved_peak_bytes or 0)
-    case.phase = f"evaluating seed {seed}"
     case.metrics.update(used.metrics())
-    memory.reset()
     with _timed(times_s):
-        tell = case.telling(f"seed {seed}, evaluating")
-        evaluation = subject.task.evaluate(model.eval(), subject.needs.inputs, reference.evaluation, tell)
-    evaluated = in_order(evaluation.metrics, f"{case.experiment.case}: evaluation")
+        evaluation = _evaluate(case, subject, model, reference, seed)
     evaluate = memory.read()
     case.reserved_peaks.append(evaluate.reserved_peak_bytes or 0)
-    last = {**_peft_names(evaluated), **_train_figures(case, config.max_steps, course.losses)}
+    last = {**_peft_names(evaluation.metrics), **_train_figures(case, config.max_steps, course.losses)}
     case.history.append({"step": config.max_steps, **last, **_total_tokens(course)})
-    stem = case.experiment.case.stem
     return Trained(
         model=model,
         trainer=trainer,
         reference=reference,
         seed_run=_seed_run(case, seed, evaluation, course, model),
-        pictures=[replace(picture, name=f"{stem}/{picture.name}") for picture in evaluation.pictures],
+        pictures=evaluation.pictures,
         initial_output=initial_output,
         memory={**load.load_metrics(), **used.metrics(), **evaluate.evaluate_metrics()},
         reserved_bytes=course.reserved_bytes,
@@ -250,6 +250,19 @@ def train(case: Case, subject: Subject, seed: int, *, validate: bool = True) -> 
         history=case.history,
         train_time_s=sum(times_s) - course.validation_time_s,
         base_digest=base_digest,
+    )
+
+
+def _evaluate(case: Case, subject: Subject, model: nn.Module, reference: Reference, seed: int) -> Evaluation:
+    """Quality of the trained model; its pictures in a folder of the experiment's."""
+    case.phase = f"evaluating seed {seed}"
+    case.memory.reset()
+    tell = case.telling(f"seed {seed}, evaluating")
+    found = subject.task.evaluate(model.eval(), subject.needs.inputs, reference.evaluation, tell)
+    metrics = in_order(found.metrics, f"{case.experiment.case}: evaluation")
+    stem = case.experiment.case.stem
+    return replace(
+        found, metrics=metrics, pictures=[replace(item, name=f"{stem}/{item.name}") for item in found.pictures]
     )
 
 
@@ -396,8 +409,7 @@ def _out_of_memory(case: Case, error: str) -> Result:
     """The result of a case that did not fit, with the figures up to then."""
     experiment, use = case.experiment, case.memory.read()
     metrics = {**use.metrics(), **case.metrics}
-    first_line = next(iter(error.strip().splitlines()), "")
-    message = f"while {case.phase}: {first_line}"
+    message = f"while {case.phase}: {first_line(error)}"
     return Result(
         case=experiment.case,
         case_version="",

@@ -1,27 +1,30 @@
-"""Which methods fit a card: predicted peak memory of each experiment's training step, by its footprint.
+"""`peftbench fit`: which methods fit a card, by the peak memory of a training step that their footprints predict.
 
 The peak is that of tensors. What a device's runtime and its allocator take beside them is not in it.
 """
 
 from __future__ import annotations
 
+import argparse
 import multiprocessing
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pytest_peftbench.commands.command import Command, require_file, say, tell_progress
 from pytest_peftbench.measure import environment
-from pytest_peftbench.results.files import InputError
-from pytest_peftbench.results.words import bytes_text, flops_text
+from pytest_peftbench.results.files import InputError, positive, write_json
+from pytest_peftbench.results.words import aligned, bytes_text, error_line, flops_text
 from pytest_peftbench.suites import DEFAULTS_FILE, Experiment, find_suites, read_suite
 
 DTYPES = ("float32", "float16", "bfloat16", "int8", "int4")
 SUITES = Path("benchmarks")
+BASE_MODEL = "llama-3.2-3B"
 # Bytes of a weight in a quantised linear layer, scales included: int8 has one of 4 bytes a row, which is next to
 # nothing; int4 (blocks of 64) has one of 4 bytes a block.
 _QUANTISED_BYTES = {"int8": 1.0, "int4": 0.5 + 4 / 64}
@@ -29,10 +32,19 @@ _UNITS = {"b": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40, "kb": 
 
 
 @dataclass(frozen=True)
-class Fit:
-    """What one experiment needs. error: why nothing is known; the numbers are 0 then.
+class Sizes:
+    """What the training steps are counted with. dtype: of the base weights, one of DTYPES."""
 
-    flops_per_token: of a training step, for each token of the batch (for images: each position).
+    batch_size: int
+    seq_len: int
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Need:
+    """What one experiment's training step needs. error: why nothing is known; the numbers are 0 then.
+
+    flops_per_token: for each token of the batch (for images: each position).
     """
 
     method: str
@@ -53,7 +65,31 @@ class Fit:
         return None if self.error or vram_bytes is None else self.peak_bytes <= vram_bytes
 
 
-def vram(text: str) -> int:
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("experiments", nargs="*", type=Path, metavar="EXPERIMENTS", help="suites or experiments")
+    parser.add_argument("--base-model", metavar="NAME", help=f"whose experiments (default: {BASE_MODEL})")
+    parser.add_argument("--batch-size", type=positive, default=4, metavar="N", help="texts or pictures (default: 4)")
+    parser.add_argument("--seq-len", type=positive, default=768, metavar="N", help="tokens of each text (default: 768)")
+    parser.add_argument("--vram", type=memory, metavar="MEMORY", help="the card's memory, as 24GiB")
+    parser.add_argument("--dtype", choices=DTYPES, default="bfloat16", help="of the base weights (default: bfloat16)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the report here too")
+
+
+def _run(options: argparse.Namespace) -> int:
+    base_model = options.base_model or (None if options.experiments else BASE_MODEL)
+    experiments = find_experiments(base_model, options.experiments)
+    sizes = Sizes(options.batch_size, options.seq_len, options.dtype)
+    if options.json:
+        require_file(f"--json {options.json}", options.json)
+    needs = predict(experiments, sizes, tell_progress)
+    for line in table(needs, options.vram):
+        say(line)
+    if options.json:
+        write_json(options.json, to_json(needs, base_model, sizes, options.vram))
+    return 0
+
+
+def memory(text: str) -> int:
     """Bytes of `24GiB`, `80GB` or `16384MiB`."""
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]+)\s*", text)
     if not found or found[2].lower() not in _UNITS or not float(found[1]) > 0:
@@ -69,15 +105,11 @@ def find_experiments(base_model: str | None, folders: Sequence[Path]) -> list[Ex
     found = [experiment for folder in folders or [SUITES] for experiment in _in_folder(folder)]
     if base_model is None:
         return found
-    chosen = [experiment for experiment in found if base_model in (experiment.case.base_model, _model(experiment))]
+    chosen = [item for item in found if base_model in (item.case.base_model, item.train.model_id)]
     if not chosen:
         known = sorted({experiment.case.base_model for experiment in found})
         raise InputError(f"--base-model {base_model}: no experiment is on it; there are {', '.join(known)}")
     return chosen
-
-
-def _model(experiment: Experiment) -> str:
-    return experiment.train.model_id
 
 
 def _in_folder(folder: Path) -> list[Experiment]:
@@ -95,67 +127,60 @@ def _in_folder(folder: Path) -> list[Experiment]:
     return found
 
 
-def fits(
-    experiments: Sequence[Experiment],
-    batch_size: int,
-    seq_len: int,
-    dtype: str,
-    progress: Callable[[str], None] = lambda text: None,
-) -> list[Fit]:
+def predict(experiments: Sequence[Experiment], sizes: Sizes, progress: Callable[[str], None]) -> list[Need]:
     """What each experiment needs, the one with the lowest peak first, those that cannot be counted last.
 
     All processors take part. The result does not depend on how many there are. progress: gets a line per experiment.
     """
-    jobs = [(experiment, batch_size, seq_len, dtype) for experiment in experiments]
-    rows = []
-    for row in _map(jobs):
-        rows.append(row)
-        progress(f"{len(rows)}/{len(jobs)}  {row.method}")
-    return sorted(rows, key=lambda fit: (bool(fit.error), fit.peak_bytes, fit.method))
+    needs = []
+    for need in _in_parallel([(experiment, sizes) for experiment in experiments]):
+        needs.append(need)
+        progress(f"{len(needs)}/{len(experiments)}  {need.method}")
+    return sorted(needs, key=lambda need: (bool(need.error), need.peak_bytes, need.method))
 
 
-def _map(jobs: list[tuple[Experiment, int, int, str]]) -> Iterator[Fit]:
+def _in_parallel(jobs: list[tuple[Experiment, Sizes]]) -> Iterator[Need]:
     workers = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, len(jobs))
     if workers <= 1 or sys.platform != "linux":
-        yield from map(_fit, jobs)
+        yield from map(_need, jobs)
         return
     import pytest_peftbench.cases.footprint  # noqa: F401 - once here, and not once in each process
 
     # nothing has run on torch's threads yet, so that its state may be copied
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("fork")) as pool:
-        yield from pool.map(_fit, jobs)
+        yield from pool.map(_need, jobs)
 
 
-def _fit(job: tuple[Experiment, int, int, str]) -> Fit:
-    experiment, batch_size, seq_len, dtype = job
+def _need(job: tuple[Experiment, Sizes]) -> Need:
+    experiment, sizes = job
+    try:
+        return _counted(experiment, sizes)
+    except Exception as error:  # PEFT refuses a config in many ways; each is the row's outcome
+        return Need(experiment.case.experiment, error=error_line(error))
+
+
+def _counted(experiment: Experiment, sizes: Sizes) -> Need:
+    """From the footprint in the dtype, or in bfloat16 less what quantising saves."""
     from pytest_peftbench.cases.footprint import count_footprint, shapes_of
     from pytest_peftbench.tasks.shapes import Lengths
 
-    method = f"{experiment.case.method}/{experiment.case.name}"
-    quantised = dtype in _QUANTISED_BYTES
-    train = replace(experiment.train, dtype="bfloat16" if quantised else dtype)  # type: ignore[arg-type]
+    quantised = sizes.dtype in _QUANTISED_BYTES
+    train = replace(experiment.train, dtype="bfloat16" if quantised else sizes.dtype)  # type: ignore[arg-type]
     experiment = replace(experiment, train=train)
-    lengths = Lengths(batch_size, seq_len)
-    try:
-        result = count_footprint(experiment, lengths, decode=False)
-        if (outcome := result.metrics["footprint.counted"]) != "ok":
-            raise InputError(str(outcome))
-        saved = _saved_by_quantising(experiment, dtype) if quantised else 0
-    except Exception as error:  # PEFT refuses a config in many ways; each is the row's outcome
-        return Fit(method, error=f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}")
+    lengths = Lengths(sizes.batch_size, sizes.seq_len)
+    result = count_footprint(experiment, lengths, decode=False)
+    if (outcome := result.metrics["footprint.counted"]) != "ok":
+        raise InputError(str(outcome))
+    saved = _saved_by_quantising(experiment, sizes.dtype) if quantised else 0
     numbers = {name: int(value) for name, value in result.metrics.items() if isinstance(value, (int, float))}
-
-    def part(kind: str) -> int:
-        return numbers[f"train_step.peak_{kind}_bytes"]
-
-    return Fit(
-        method=method,
+    return Need(
+        method=experiment.case.experiment,
         peak_bytes=numbers["train_step.peak_bytes"] - saved,
-        weights_bytes=part("weights") - saved,
-        gradients_bytes=part("gradients"),
-        optimizer_bytes=part("optimizer"),
-        activations_bytes=part("activations"),
-        temporary_bytes=part("temporary"),
+        weights_bytes=numbers["train_step.peak_weights_bytes"] - saved,
+        gradients_bytes=numbers["train_step.peak_gradients_bytes"],
+        optimizer_bytes=numbers["train_step.peak_optimizer_bytes"],
+        activations_bytes=numbers["train_step.peak_activations_bytes"],
+        temporary_bytes=numbers["train_step.peak_temporary_bytes"],
         flops_per_token=numbers["train_step.flops"] / shapes_of(experiment, lengths).trained_tokens,
         checkpoint_bytes=numbers["checkpoint.bytes"],
         trainable=numbers["params.trainable"],
@@ -177,45 +202,44 @@ def _saved_by_quantising(experiment: Experiment, dtype: str) -> int:
     return int(sum(sizes) * (2 - _QUANTISED_BYTES[dtype])) - 2 * max(sizes)
 
 
-# Showing
+def table(needs: Sequence[Need], vram_bytes: int | None) -> list[str]:
+    """Lines of a table, a row per experiment that was counted, then why others were not.
 
-
-def table(rows: Sequence[Fit], vram_bytes: int | None) -> Iterable[str]:
-    """Lines of a table: a row per experiment."""
-    words = {True: "yes", False: "no", None: "-"}
-    head: tuple[str, ...] = ("method", "fits", "peak", "weights", "grads", "optimizer", "activations", "temporary")
-    head += ("FLOP/token", "checkpoint", "trainable")
+    Whether one fits is a column only where there is a card.
+    """
+    names = ("method", "fits", "peak", "weights", "grads", "optimizer", "activations", "temporary")
+    rows = [_row(need, vram_bytes) for need in needs if not need.error]
+    if rows:
+        rows.insert(0, [*names, "FLOP/token", "checkpoint", "trainable"])
     if vram_bytes is None:
-        words = {None: ""}
-    cells = [head]
-    for row in rows:
-        if row.error:
-            continue
-        memory: tuple[int, ...] = (row.peak_bytes, row.weights_bytes, row.gradients_bytes, row.optimizer_bytes)
-        memory += (row.activations_bytes, row.temporary_bytes)
-        figures = [*map(bytes_text, memory), flops_text(row.flops_per_token), bytes_text(row.checkpoint_bytes)]
-        cells.append((row.method, words[row.fits(vram_bytes)], *figures, f"{row.trainable:,}"))
-    columns = [list(column) for column in zip(*cells, strict=True) if any(column[1:])]
-    widths = [max(map(len, column)) for column in columns]
-    for line in zip(*columns, strict=True):
-        padded = (cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True))
-        yield "  ".join([line[0].ljust(widths[0]), *padded]).rstrip()
-    for row in rows:
-        if row.error:
-            yield f"{row.method}: cannot be counted: {row.error}"
+        rows = [[method, *figures] for method, _, *figures in rows]
+    return [*aligned(rows), *(f"{need.method}: cannot be counted: {need.error}" for need in needs if need.error)]
 
 
-def to_json(
-    rows: Sequence[Fit], base_model: str | None, batch_size: int, seq_len: int, dtype: str, vram_bytes: int | None
-) -> dict[str, Any]:
+def _row(need: Need, vram_bytes: int | None) -> list[str]:
+    parts = (need.weights_bytes, need.gradients_bytes, need.optimizer_bytes, need.activations_bytes)
+    sizes = map(bytes_text, (need.peak_bytes, *parts, need.temporary_bytes))
+    costs = (flops_text(need.flops_per_token), bytes_text(need.checkpoint_bytes), f"{need.trainable:,}")
+    return [need.method, "yes" if need.fits(vram_bytes) else "no", *sizes, *costs]
+
+
+def to_json(needs: Sequence[Need], base_model: str | None, sizes: Sizes, vram_bytes: int | None) -> dict[str, Any]:
     """The report for other programs; `fits` is null where it is not known."""
     names = ("torch", "transformers", "diffusers", "peft")
     return {
         "base_model": base_model,
-        "batch_size": batch_size,
-        "seq_len": seq_len,
-        "dtype": dtype,
+        **asdict(sizes),
         "vram_bytes": vram_bytes,
         "environment": {name: environment.installed(name) for name in names},
-        "methods": [{**asdict(row), "notes": list(row.notes), "fits": row.fits(vram_bytes)} for row in rows],
+        "methods": [{**asdict(need), "notes": list(need.notes), "fits": need.fits(vram_bytes)} for need in needs],
     }
+
+
+COMMAND = Command(
+    name="fit",
+    help="which methods fit a card",
+    description="Predict each experiment's peak memory in training from its base model's shapes, without weights "
+    "or a GPU, and show which fit a card. The device's runtime and its allocator take more.",
+    add_arguments=_add_arguments,
+    run=_run,
+)

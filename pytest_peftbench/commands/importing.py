@@ -7,29 +7,24 @@ only in the figures that are the same measure in both: everything else is `not c
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
+from pytest_peftbench.commands.command import Command, require_folder, say
 from pytest_peftbench.compare.imported import MARK
-from pytest_peftbench.results.baseline import DIGITS, Baseline, baseline_path, from_result, problem, write
-from pytest_peftbench.results.files import InputError, read_json, typed
+from pytest_peftbench.results.baseline import Baseline, baseline_path, from_result, rounded, write
+from pytest_peftbench.results.files import InputError, converted, read_json
 from pytest_peftbench.results.metrics import Value
 from pytest_peftbench.results.result import CaseId, Result, SeedRun
+from pytest_peftbench.results.words import plural
+from pytest_peftbench.tasks.registry import specs
+from pytest_peftbench.tasks.spec import TaskSpec
 
-_T = TypeVar("_T")
-
-# PEFT's names of the test figures, by task; each in the last entry of `metrics`.
-_TASKS = {"MetaMathQA": "test accuracy", "image-gen": "test dino_similarity"}
-_QUALITY: dict[str, tuple[str, Callable[[float], float]]] = {
-    "test accuracy": ("test_accuracy", float),
-    "test dino_similarity": ("test_dino_similarity", float),
-    # PEFT's is the mean of 1 - cosine, ours has the half
-    "drift": ("drift", lambda drift: drift / 2),
-    "train loss": ("train_loss", float),
-}
 _COUNTS = {
     "params.trainable": "num_trainable_params",
     "params.total": "num_total_params",
@@ -41,6 +36,47 @@ NOT_IMPORTED = {
     "times": "of another machine: ours are ratios to the base model",
 }
 _ACCELERATORS = {"NVIDIA": "cuda", "AMD": "cuda", "Intel": "xpu"}
+
+
+# Of PEFT's result, what a baseline takes; a run that failed may lack some of it.
+
+
+@dataclass(frozen=True)
+class _Status:
+    status: str
+
+
+@dataclass(frozen=True)
+class _Ended:
+    train_info: _Status
+
+
+@dataclass(frozen=True)
+class _RunInfo:
+    experiment_name: str
+    train_config: dict[str, Any]
+    peft_config: dict[str, Any] | None
+
+
+@dataclass(frozen=True)
+class _TrainInfo:
+    num_trainable_params: int
+    num_total_params: int
+    file_size: int
+    metrics: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class _MetaInfo:
+    package_info: dict[str, Any]
+    system_info: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _PeftResult:
+    run_info: _RunInfo
+    train_info: _TrainInfo
+    meta_info: _MetaInfo
 
 
 def import_results(folder: Path, out: Path, say: Callable[[str], None]) -> int:
@@ -58,8 +94,9 @@ def import_results(folder: Path, out: Path, say: Callable[[str], None]) -> int:
         if not {"run_info", "train_info", "meta_info"} <= data.keys():
             others += 1
             continue
-        if (status := _get(file, data, "train_info", "status")) != "success":
-            say(f"{file}: passed over: status {status}: {_get(file, data, 'run_info', 'error_msg')}")
+        if (status := converted(file, data, _Ended).train_info.status) != "success":
+            error = converted(file, data["run_info"], dict[str, Any], "run_info").get("error_msg", "")
+            say(f"{file}: passed over: status {status}: {error}")
             continue
         baseline = read_result(file, data)
         first, _ = baselines.setdefault(baseline.case, (file, baseline))
@@ -84,38 +121,50 @@ def read_result(file: Path, data: dict[str, Any]) -> Baseline:
     """The baseline that a result file stands for: ours holds all of it, PEFT's what is the same measure in both."""
     if "peftbench" in data:
         return from_result(Result.from_json(data, str(file)))
-    train, last = _typed(file, data, "run_info", "train_config", dict), _last_metrics(file, data)
-    tasks = [task for task, name in _TASKS.items() if name in last]
-    if len(tasks) != 1:
-        raise InputError(f"{file}: train_info.metrics: the last entry holds none of {', '.join(_TASKS.values())}")
-    method, _, name = _typed(file, data, "run_info", "experiment_name", str).partition("/")
-    case = CaseId(tasks[0], Path(str(train.get("model_id", ""))).name, method, name)
-    config = _get(file, data, "run_info", "peft_config")
-    seed = typed(file, {"seed": 0, **train}, "seed", int, "run_info.train_config.")
+    result = converted(file, data, _PeftResult)
+    run, train, metrics = result.run_info, result.run_info.train_config, result.train_info.metrics
+    if not metrics:
+        raise InputError(f"{file}: train_info.metrics is empty; its last entry holds the figures of the test")
+    last, place = metrics[-1], f"train_info.metrics[{len(metrics) - 1}]"
+    task = _task_of(last, f"{file}: {place}")
+    method, _, name = run.experiment_name.partition("/")
     quality: dict[str, Value] = {
-        ours: _rounded(convert(_number(file, f"train_info.metrics: {theirs}", last[theirs])))
-        for theirs, (ours, convert) in _QUALITY.items()
-        if theirs in last
+        item.metric: rounded(item.factor * converted(file, last[item.figure], float, f"{place}.{item.figure}"))
+        for item in task.published
+        if item.figure in last
     }
-    definition = json.dumps([train, config], sort_keys=True)
+    definition = json.dumps([train, run.peft_config], sort_keys=True)
     return Baseline(
-        case=case,
+        case=CaseId(task.name, Path(str(train.get("model_id", ""))).name, method, name),
         case_version=MARK + hashlib.sha256(definition.encode()).hexdigest()[:16],
-        environment=_environment(file, data),
-        metrics={
-            ours: _number(file, f"train_info.{theirs}", _get(file, data, "train_info", theirs))
-            for ours, theirs in _COUNTS.items()
-        },
-        seeds=[SeedRun(seed, quality)],
-        imported={"file": file.name, **data},
+        environment=_environment(file, result.meta_info),
+        metrics={ours: getattr(result.train_info, theirs) for ours, theirs in _COUNTS.items()},
+        seeds=[SeedRun(converted(file, train.get("seed", 0), int, "run_info.train_config.seed"), quality)],
+        imported={"file": file.name, **_kept(data)},
     )
 
 
-def _environment(file: Path, data: dict[str, Any]) -> dict[str, str]:
-    packages, system = (_typed(file, data, "meta_info", key, dict) for key in ("package_info", "system_info"))
-    accelerator = typed(file, {"accelerator": "unknown", **system}, "accelerator", str, "meta_info.system_info.")
+def _task_of(figures: dict[str, Any], place: str) -> TaskSpec:
+    """The task whose first published figure is among these. Raises InputError for none or several."""
+    published = {spec.published[0].figure: spec for spec in specs().values() if spec.published}
+    found = [spec for figure, spec in published.items() if figure in figures]
+    if len(found) != 1:
+        raise InputError(f"{place}: holds {'several' if found else 'none'} of {', '.join(published)}")
+    return found[0]
+
+
+def _kept(data: dict[str, Any]) -> dict[str, Any]:
+    """What a baseline keeps of a result: not the machine, whose description is long and part of no comparison."""
+    packages = {"package_info": data["meta_info"]["package_info"]}
+    return {"run_info": data["run_info"], "train_info": data["train_info"], "meta_info": packages}
+
+
+def _environment(file: Path, meta: _MetaInfo) -> dict[str, str]:
+    packages, system = meta.package_info, meta.system_info
+    place = "meta_info.system_info.accelerator"
+    accelerator = converted(file, system.get("accelerator", "unknown"), str, place)
     if not accelerator.strip():
-        raise InputError(f"{file}: meta_info.system_info.accelerator is empty, so nobody knows what it was measured on")
+        raise InputError(f"{file}: {place} is empty, so nobody knows what it was measured on")
     versions = {name: str(packages.get(f"{name}-version")).split("+")[0] for name in ("torch", "transformers", "peft")}
     return dict(
         sorted(
@@ -129,33 +178,24 @@ def _environment(file: Path, data: dict[str, Any]) -> dict[str, str]:
     )
 
 
-def _get(file: Path, data: dict[str, Any], block: str, key: str) -> Any:
-    found = data[block]
-    if not isinstance(found, dict) or key not in found:
-        raise InputError(f"{file}: key {block}.{key} is missing")
-    return found[key]
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("results", type=Path, metavar="DIR", help="folder of result files, at any depth")
+    parser.add_argument("--out", type=Path, default=Path("baselines"), metavar="DIR", help="where (default: baselines)")
 
 
-def _rounded(number: float) -> float:
-    """As any baseline's quality is; `imported` keeps all digits."""
-    return float(f"{number:.{DIGITS}g}")
+def _run(options: argparse.Namespace) -> int:
+    require_folder(f"--out {options.out}", options.out)
+    count = import_results(options.results, options.out, say)
+    say(f"{plural(count, 'baseline')} written")
+    return 0
 
 
-def _typed(file: Path, data: dict[str, Any], block: str, key: str, kind: type[_T]) -> _T:
-    _get(file, data, block, key)
-    return typed(file, data[block], key, kind, f"{block}.")
-
-
-def _last_metrics(file: Path, data: dict[str, Any]) -> dict[str, Any]:
-    found = _typed(file, data, "train_info", "metrics", list)
-    if not found or not all(isinstance(entry, dict) for entry in found):
-        raise InputError(f"{file}: train_info.metrics must be a list of objects, the last of which holds the test")
-    last: dict[str, Any] = found[-1]
-    return last
-
-
-def _number(file: Path, place: str, value: Any) -> int | float:
-    if reason := problem(value, "number"):
-        raise InputError(f"{file}: {place} {reason}")
-    number: int | float = value
-    return number
+COMMAND = Command(
+    name="import",
+    help="turn PEFT's published results into baselines",
+    description="Write a baseline for each result file in the folder, PEFT's or ours. One of PEFT's is compared only "
+    "on the same accelerator, with the same training parameters and adapter config, and only in what is the same "
+    "measure in both.",
+    add_arguments=_add_arguments,
+    run=_run,
+)

@@ -7,7 +7,6 @@ from dataclasses import MISSING, fields, replace
 from typing import Any
 
 from pytest_peftbench.results.baseline import Baseline
-from pytest_peftbench.results.metrics import Value
 from pytest_peftbench.results.result import Result, SeedRun
 from pytest_peftbench.tasks.registry import spec_of
 
@@ -19,16 +18,16 @@ _IGNORED = ("peft_version", "base_model_name_or_path", "revision", "auto_mapping
 
 
 def matched(result: Result, baseline: Baseline) -> tuple[Result, Baseline]:
-    """Both sides with what can be compared of them, for an imported baseline; unchanged for any other.
+    """Both sides with what can be compared of them, for an imported baseline that `why_not` has nothing against.
 
-    Unchanged too where the two are not the same case: `why_not` says in what.
+    Unchanged for any other baseline.
     """
-    if not baseline.imported or why_not(result, baseline):
+    if not baseline.imported:
         return result, baseline
     run = next(run for run in result.seeds if run.seed == baseline.seeds[0].seed)
-    kept = SeedRun(run.seed, _shared(run.metrics, baseline.seeds[0].metrics))
-    metrics = _shared(result.metrics, baseline.metrics)
-    return replace(result, metrics=metrics, seeds=[kept]), replace(baseline, case_version=result.case_version)
+    kept = {name: value for name, value in run.metrics.items() if name in baseline.seeds[0].metrics}
+    metrics = {name: value for name, value in result.metrics.items() if name in baseline.metrics}
+    return replace(result, metrics=metrics, seeds=[SeedRun(run.seed, kept)]), baseline
 
 
 def why_not(result: Result, baseline: Baseline) -> str:
@@ -41,9 +40,8 @@ def why_not(result: Result, baseline: Baseline) -> str:
         return f"imported from PEFT, measured on {expected}, not on {obtained}"
     if baseline.seeds[0].seed not in [run.seed for run in result.seeds]:
         return f"imported from PEFT, with seed {baseline.seeds[0].seed}, which did not run"
-    defaults = {
-        field.name: field.default for field in fields(spec_of(result.case.task).config) if field.default is not MISSING
-    }
+    config = spec_of(result.case.task).config
+    defaults = {field.name: field.default for field in fields(config) if field.default is not MISSING}
     params = _difference(theirs["train_config"], ours.get("train_config") or {}, defaults)
     # a key that one PEFT has and the other does not is as good as its value when it is off
     adapter = _difference(theirs["peft_config"] or {}, ours.get("peft_config") or {}, None)
@@ -67,7 +65,3 @@ def _difference(
 
 def _plain(value: Any) -> Any:
     return sorted(value) if isinstance(value, list) and all(isinstance(item, str) for item in value) else value
-
-
-def _shared(values: Mapping[str, Value], expected: Mapping[str, Value]) -> dict[str, Value]:
-    return {name: value for name, value in values.items() if name in expected}

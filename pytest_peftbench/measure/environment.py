@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_peftbench.results.files import InputError
+from pytest_peftbench.results.words import first_line
 
 THREADS = 1
 # The same bits on processors of one kind with AVX2: AVX-512 and AVX2 differ in the seventh digit after 15 steps. There
@@ -61,7 +62,7 @@ def check_device(device: str) -> None:
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise InputError(f"--peft-device {device}: torch {torch.__version__} cannot run there: {reason}") from error
 
 

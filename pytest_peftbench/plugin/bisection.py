@@ -1,13 +1,15 @@
-"""What `git bisect run` reads from the exit code of a run: bad, good, or skip this commit. Imports no torch."""
+"""What `git bisect run` reads from the exit code of a run: bad, good, or skip this commit."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any
 
 import pytest
 
-from pytest_peftbench.compare import CaseVerdict, Verdict, corrected
+from pytest_peftbench.compare import Verdict
+from pytest_peftbench.plugin.options import SETTINGS
+from pytest_peftbench.plugin.outcome import Collector
+from pytest_peftbench.report.outcome import CaseOutcome
 
 GOOD = 0
 BAD = 1
@@ -17,8 +19,15 @@ ABORT = 130
 
 # Every other verdict, `regressed` apart, means that the case was not measured or could not be compared.
 _NOT_REGRESSED: frozenset[Verdict] = frozenset(
-    {"identical", "within noise", "improved", "environment drift", "numerics changed"}
+    {"identical", "within noise", "improved", "environment drift", "not recorded yet", "numerics changed"}
 )
+
+
+def is_asked_for(config: pytest.Config) -> bool:
+    """Whether the exit code is read by `git bisect`; nobody reads that of an xdist worker."""
+    if hasattr(config, "workerinput"):
+        return False
+    return config.stash[SETTINGS].bisect if SETTINGS in config.stash else bool(config.getoption("peft_bisect"))
 
 
 def exit_code(verdicts: Collection[Verdict]) -> int:
@@ -29,27 +38,12 @@ def exit_code(verdicts: Collection[Verdict]) -> int:
 
 
 class Bisection:
-    """Gathers the cases' verdicts, from this process or from all workers, for the exit code of `--peft-bisect`."""
+    """Knows how the session ended, for the exit code of `--peft-bisect`."""
 
-    def __init__(self) -> None:
-        # by node id: of a test that reports twice the last counts
-        self._verdicts: dict[str, CaseVerdict] = {}
-        self._unmeasured: set[str] = set()
+    def __init__(self, collector: Collector) -> None:
+        self._collector = collector
         self._interrupted = False
         self._stopped = False
-
-    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
-        """A file that cannot be collected may hold cases."""
-        if report.failed:
-            self._unmeasured.add(report.nodeid)
-
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Keep a case's verdict. A test that fails, or a case that is skipped, without one has measured nothing."""
-        data: dict[str, Any] | None = getattr(report, "peftbench", None)
-        if data is not None:
-            self._verdicts[report.nodeid] = CaseVerdict.from_json(data["verdict"])
-        elif report.failed or (report.skipped and hasattr(report, "peftbench_case")):
-            self._unmeasured.add(report.nodeid)
 
     def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
         """Somebody who ends the run wants the bisection to end too; pytest ends it when files cannot be collected."""
@@ -66,6 +60,13 @@ class Bisection:
             return ABORT
         if status not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
             return SKIP
-        unmeasured: list[Verdict] = ["failed"] * len(self._unmeasured)
-        code = exit_code([*(verdict.verdict for verdict in corrected(self._verdicts).values()), *unmeasured])
+        broken: list[Verdict] = ["failed"] * len(self._collector.broken)
+        code = exit_code([*map(_verdict, self._collector.outcomes), *broken])
         return SKIP if code == GOOD and self._stopped else code
+
+
+def _verdict(outcome: CaseOutcome) -> Verdict:
+    return outcome.verdict.verdict if outcome.verdict and not outcome.unmeasured else "failed"
+
+
+BISECTION = pytest.StashKey[Bisection]()

@@ -9,14 +9,16 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from pytest_peftbench.compare import BASE_MODEL, SEVERITY, CaseVerdict, Verdict
+from pytest_peftbench.compare import SEVERITY, CaseVerdict, Verdict
+from pytest_peftbench.report.outcome import CaseOutcome
 from pytest_peftbench.results.metrics import Column
-from pytest_peftbench.results.words import bytes_text, first, flops_text
+from pytest_peftbench.results.words import aligned, bytes_text, first, flops_text, plural
 
 WIDTH = 140
 # Less than this says nothing, so the column is left out.
 _MIN_MOVED = 12
 _MAX_DRIFT = 8
+_GAP = "  "
 _LEGEND = "±: the smallest regression that is caught nine times out of ten"
 
 Markup = dict[str, bool]
@@ -25,6 +27,7 @@ Line = tuple[str, Markup]
 _MARKUP: dict[Verdict, Markup] = {
     "improved": {"green": True},
     "environment drift": {"yellow": True},
+    "not recorded yet": {"yellow": True},
     "cannot tell": {"yellow": True},
     "numerics changed": {"yellow": True},
     "not comparable": {"yellow": True},
@@ -40,7 +43,7 @@ _MARKUP: dict[Verdict, Markup] = {
 class Row:
     """One case of the table.
 
-    task: the table that it belongs to, a task or a kind of cases. values: numbers by metric name; a column whose metric
+    task: the table that it belongs to, a task or a kind of case. values: numbers by metric name; a column whose metric
     is not there shows a dash. detectable: the smallest regression that the gate can tell, by metric, in its unit.
     """
 
@@ -69,12 +72,44 @@ def row(verdict: CaseVerdict, wall_s: float | None = None) -> Row:
     )
 
 
-def drift_lines(verdicts: Iterable[CaseVerdict]) -> list[Line]:
+def closing(
+    outcomes: Iterable[CaseOutcome], columns: Mapping[str, Sequence[Column]], update_command: str = ""
+) -> list[Line]:
+    """All that closes a session: what an update changed, what drifted, the tables, and what the correction turned red.
+
+    columns: those of each table, by task or kind of case. update_command: the one that records improvements. Nothing
+    where no case has a verdict.
+    """
+    judged = [(outcome.verdict, outcome) for outcome in outcomes if outcome.verdict]
+    rows = [row(verdict, outcome.wall_s) for verdict, outcome in judged]
+    return [
+        *change_lines({str(verdict.case): outcome.changes for verdict, outcome in judged}),
+        *environment_drift_lines(verdict for verdict, _ in judged),
+        *summary(rows, columns, update_command),
+        *_turned_lines(str(verdict.case) for verdict, outcome in judged if outcome.turned),
+    ]
+
+
+def change_lines(changes: Mapping[str, Sequence[str]]) -> list[Line]:
+    """What an update of the baselines changed, by case."""
+    lines: list[Line] = []
+    for case in sorted(case for case in changes if changes[case]):
+        lines += [(f"{case}: baseline written", {"bold": True}), *((f"  {change}", {}) for change in changes[case])]
+    return lines
+
+
+def _turned_lines(cases: Iterable[str]) -> list[Line]:
+    words = "the run fails: over all its tests (Holm's correction) regressed what passed as cannot tell: "
+    names = ", ".join(cases)
+    return [(words + names, {"red": True})] if names else []
+
+
+def environment_drift_lines(verdicts: Iterable[CaseVerdict]) -> list[Line]:
     """What changed in the base models since the baselines, once for each."""
     found: dict[str, dict[str, None]] = {}
     for verdict in verdicts:
-        if verdict.drift:
-            found.setdefault(_drift_line(verdict), {}).update(dict.fromkeys(verdict.drift))
+        if verdict.environment_drift:
+            found.setdefault(_drift_line(verdict), {}).update(dict.fromkeys(verdict.environment_drift))
     lines: list[Line] = []
     for what, drift in sorted(found.items()):
         lines.append((f"{what}: adapters are compared by what they add", {"yellow": True}))
@@ -84,21 +119,21 @@ def drift_lines(verdicts: Iterable[CaseVerdict]) -> list[Line]:
 
 def _drift_line(verdict: CaseVerdict) -> str:
     base_model = f"{verdict.case.task}-{verdict.case.base_model}"
-    if any(finding.metric == BASE_MODEL for finding in verdict.findings):
+    if any(finding.about == "base model" for finding in verdict.findings):
         return f"base model of {base_model} moved, its environment did not"
     return f"environment drift of {base_model}"
 
 
 def summary(
-    rows: Sequence[Row], quality: Mapping[str, Sequence[Column]], update_command: str = "", width: int = WIDTH
+    rows: Sequence[Row], columns: Mapping[str, Sequence[Column]], update_command: str = "", width: int = WIDTH
 ) -> list[Line]:
     """A table per task, then the count of every verdict and how to record improvements.
 
-    quality: the columns of each task, by its name.
+    columns: those of quality, by the name of the table's task or kind of case.
     """
     lines: list[Line] = []
     for task in sorted({row.task for row in rows}):
-        lines += table([row for row in rows if row.task == task], quality.get(task, ()), width)
+        lines += table([row for row in rows if row.task == task], columns.get(task, ()), width)
         lines.append(("", {}))
     if any(row.detectable for row in rows):
         lines.append((_LEGEND, {}))
@@ -106,19 +141,21 @@ def summary(
         lines.append(_count_line(rows))
     if update_command and any(row.verdict == "improved" for row in rows):
         lines.append((f"to record improvements: {update_command}", {"green": True}))
+    if update_command and any(row.verdict == "not recorded yet" for row in rows):
+        lines.append((f"to record what the baselines do not hold yet: {update_command}", {"yellow": True}))
     return lines
 
 
 def table(rows: Sequence[Row], quality: Sequence[Column], width: int = WIDTH) -> list[Line]:
     """Header and a row per case, by case; the last column is shortened so that lines fit `width`."""
     rows = sorted(rows, key=lambda row: row.case)
-    columns = [
-        [header, *(cell(row) for row in rows)] for header, cell in _cells(quality).items() if any(map(cell, rows))
-    ]
-    texts = ["  ".join(cells) for cells in zip(*map(_aligned, columns, _left(columns)), strict=True)]
-    moved = _fitting(["what moved", *(row.moved for row in rows)], width - len(texts[0]) - 2)
-    markups: list[Markup] = [{"bold": True}, *(_MARKUP.get(row.verdict, {}) for row in rows)]
-    return [(f"{text}  {what}".rstrip(), markup) for text, what, markup in zip(texts, moved, markups, strict=True)]
+    cells = {header: cell for header, cell in _cells(quality).items() if any(map(cell, rows))}
+    grid = [list(cells), *([cell(row) or "-" for cell in cells.values()] for row in rows)]
+    left = [place for place, header in enumerate(cells) if header in ("case", "verdict")]
+    room = width - max(map(len, aligned(grid, left))) - len(_GAP)
+    moved = _fitting(["what moved", *(row.moved for row in rows)], room)
+    lines = aligned([[*line, what] for line, what in zip(grid, moved, strict=True)], [*left, len(cells)], _GAP)
+    return list(zip(lines, [{"bold": True}, *(_MARKUP.get(row.verdict, {}) for row in rows)], strict=True))
 
 
 def _cells(quality: Sequence[Column]) -> dict[str, _Cell]:
@@ -150,16 +187,6 @@ def _quality(column: Column) -> _Cell:
     return words
 
 
-def _left(columns: Sequence[Sequence[str]]) -> list[bool]:
-    return [column[0] in ("case", "verdict") for column in columns]
-
-
-def _aligned(column: Sequence[str], left: bool) -> list[str]:
-    width = max(map(len, column))
-    filled = [cell or "-" for cell in column]
-    return [cell.ljust(width) if left else cell.rjust(width) for cell in filled]
-
-
 def _fitting(column: Sequence[str], width: int) -> list[str]:
     if width < _MIN_MOVED or not any(column[1:]):
         return [""] * len(column)
@@ -170,4 +197,4 @@ def _count_line(rows: Sequence[Row]) -> Line:
     counts = Counter(row.verdict for row in rows)
     words = ", ".join(f"{counts[verdict]} {verdict}" for verdict in SEVERITY if counts[verdict])
     worst = max(counts, key=SEVERITY.index)
-    return f"{len(rows)} case{'' if len(rows) == 1 else 's'}: {words}", {"bold": True, **_MARKUP.get(worst, {})}
+    return f"{plural(len(rows), 'case')}: {words}", {"bold": True, **_MARKUP.get(worst, {})}

@@ -6,23 +6,19 @@ shows what changed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pytest_peftbench.results.files import TOO_LARGE, TYPES, InputError, read_json, typed, write_json
+from msgspec import Meta
+
+from pytest_peftbench.results.files import TOO_LARGE, InputError, converted, read_json, write_json
 from pytest_peftbench.results.metrics import METRICS, Kind, Metric, Value
-from pytest_peftbench.results.result import (
-    SCHEMA_VERSION,
-    BaseReference,
-    CaseId,
-    Operators,
-    PeakTensors,
-    Result,
-    SeedRun,
-)
+from pytest_peftbench.results.result import SCHEMA_VERSION, BaseReference, CaseId, Measured, Operators, Result, SeedRun
 
+# Significant digits of a quality or a time.
 DIGITS = 6
 # More seeds than anyone will train.
 MOST_SEEDS = 10_000
@@ -32,10 +28,14 @@ _KINDS: dict[Kind, str] = {
     "list": "a list of numbers",
     "table": "an object of texts",
 }
-
-
 # Between operator and owner in a row of `Operators`, tensor and owner in one of `PeakTensors`.
 _AT = " @ "
+# Characters of a text sample that a file holds in a row.
+_CHUNK = 64
+# What a row counts: calls and FLOPs of an operator, or how many tensors and their bytes.
+_Counts = Annotated[list[int], Meta(min_length=2, max_length=2)]
+# phase -> owner -> operator or tensor -> counts
+_ByOwner = dict[str, dict[str, dict[str, _Counts]]]
 
 
 @dataclass(frozen=True)
@@ -46,33 +46,29 @@ class Noise:
     caught with, nine times out of ten, when all of the baseline's seeds run.
     """
 
-    sd: float
-    seeds: int
-    detectable: float
+    sd: Annotated[float, Meta(ge=0)]
+    seeds: Annotated[int, Meta(ge=2, le=MOST_SEEDS)]
+    detectable: Annotated[float, Meta(ge=0)]
 
 
 @dataclass(frozen=True)
-class Baseline:
-    """What a case is expected to measure; the fields are those of `Result`, as far as they are compared.
+class Baseline(Measured):
+    """What a case is expected to measure, as far as it is compared.
 
-    noise: of each quality metric, where there are at least two seeds. imported: PEFT's own result, where the baseline
-    stands for one (see `importing`).
-    path: the file it was read from, if any. intervals: of the values that a result measured, by the name of their
-    metric; no file holds them. Two baselines that differ in nothing else are equal.
+    noise: of each quality metric, where there are at least two seeds. imported: what is kept of PEFT's own result,
+    where the baseline stands for one (see `commands.importing`). path: the file it was read from, if any. intervals:
+    of the values that a result measured, by the name of their metric; no file holds them. Two baselines that differ
+    in nothing but the last two are equal.
     """
 
-    case: CaseId
-    case_version: str
-    environment: dict[str, str]
-    metrics: dict[str, Value]
-    seeds: list[SeedRun]
-    operators: Operators = field(default_factory=dict)
-    peak_tensors: PeakTensors = field(default_factory=dict)
-    base: BaseReference | None = None
     noise: dict[str, Noise] = field(default_factory=dict)
     imported: dict[str, Any] = field(default_factory=dict)
     path: Path | None = field(default=None, compare=False)
     intervals: dict[str, Value] = field(default_factory=dict, compare=False)
+
+
+class OlderSchemaError(InputError):
+    """A baseline that an older version of this package wrote; an update replaces it."""
 
 
 def baseline_path(root: Path, case: CaseId) -> Path:
@@ -85,7 +81,7 @@ def baseline_path(root: Path, case: CaseId) -> Path:
             raise InputError(f"case {case}: {part!r} cannot be part of a baseline's file name")
     if "--" in case.method:
         raise InputError(f"case {case}: '--' separates method and name, so method {case.method!r} cannot hold it")
-    return case.folder(root) / f"{case.method}--{case.name}.json"
+    return case.folder(root) / f"{case.stem}.json"
 
 
 def from_result(result: Result, metrics: Mapping[str, Metric] = METRICS) -> Baseline:
@@ -136,84 +132,13 @@ def problem(value: object, kind: Kind | None = None) -> str:
     found = _kind(value)
     if found is None or kind not in (None, found):
         expected = _KINDS[kind] if kind else "a number, text, a list of numbers or an object of texts"
-        return f"holds {TYPES.get(type(value), type(value).__name__)}, expected {expected}"
+        return f"holds {_KINDS[found] if found else type(value).__name__}, expected {expected}"
     if kind in ("text", "list") and not value:
         return "is empty"
     numbers = value if isinstance(value, list) else [value] if isinstance(value, (int, float)) else []
     if any(number != number for number in numbers):
         return "is NaN"
     return "is infinite" if any(abs(number) > TOO_LARGE for number in numbers) else ""
-
-
-def read(path: Path, metrics: Mapping[str, Metric] = METRICS) -> Baseline:
-    """The baseline in `path`. Raises InputError, naming file and key, for one that cannot be compared with."""
-    data = read_json(path)
-    _check_schema(path, typed(path, data, "schema", int))
-    case = typed(path, data, "case", dict)
-    seeds = _checked_seeds(path, typed(path, data, "seeds", list), metrics)
-    return Baseline(
-        case=CaseId(
-            **{key: typed(path, case, key, str, "case.") for key in ("task", "base_model", "method", "name")},
-            kind=typed(path, case, "kind", str, "case.") if "kind" in case else "",
-        ),
-        case_version=typed(path, data, "case_version", str),
-        environment=_checked_environment(path, typed(path, data, "environment", dict)),
-        metrics=_checked_metrics(path, "metrics", typed(path, data, "metrics", dict), metrics),
-        seeds=seeds,
-        operators=_checked_rows(path, typed(path, data, "operators", dict), "operators", "calls and FLOPs"),
-        # older files do not hold the following
-        peak_tensors=_checked_rows(
-            path, typed(path, {"peak_tensors": {}, **data}, "peak_tensors", dict), "peak_tensors", "count and bytes"
-        ),
-        base=_checked_base(path, data.get("base")),
-        noise=_checked_noise(path, data.get("noise")),
-        imported=_checked_import(path, data.get("imported", {}), seeds),
-        path=path,
-    )
-
-
-def write(baseline: Baseline, path: Path, metrics: Mapping[str, Metric] = METRICS) -> None:
-    """Write `baseline` to `path`, atomically. Raises InputError for one that no later run could be held against."""
-    for place, values in _metrics_by_place(baseline):
-        for name, value in values.items():
-            if reason := problem(value, _kind_of(name, metrics)):
-                raise InputError(f"{path}: not written: {place}{name} {reason}")
-    for run in baseline.seeds:
-        for name, sample in run.samples.items():
-            if reason := problem(sample):
-                raise InputError(f"{path}: not written: seed {run.seed} {name} {reason}")
-    _refuse_incomplete_seeds(path, baseline.seeds, metrics)
-    write_json(path, _to_json(baseline))
-
-
-def _to_json(baseline: Baseline) -> dict[str, Any]:
-    imported = {"imported": baseline.imported} if baseline.imported else {}
-    return {
-        "schema": SCHEMA_VERSION,
-        "case": baseline.case.to_json(),
-        "case_version": baseline.case_version,
-        "environment": baseline.environment,
-        "metrics": baseline.metrics,
-        "seeds": [asdict(run) for run in baseline.seeds],
-        "noise": {name: asdict(noise) for name, noise in baseline.noise.items()},
-        "operators": _by_phase(baseline.operators),
-        "peak_tensors": _by_phase(baseline.peak_tensors),
-        "base": asdict(baseline.base) | {"operators": _by_phase(baseline.base.operators)} if baseline.base else None,
-        **imported,
-    }
-
-
-def _by_phase(operators: Operators) -> dict[str, Any]:
-    return {phase: _by_owner(rows) for phase, rows in sorted(operators.items())}
-
-
-def _by_owner(rows: Mapping[str, list[int]]) -> dict[str, dict[str, list[int]]]:
-    """`aten.mm @ Linear.forward` as owner -> operator, which the file holds a line per owner."""
-    owners: dict[str, dict[str, list[int]]] = {}
-    for row in sorted(rows):
-        operator, _, owner = row.partition(_AT)
-        owners.setdefault(owner, {})[operator] = rows[row]
-    return dict(sorted(owners.items()))
 
 
 def _compared(values: Mapping[str, Value], metrics: Mapping[str, Metric]) -> dict[str, Value]:
@@ -259,24 +184,91 @@ def _kind(value: object) -> Kind | None:
     return None
 
 
-def _kind_of(name: str, metrics: Mapping[str, Metric]) -> Kind | None:
-    return metrics[name].kind if name in metrics else None
+# The file: figures first, a line each, then what explains them
 
 
-def _metrics_by_place(baseline: Baseline) -> Iterable[tuple[str, dict[str, Value]]]:
-    yield "", baseline.metrics
-    for run in baseline.seeds:
-        yield f"seed {run.seed} ", run.metrics
+@dataclass(frozen=True)
+class _BaseInFile:
+    losses: list[float]
+    metrics: dict[str, Any]
+    operators: _ByOwner
 
 
-def _refuse_incomplete_seeds(path: Path, seeds: list[SeedRun], metrics: Mapping[str, Metric]) -> None:
-    for run in seeds:
-        if missing := set(seeds[0].metrics) ^ set(run.metrics):
-            raise InputError(f"{path}: not written: seeds do not all hold {', '.join(sorted(missing))}")
-        if not any(name in metrics and metrics[name].lane == "quality" for name in run.metrics):
-            raise InputError(f"{path}: not written: seed {run.seed} holds no quality metric; did it train?")
-    if [run.seed for run in seeds] != sorted({run.seed for run in seeds}):
-        raise InputError(f"{path}: not written: seeds must be ascending and differ")
+@dataclass(frozen=True)
+class _Evidence:
+    """What no figure is, and nobody reviews: values of many parts and hashes, samples, operators.
+
+    per_seed, samples, answers: a value per seed, in the order of the seeds; answers are texts, cut to fit lines.
+    """
+
+    metrics: dict[str, Any]
+    per_seed: dict[str, list[Any]]
+    samples: dict[str, list[list[float]]]
+    answers: dict[str, list[list[str]]]
+    operators: _ByOwner
+    peak_tensors: _ByOwner
+    base: _BaseInFile | None
+
+
+@dataclass(frozen=True)
+class _File:
+    """A baseline as its file holds it; what a metric's value may be is checked with the catalogue, not here."""
+
+    schema: int
+    case: CaseId
+    case_version: str
+    environment: dict[str, str]
+    metrics: dict[str, Any]
+    seeds: list[int]
+    per_seed: dict[str, list[Any]]
+    noise: dict[str, Noise]
+    evidence: _Evidence
+    imported: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _RunInfo:
+    train_config: dict[str, Any]
+    peft_config: dict[str, Any] | None
+
+
+@dataclass(frozen=True)
+class _Imported:
+    run_info: _RunInfo
+
+
+def read(path: Path, metrics: Mapping[str, Metric] = METRICS) -> Baseline:
+    """The baseline in `path`. Raises InputError, naming file and key, for one that cannot be compared with."""
+    data = read_json(path)
+    _check_schema(path, converted(path, data.get("schema"), int, "schema"))
+    file = converted(path, data, _File)
+    if file.imported:
+        converted(path, file.imported, _Imported, "imported")
+    for reason in _contradictions(file):
+        raise InputError(f"{path}: {reason}")
+    baseline = _from_file(file, path)
+    for reason in _problems(baseline, metrics):
+        raise InputError(f"{path}: {reason}")
+    return baseline
+
+
+def read_if_current(path: Path, metrics: Mapping[str, Metric] = METRICS) -> Baseline | None:
+    """The baseline that an update starts from; None where there is none, or one of an older schema.
+
+    Raises InputError for any other that cannot be read.
+    """
+    try:
+        return read(path, metrics) if path.exists() else None
+    except OlderSchemaError:
+        return None
+
+
+def write(baseline: Baseline, path: Path, metrics: Mapping[str, Metric] = METRICS) -> None:
+    """Write `baseline` to `path`, atomically. Raises InputError for one that no later run could be held against."""
+    for reason in chain(_problems(baseline, metrics), _gaps(baseline.seeds, metrics)):
+        raise InputError(f"{path}: not written: {reason}")
+    # two levels: a line for each figure, and for each metric's noise
+    write_json(path, _to_json(baseline, metrics), spread=2)
 
 
 def _check_schema(path: Path, schema: int) -> None:
@@ -286,104 +278,162 @@ def _check_schema(path: Path, schema: int) -> None:
         )
     if schema < 1:
         raise InputError(f"{path}: schema {schema} is unknown; the first one is 1")
+    if schema < SCHEMA_VERSION:
+        raise OlderSchemaError(
+            f"{path}: schema {schema} is that of an older version, this one reads {SCHEMA_VERSION}; "
+            "record it anew with --peft-update-baselines"
+        )
 
 
-def _checked_environment(path: Path, environment: dict[str, Any]) -> dict[str, str]:
-    return {key: typed(path, environment, key, str, "environment.") for key in environment}
+def _contradictions(file: _File) -> Iterator[str]:
+    """What stands in two places, or not once for each seed."""
+    evidence = file.evidence
+    for place, figures, others in (
+        ("metrics", file.metrics, evidence.metrics),
+        ("per_seed", file.per_seed, evidence.per_seed),
+    ):
+        for name in figures.keys() & others.keys():
+            yield f"{place}.{name} stands in evidence.{place}, too"
+    for place, columns in (
+        ("per_seed", file.per_seed),
+        ("evidence.per_seed", evidence.per_seed),
+        ("evidence.samples", evidence.samples),
+        ("evidence.answers", evidence.answers),
+    ):
+        for name, column in columns.items():
+            if len(column) != len(file.seeds):
+                yield f"{place}.{name} holds {len(column)} values for {len(file.seeds)} seeds"
 
 
-def _checked_metrics(path: Path, place: str, values: dict[str, Any], metrics: Mapping[str, Metric]) -> dict[str, Value]:
-    # an unknown name is no error here: comparing reports it, and an update drops it
-    for name, value in values.items():
-        if reason := problem(value, _kind_of(name, metrics)):
-            raise InputError(f"{path}: {place}.{name} {reason}")
-    return values
-
-
-def _checked_seeds(path: Path, entries: list[Any], metrics: Mapping[str, Metric]) -> list[SeedRun]:
-    runs = [_checked_seed(path, f"seeds[{index}]", entry, metrics) for index, entry in enumerate(entries)]
-    seeds = [run.seed for run in runs]
-    if seeds != sorted(set(seeds)):
-        raise InputError(f"{path}: seeds must be ascending and differ, found {', '.join(map(str, seeds))}")
-    return runs
-
-
-def _checked_seed(path: Path, place: str, entry: Any, metrics: Mapping[str, Metric]) -> SeedRun:
-    if not isinstance(entry, dict):
-        raise InputError(f"{path}: {place} holds {TYPES[type(entry)]}, expected an object")
-    samples = typed(path, entry, "samples", dict, f"{place}.")
-    for name, sample in samples.items():
-        if _kind(sample) not in ("text", "list"):
-            raise InputError(f"{path}: {place}.samples.{name} must be text or a list of numbers")
-        if reason := problem(sample):
-            raise InputError(f"{path}: {place}.samples.{name} {reason}")
-    return SeedRun(
-        seed=typed(path, entry, "seed", int, f"{place}."),
-        metrics=_checked_metrics(path, f"{place}.metrics", typed(path, entry, "metrics", dict, f"{place}."), metrics),
-        samples=samples,
+def _from_file(file: _File, path: Path) -> Baseline:
+    evidence, base = file.evidence, file.evidence.base
+    texts = {name: ["".join(parts) for parts in column] for name, column in evidence.answers.items()}
+    metrics, samples = file.per_seed | evidence.per_seed, evidence.samples | texts
+    return Baseline(
+        case=file.case,
+        case_version=file.case_version,
+        environment=file.environment,
+        metrics=file.metrics | evidence.metrics,
+        seeds=[
+            SeedRun(seed, _of_seed(index, metrics), _of_seed(index, samples)) for index, seed in enumerate(file.seeds)
+        ],
+        operators=_by_row(evidence.operators),
+        peak_tensors=_by_row(evidence.peak_tensors),
+        base=BaseReference(base.losses, base.metrics, _by_row(base.operators)) if base else None,
+        noise=file.noise,
+        imported=file.imported,
+        path=path,
     )
 
 
-def _checked_import(path: Path, imported: Any, seeds: list[SeedRun]) -> dict[str, Any]:
-    if not isinstance(imported, dict):
-        raise InputError(f"{path}: imported holds {TYPES[type(imported)]}, expected an object")
-    if imported:
-        run_info = typed(path, imported, "run_info", dict, "imported.")
-        typed(path, run_info, "train_config", dict, "imported.run_info.")
-        if not isinstance(run_info.get("peft_config"), (dict, type(None))):
-            raise InputError(f"{path}: imported.run_info.peft_config must be an object or null")
-        if not seeds:
-            raise InputError(f"{path}: seeds is empty; an imported baseline holds the one that PEFT trained")
-    return imported
+def _to_json(baseline: Baseline, metrics: Mapping[str, Metric]) -> dict[str, Any]:
+    base = baseline.base
+    figures, parts = _apart(baseline.metrics, metrics)
+    per_seed, parts_per_seed = _apart(_by_name([run.metrics for run in baseline.seeds]), metrics)
+    samples = _by_name([run.samples for run in baseline.seeds])
+    file = _File(
+        schema=SCHEMA_VERSION,
+        case=baseline.case,
+        case_version=baseline.case_version,
+        environment=baseline.environment,
+        metrics=figures,
+        seeds=[run.seed for run in baseline.seeds],
+        per_seed=per_seed,
+        noise=baseline.noise,
+        evidence=_Evidence(
+            metrics=parts,
+            per_seed=parts_per_seed,
+            samples={name: column for name, column in samples.items() if not isinstance(column[0], str)},
+            answers={name: list(map(_cut, column)) for name, column in samples.items() if isinstance(column[0], str)},
+            operators=_by_owner(baseline.operators),
+            peak_tensors=_by_owner(baseline.peak_tensors),
+            base=_BaseInFile(base.losses, base.metrics, _by_owner(base.operators)) if base else None,
+        ),
+        imported=baseline.imported,
+    )
+    values = asdict(file) | {"case": baseline.case.to_json()}
+    return {key: value for key, value in values.items() if value or key != "imported"}
 
 
-def _checked_base(path: Path, base: Any) -> BaseReference | None:
-    if base is None:
-        return None
-    if not isinstance(base, dict):
-        raise InputError(f"{path}: base holds {TYPES[type(base)]}, expected an object")
-    losses = typed(path, base, "losses", list, "base.")
-    if reason := problem(losses, "list"):
-        raise InputError(f"{path}: base.losses {reason}")
-    operators = _checked_rows(path, typed(path, base, "operators", dict, "base."), "base.operators", "calls and FLOPs")
-    empty = [phase for phase, rows in operators.items() if not rows]
-    if empty or not operators:
-        place = ".".join(["base.operators", *empty[:1]])
-        raise InputError(f"{path}: {place} is empty, so it cannot tell what the environment changed")
-    metrics = _checked_metrics(path, "base.metrics", typed(path, base, "metrics", dict, "base."), METRICS)
-    return BaseReference(losses, metrics, operators)
+def _by_name(parts: list[dict[str, Any]]) -> dict[str, list[Any]]:
+    """The values of all seeds by name, from the values by name of each seed."""
+    return {name: [part[name] for part in parts] for name in (parts[0] if parts else ())}
 
 
-def _checked_noise(path: Path, noise: Any) -> dict[str, Noise]:
-    if noise is None:
-        return {}
-    if not isinstance(noise, dict):
-        raise InputError(f"{path}: noise holds {TYPES[type(noise)]}, expected an object")
-    checked = {}
-    for name in noise:
-        entry, place = typed(path, noise, name, dict, "noise."), f"noise.{name}."
-        for key in ("sd", "detectable"):
-            if reason := problem(entry.get(key), "number") or ("is negative" if entry[key] < 0 else ""):
-                raise InputError(f"{path}: {place}{key} {reason}")
-        seeds = typed(path, entry, "seeds", int, place)
-        if not 2 <= seeds <= MOST_SEEDS:
-            raise InputError(f"{path}: {place}seeds must be from 2 to {MOST_SEEDS:,}")
-        checked[name] = Noise(entry["sd"], seeds, entry["detectable"])
-    return checked
+def _of_seed(index: int, columns: Mapping[str, list[Any]]) -> dict[str, Any]:
+    return {name: column[index] for name, column in columns.items()}
 
 
-def _checked_rows(path: Path, phases: dict[str, Any], place: str, meaning: str) -> dict[str, dict[str, list[int]]]:
-    """The counts by row, `aten.mm @ Linear.forward`, of a file that holds them by owner. meaning: of the two counts."""
-    checked: dict[str, dict[str, list[int]]] = {}
-    for phase in phases:
-        owners = typed(path, phases, phase, dict, f"{place}.")
-        rows = checked[phase] = {}
-        for owner in owners:
-            for what, counts in typed(path, owners, owner, dict, f"{place}.{phase}.").items():
-                if not (isinstance(counts, list) and len(counts) == 2 and all(type(count) is int for count in counts)):
-                    raise InputError(f"{path}: {place}.{phase}.{owner}.{what} must be two integers, {meaning}")
-                if reason := problem(counts):
-                    raise InputError(f"{path}: {place}.{phase}.{owner}.{what} {reason}")
-                rows[f"{what}{_AT}{owner}"] = counts
-        checked[phase] = dict(sorted(rows.items()))
-    return checked
+def _apart(values: Mapping[str, Any], metrics: Mapping[str, Metric]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The figures, which a person reads, and the evidence: hashes, and values of many parts."""
+    evidence = {
+        name: value
+        for name, value in values.items()
+        if name in metrics and (metrics[name].kind in ("list", "table") or metrics[name].unit == "sha256")
+    }
+    return {name: value for name, value in values.items() if name not in evidence}, evidence
+
+
+def _cut(text: str) -> list[str]:
+    return [text[start : start + _CHUNK] for start in range(0, len(text), _CHUNK)]
+
+
+def _by_owner(operators: Operators) -> _ByOwner:
+    """`aten.mm @ Linear.forward` as owner -> operator, which the file holds a line per owner."""
+    phases: _ByOwner = {}
+    for phase, rows in sorted(operators.items()):
+        owners = phases[phase] = {}
+        for row in sorted(rows, key=lambda row: row.partition(_AT)[::-1]):
+            operator, _, owner = row.partition(_AT)
+            owners.setdefault(owner, {})[operator] = rows[row]
+    return phases
+
+
+def _by_row(phases: _ByOwner) -> Operators:
+    return {
+        phase: dict(
+            sorted((f"{what}{_AT}{owner}", counts) for owner, rows in owners.items() for what, counts in rows.items())
+        )
+        for phase, owners in phases.items()
+    }
+
+
+# What no comparison could use
+
+
+def _problems(baseline: Baseline, metrics: Mapping[str, Metric]) -> Iterator[str]:
+    """What is wrong with the values, as `metrics.forgetting is NaN`."""
+    # an unknown name is no problem here: comparing reports it, and an update drops it
+    yield from _problems_of("metrics.", baseline.metrics, metrics)
+    for run in baseline.seeds:
+        yield from _problems_of(f"seed {run.seed}: ", run.metrics, metrics)
+        yield from _problems_of(f"seed {run.seed}: ", run.samples, {})
+    seeds = [run.seed for run in baseline.seeds]
+    if seeds != sorted(set(seeds)):
+        yield f"seeds must be ascending and differ, found {', '.join(map(str, seeds))}"
+    if baseline.imported and not seeds:
+        yield "seeds is empty; an imported baseline holds the one that PEFT trained"
+    if baseline.base is not None:
+        yield from _problems_of("base.metrics.", baseline.base.metrics, metrics)
+        if reason := problem(baseline.base.losses, "list"):
+            yield f"base.losses {reason}"
+        operators = baseline.base.operators
+        empty = [f"base.operators.{phase}" for phase, rows in operators.items() if not rows]
+        if empty or not operators:
+            yield f"{[*empty, 'base.operators'][0]} is empty, so it cannot tell what the environment changed"
+
+
+def _problems_of(place: str, values: Mapping[str, Any], metrics: Mapping[str, Metric]) -> Iterator[str]:
+    for name, value in values.items():
+        if reason := problem(value, metrics[name].kind if name in metrics else None):
+            yield f"{place}{name} {reason}"
+
+
+def _gaps(seeds: list[SeedRun], metrics: Mapping[str, Metric]) -> Iterator[str]:
+    """What some seed lacks."""
+    for run in seeds:
+        for ours, theirs in ((run.metrics, seeds[0].metrics), (run.samples, seeds[0].samples)):
+            if missing := ours.keys() ^ theirs.keys():
+                yield f"seeds do not all hold {', '.join(sorted(missing))}"
+        if not any(name in metrics and metrics[name].lane == "quality" for name in run.metrics):
+            yield f"seed {run.seed} holds no quality metric; did it train?"

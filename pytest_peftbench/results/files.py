@@ -3,37 +3,51 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import tempfile
+from argparse import ArgumentTypeError
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from types import UnionType
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-_T = TypeVar("_T")
+import msgspec
+
+T = TypeVar("T")
 
 # Beyond any measurement, and still a float: a larger integer cannot even be divided.
 TOO_LARGE = 1e300
-# What messages call the types of JSON.
-TYPES = {
-    type(None): "null",
-    bool: "a boolean",
-    int: "an integer",
-    float: "a number",
-    str: "text",
-    list: "a list",
-    dict: "an object",
-}
+# Characters of a written line, and of a value in a message.
+LINE = 120
+SHORT = 60
+# Levels of a written file whose dictionaries have a key per line.
+SPREAD = 3
 
 
-class InputError(ValueError):
-    """A file or option that a user gave cannot be used; the message names the file, the key and the way out."""
+class InputError(ValueError, ArgumentTypeError):
+    """A file or option that a user gave cannot be used; the message names the file, the key and the way out.
+
+    Raised by the `type` of an argument, its message is that of the usage error.
+    """
+
+
+def positive(text: object) -> int:
+    """An integer of at least 1, for an option's `type`."""
+    try:
+        number = int(str(text))
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise InputError(f"{text!r}: expected an integer of at least 1")
+    return number
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in `path`.
 
-    Raises InputError when the file is missing, unreadable, no JSON, not an object, names a key twice, or holds
-    NaN or an infinity (neither is JSON, and a comparison with NaN is always false, hence a silent pass).
+    Raises InputError when the file is missing, unreadable, no JSON, not an object, names a key twice, or holds NaN,
+    an infinity or what is as good as one (a comparison with NaN is always false, hence a silent pass).
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -55,27 +69,59 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def typed(path: Path, data: dict[str, Any], key: str, kind: type[_T], prefix: str = "") -> _T:
-    """The value of a key. Raises InputError, naming file and key, where it is missing or of another type.
+def converted(source: Path | str, value: Any, kind: type[T], place: str = "") -> T:
+    """A JSON value as a `kind`: a dataclass, `dict[str, int]`. A key that a dataclass does not have is passed over.
 
-    prefix: where `data` stands in the file, `case.`.
+    source: the file, for the message. place: where the value stands in it, `case`. Raises InputError, naming file and
+    key, for a value of another type; true is no integer and 1.0 none either, but 1 is a `float`.
     """
-    if key not in data:
-        raise InputError(f"{path}: key {prefix}{key} is missing")
-    value = data[key]
-    if type(value) is not kind:  # isinstance would take True for an integer
-        found = TYPES[type(value)]
-        raise InputError(f"{path}: {prefix}{key} holds {found}, expected {TYPES[kind]}")
-    return value
+    try:
+        return msgspec.convert(value, kind, strict=True)
+    except msgspec.ValidationError as error:
+        # the library's own path leaves out the keys of a dict: one of the parts fails alike, and is named in full
+        for name, part, kind_of_part in _parts(value, kind):
+            converted(source, part, kind_of_part, f"{place}{name}".lstrip("."))
+        words = _worded(str(error), value, kind)
+        raise InputError(f"{source}: {place}: {words}" if place else f"{source}: {words}") from error
 
 
-def write_json(path: Path, value: dict[str, Any]) -> None:
+def _parts(value: Any, kind: Any) -> Iterator[tuple[str, Any, Any]]:
+    """Name, value and type of each item of a list, a dict or a dataclass."""
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        yield from _parts(value, arguments[0])
+    elif origin in (Union, UnionType):
+        for option in arguments:
+            yield from _parts(value, option)
+    elif origin is list and isinstance(value, list):
+        yield from ((f"[{index}]", item, arguments[0]) for index, item in enumerate(value))
+    elif origin is dict and isinstance(value, dict):
+        yield from ((f".{key}", item, arguments[1]) for key, item in value.items())
+    elif is_dataclass(kind) and isinstance(value, dict):
+        hints = get_type_hints(kind, include_extras=True)
+        names = [field.name for field in fields(kind) if field.name in value]
+        yield from ((f".{name}", value[name], hints[name]) for name in names)
+
+
+def _worded(error: str, value: Any, kind: Any) -> str:
+    """The library's words, with the value that was found and, where there are few, those that were expected."""
+    words = (error[0].lower() + error[1:]).partition(" - at ")[0]
+    choices = [
+        choice for option in (kind, *get_args(kind)) if get_origin(option) is Literal for choice in get_args(option)
+    ]
+    if choices and isinstance(value, str):
+        words = f"expected {' or '.join(map(json.dumps, choices))}"
+    if isinstance(value, (dict, list)):
+        return words
+    return f"{words.partition(', got ')[0]}, found {json.dumps(value)[:SHORT]}"
+
+
+def write_json(path: Path, value: dict[str, Any], spread: int = SPREAD) -> None:
     """Write `value` atomically: a reader, or a crash, sees the old file or the new one, never a part.
 
-    Dictionaries are written a key per line, innermost lists on one line, so that a diff reads well.
-    Raises ValueError for NaN and infinities.
+    Formatted by `format_json`, so that a diff reads well. Raises ValueError for NaN and infinities.
     """
-    write_text(path, format_json(value) + "\n")
+    write_text(path, format_json(value, spread) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
@@ -102,21 +148,53 @@ def write_file(path: Path, content: bytes) -> None:
         raise
 
 
-def format_json(value: Any, indent: str = "") -> str:
-    """`value` as JSON, keys in given order: a key per line, but flat lists and dictionaries of them on one line."""
+def format_json(value: Any, spread: int = SPREAD, indent: str = "", column: int = 0) -> str:
+    """`value` as JSON, keys in given order, in lines of at most 120 characters as far as texts allow.
+
+    spread: for how many levels dictionaries have a key per line. Below, what fits stands on one line; a longer list
+    or dictionary of plain values fills lines, and any other has an item per line. column: where the text starts.
+    """
+    flat = json.dumps(value, allow_nan=False)
+    spreads = isinstance(value, dict) and spread > 0
+    # a comma may follow
+    if not value or not isinstance(value, (dict, list)) or (not spreads and column + len(flat) < LINE):
+        return flat
     inner = indent + "  "
-    if isinstance(value, dict) and not all(isinstance(item, list) for item in value.values()):
-        rows = (f"{inner}{json.dumps(str(key))}: {format_json(item, inner)}" for key, item in value.items())
-        return "{\n" + ",\n".join(rows) + f"\n{indent}}}"
-    if isinstance(value, list) and any(isinstance(item, dict) for item in value):
-        return "[\n" + ",\n".join(inner + format_json(item, inner) for item in value) + f"\n{indent}]"
-    return json.dumps(value, allow_nan=False)
+    items = value.items() if isinstance(value, dict) else (("", item) for item in value)
+    keyed = [(f"{json.dumps(str(key))}: " if isinstance(value, dict) else "", item) for key, item in items]
+    left, right = "{}" if isinstance(value, dict) else "[]"
+    if not spreads and not any(_is_nested(item, LINE - len(indent) - 1) for _, item in keyed):
+        return _filled(left, keyed, right, indent + " ", column)
+    rows = (inner + key + format_json(item, spread - 1, inner, len(inner) + len(key)) for key, item in keyed)
+    return f"{left}\n" + ",\n".join(rows) + f"\n{indent}{right}"
+
+
+def _is_nested(value: Any, width: int) -> bool:
+    """Whether an item of a list or dictionary needs lines of its own."""
+    return isinstance(value, dict) or (isinstance(value, list) and len(json.dumps(value)) >= width)
+
+
+def _filled(left: str, keyed: list[tuple[str, Any]], right: str, indent: str, column: int) -> str:
+    """Items in as few lines as they need, all but the first of which start with `indent`."""
+    words: list[str] = []
+    for key, item in keyed:
+        text = f"{json.dumps(item)},"
+        words += [key + text] if len(indent) + len(key + text) < LINE else [key.rstrip(), text]
+    words[-1] = words[-1][:-1] + right
+    filled, used, gap = left, column + len(left), ""
+    for word in words:
+        if used + len(gap) + len(word) >= LINE:
+            gap, used = f"\n{indent}", -1  # a new line is no character of the next
+        filled += gap + word
+        used += len(gap) + len(word)
+        gap = " "
+    return filled
 
 
 def _not_finite(value: Any, key: str = "") -> str | None:
     """Where the first NaN or infinity stands, as `metrics.forgetting` or `seeds[0].metrics`; None without one."""
-    if isinstance(value, float):
-        return None if math.isfinite(value) else key
+    if isinstance(value, (int, float)):
+        return None if abs(value) <= TOO_LARGE else key
     if isinstance(value, dict):
         places = ((f"{key}.{name}" if key else name, item) for name, item in value.items())
     elif isinstance(value, list):

@@ -7,15 +7,16 @@ block, `"peftbench"`, with everything that PEFT's schema has no place for.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pytest_peftbench.results.files import InputError
+from pytest_peftbench.results.files import InputError, converted
 from pytest_peftbench.results.metrics import Value
 
-SCHEMA_VERSION = 2
-# History: 1, first version. 2, `base` (the base model's own figures), and in baselines `noise`, both optional.
+SCHEMA_VERSION = 3
+# History: 1, first version. 2, `base` (the base model's own figures), and in baselines `noise`, both optional. 3, no
+# owner is a function of this package; in baselines figures stand by metric, and apart from their evidence.
 
 
 @dataclass(frozen=True)
@@ -36,12 +37,12 @@ class CaseId:
 
     @property
     def experiment(self) -> str:
-        """`<method>/<name>`, as the experiment's folder is named."""
+        """The experiment's folder in its suite: `loha/rank8`."""
         return f"{self.method}/{self.name}"
 
     @property
     def stem(self) -> str:
-        """`<method>--<name>`, as files about the case are named."""
+        """The name of files about the case, without suffix: `loha--rank8`."""
         return f"{self.method}--{self.name}"
 
     def to_json(self) -> dict[str, str]:
@@ -100,15 +101,13 @@ class BaseReference:
 
 
 @dataclass(frozen=True)
-class Result:
-    """Everything that one case measured.
+class Measured:
+    """What one case measures, in a `Result`, or should measure, in a `Baseline`.
 
     metrics: the metrics that do not depend on the training seed (counters, checks, times). seeds: the others, by
     seed, ascending. case_version: a hash of all that defines the case; figures of different versions are not
     comparable. environment: see `environment.describe`. peak_tensors: the tensors alive at a phase's peak. base: the
-    base model's own figures. warnings: of a device that was not idle. pictures: samples of the first seed's model.
-    notes: what a reader must know about how the figures came about. peft: the fields that PEFT's own schema wants and
-    we do not compare (`run_info`, `train_info`, `meta_info`).
+    base model's own figures.
     """
 
     case: CaseId
@@ -119,6 +118,17 @@ class Result:
     operators: Operators = field(default_factory=dict)
     peak_tensors: PeakTensors = field(default_factory=dict)
     base: BaseReference | None = None
+
+
+@dataclass(frozen=True)
+class Result(Measured):
+    """Everything that one case measured.
+
+    warnings: of a device that was not idle. pictures: samples of the first seed's model. notes: what a reader must
+    know about how the figures came about. peft: the fields that PEFT's own schema wants and we do not compare
+    (`run_info`, `train_info`, `meta_info`).
+    """
+
     status: str = "success"
     error_msg: str = ""
     warnings: list[str] = field(default_factory=list)
@@ -152,25 +162,13 @@ class Result:
 
         source: names it in errors. Raises InputError for a block that another version wrote, or that is damaged.
         """
-        block = data["peftbench"]
-        try:
-            if not 1 <= block["schema"] <= SCHEMA_VERSION:
-                raise InputError(
-                    f"{source}: peftbench.schema is {block['schema']}, this version reads {SCHEMA_VERSION}"
-                )
-            base = block.get("base")
-            names = ("case_version", "environment", "metrics", "operators", "status", "error_msg")
-            return cls(
-                case=CaseId(**block["case"]),
-                seeds=[SeedRun(**run) for run in block["seeds"]],
-                peft={key: value for key, value in data.items() if key != "peftbench"},
-                base=BaseReference(**base) if base else None,
-                peak_tensors=block.get("peak_tensors", {}),
-                warnings=block.get("warnings", []),
-                **{name: block[name] for name in names},
-            )
-        except (KeyError, TypeError) as error:
-            raise InputError(f"{source}: peftbench: damaged: {error}") from error
+        block = converted(source, data.get("peftbench"), dict[str, Any], "peftbench")
+        schema = converted(source, block.get("schema"), int, "peftbench.schema")
+        if schema != SCHEMA_VERSION:
+            raise InputError(f"{source}: peftbench.schema is {schema}, this version reads {SCHEMA_VERSION}")
+        fields = {key: value for key, value in block.items() if key != "pictures"}
+        peft = {key: value for key, value in data.items() if key != "peftbench"}
+        return replace(converted(source, fields, cls, "peftbench"), peft=peft)
 
 
 @dataclass(frozen=True)
@@ -184,13 +182,3 @@ class SecondStage:
 def mean(values: list[float]) -> float:
     """Arithmetic mean; NaN when there is no value, so that nothing passes for a measurement."""
     return sum(values) / len(values) if values else float("nan")
-
-
-def mean_of_seeds(seeds: list[SeedRun], name: str) -> float | None:
-    """Mean over the seeds of a number metric; None when no seed has it. Raises KeyError when only some have it."""
-    values = [seed.metrics.get(name) for seed in seeds]
-    if all(value is None for value in values):
-        return None
-    if not all(isinstance(value, (int, float)) for value in values):
-        raise KeyError(f"{name} is missing for some seeds: {values}")
-    return mean([float(value) for value in values if isinstance(value, (int, float))])

@@ -1,9 +1,9 @@
-"""How figures are worded: values told apart, differences, margins, bytes and FLOPs."""
+"""How things are worded: figures told apart, differences, margins, bytes, FLOPs, errors, and tables of text."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 
 from pytest_peftbench.results.metrics import Metric, Value
 
@@ -12,6 +12,31 @@ def first(lines: list[str], count: int) -> tuple[str, ...]:
     """The first lines, and how many more there are."""
     more = len(lines) - count
     return tuple([*lines[:count], f"and {more} more"] if more > 0 else lines)
+
+
+def first_line(what: object) -> str:
+    """The first line of a text or an error that is not blank; of an error without a message, its type's name."""
+    lines = filter(None, map(str.strip, str(what).splitlines()))
+    return next(lines, type(what).__name__ if isinstance(what, BaseException) else "")
+
+
+def error_line(error: BaseException) -> str:
+    """`ValueError: shapes differ`, or the type alone where there is no message."""
+    kind, line = type(error).__name__, first_line(error)
+    return kind if line == kind else f"{kind}: {line}"
+
+
+def aligned(rows: Sequence[Sequence[str]], left: Collection[int] = (0,), gap: str = "  ") -> list[str]:
+    """A line for each row, its cells padded to the widest of their column: to the right, but for the `left` columns.
+
+    All rows have as many cells. Lines end without blanks.
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    padded = (
+        [cell.ljust(width) if place in left else cell.rjust(width) for place, (cell, width) in enumerate(cells)]
+        for cells in (zip(row, widths, strict=True) for row in rows)
+    )
+    return [gap.join(cells).rstrip() for cells in padded]
 
 
 def listed(numbers: Iterable[int]) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pytest_peftbench.results.files import InputError
+from pytest_peftbench.results.words import first_line
 from pytest_peftbench.tasks.config import TINY, Place
 
 Kind = Literal["model", "data set"]
@@ -135,7 +136,7 @@ def _reason(source: Source, error: BaseException) -> str:
     from huggingface_hub.errors import GatedRepoError, HFValidationError
 
     if source.folder is not None:
-        return f"cannot be read: {_first_line(error)}"
+        return f"cannot be read: {first_line(error)}"
     chain = list(_causes(error))
     if any(isinstance(cause, GatedRepoError) or "gated dataset" in str(cause) for cause in chain):
         return (
@@ -148,7 +149,7 @@ def _reason(source: Source, error: BaseException) -> str:
         return f"the hub knows no such id, or it is private; correct it, or {_way_out(source)}"
     if _offline():
         return f"not in the hub's cache, and HF_HUB_OFFLINE is set; {_way_out(source)}"
-    return f"cannot be loaded ({_first_line(error)}); {_way_out(source)}"
+    return f"cannot be loaded ({first_line(error)}); {_way_out(source)}"
 
 
 def _refused(error: BaseException) -> bool:
@@ -167,10 +168,6 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 def _way_out(source: Source) -> str:
     return f"pass {_OPTIONS[source.kind]} DIR with a folder {Path(source.id).name} in it"
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def load_rows(
@@ -194,7 +191,7 @@ def load_rows(
         try:
             rows = load_dataset(path, config, split=split, **options)
         except ValueError as error:  # of a split or a config that is not there
-            raise InputError(f"{source}: cannot be read: {_first_line(error)}") from error
+            raise InputError(f"{source}: cannot be read: {first_line(error)}") from error
         missing = [column for column in columns if column not in (rows.column_names or columns)]
         if missing:
             raise InputError(f"{source}: split {split!r} has no column {missing[0]!r}, but {rows.column_names}")

@@ -19,7 +19,7 @@ PARAMS = {"max_steps": 3, "eval_steps": 3, "batch_size": 4, "batch_size_eval": 8
 
 def experiment(name):
     """A case of the embedded suite, `lora/rank8`, shortened."""
-    (found,) = (item for item in read_suite(TINY_SUITE) if f"{item.case.method}/{item.case.name}" == name)
+    (found,) = (item for item in read_suite(TINY_SUITE) if item.case.experiment == name)
     kwargs = {**found.train.optimizer_kwargs, "lr": 0.05}
     generation = {"max_new_tokens": 2}
     return replace(found, train=replace(found.train, **PARAMS, optimizer_kwargs=kwargs, generation_kwargs=generation))

@@ -1,18 +1,19 @@
 """Each comparator is turned around once, and an expectation dies: no rule of `compare` is there for nothing."""
 
+import importlib
 import math
 import sys
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
 from pytest_peftbench import compare as original
 from pytest_peftbench.results.baseline import from_result
+from pytest_peftbench.results.metrics import METRICS
 from pytest_peftbench.results.result import BaseReference, CaseId, Result, SeedRun
 
-SOURCE = Path(original.__file__).read_text(encoding="utf-8")
+SOURCES = {path.name: path.read_text(encoding="utf-8") for path in Path(original.__file__).parent.glob("*.py")}
 SEEDS = range(5)
 ENVIRONMENT = {
     "torch": "2.13.0",
@@ -68,6 +69,9 @@ PLAIN = a_result()
 UNLIKE = {"adapter_sha256": "1" * 64}  # with other bits, so that seeds are compared at all
 ONE_LOST = [*PLAIN.seeds[:-1], a_run(4)]
 del ONE_LOST[-1].metrics["forgetting"]
+WITH_LOSS = [a_run(seed, train_loss=1.0) for seed in SEEDS]
+NO_QUALITY = [replace(run, metrics={"first_losses": [5.5, 5.4, 5.3]}, samples={}) for run in PLAIN.seeds]
+TIME = {"step_time_ratio": 1.2, "step_time_interval": [1.2, 1.2]}
 
 # name -> obtained, expected, and what the case's verdict is, or that of one of its metrics: ("regressed", "forgetting")
 EXPECTATIONS = {
@@ -111,14 +115,40 @@ EXPECTATIONS = {
     ),
     "a little slower": (a_result(metrics={"step_time_ratio": 1.21}), PLAIN, ("within noise", "step_time_ratio")),
     "a metric vanished": (a_result(without=["params.trainable"]), PLAIN, "missing metric"),
-    "a metric that the baseline lacks": (PLAIN, a_result(without=["params.trainable"]), "missing metric"),
+    "a metric that the baseline does not hold yet": (PLAIN, a_result(without=["params.trainable"]), "not recorded yet"),
+    "a quality that the baseline does not hold yet": (replace(PLAIN, seeds=WITH_LOSS), PLAIN, "not recorded yet"),
+    "a metric of one seed that the baseline does not hold": (
+        replace(PLAIN, seeds=[*PLAIN.seeds[:-1], WITH_LOSS[-1]]),
+        PLAIN,
+        ("missing metric", "train_loss"),
+    ),
+    "a baseline without any quality": (
+        PLAIN,
+        replace(PLAIN, seeds=NO_QUALITY),
+        ("missing metric", "forgetting"),
+    ),
+    "a baseline without any counter": (
+        PLAIN,
+        a_result(without=["params.trainable", "checkpoint.tensors", "train_step.flops", "merge.same_output"]),
+        ("missing metric", "train_step.flops"),
+    ),
+    "a baseline of another accelerator that lacks a metric": (
+        PLAIN,
+        a_result(without=["gpu.allocated_peak_bytes"], environment={**ENVIRONMENT, "accelerator": "H200"}),
+        ("not comparable", "gpu.allocated_peak_bytes"),
+    ),
+    "nothing in common": (
+        replace(PLAIN, metrics=TIME, seeds=[]),
+        replace(PLAIN, metrics={}, seeds=[]),
+        ("missing metric", "case"),
+    ),
     "a metric vanished for a seed": (replace(PLAIN, seeds=ONE_LOST), PLAIN, "missing metric"),
     "a metric that nobody declared": (a_result(metrics={"novel": 1}), PLAIN, "unknown metric"),
     "another accelerator": (a_result(environment={**ENVIRONMENT, "accelerator": "H200"}), PLAIN, "not comparable"),
     "another version of the case": (a_result(case_version="2"), PLAIN, "not comparable"),
     "a seed that the baseline lacks": (
         a_result(),
-        replace(PLAIN, seeds=[replace(run, seed=run.seed + 10) for run in PLAIN.seeds]),
+        replace(PLAIN, seeds=PLAIN.seeds[:-1]),
         "not comparable",
     ),
     "NaN in the baseline": (PLAIN, a_result(metrics={"params.trainable": math.nan}), "not comparable"),
@@ -128,12 +158,13 @@ EXPECTATIONS = {
     "nothing measured": (replace(PLAIN, metrics={}, seeds=[]), replace(PLAIN, metrics={}, seeds=[]), "missing metric"),
 }
 
-# what is turned around, the text of `compare` that must stand there once, what takes its place, and who must notice
+IDENTICAL = '\n        return Finding.between(metric, "identical", obtained, expected)\n'
+# what is turned around, the text that must stand in `compare` once, what takes its place, and who must notice
 MUTATIONS = [
     (
         "exact: equality",
-        "figures = words.figures(metric, obtained, expected)\n    if obtained == expected:",
-        "figures = words.figures(metric, obtained, expected)\n    if True:",
+        f"if obtained == expected:{IDENTICAL}    if metric.unit",
+        f"if True:{IDENTICAL}    if metric.unit",
         "one FLOP more",
     ),
     (
@@ -142,23 +173,28 @@ MUTATIONS = [
         'obtained > expected if metric.direction == "lower"',
         "one FLOP more",
     ),
-    ("exact: outcome", 'if obtained == "ok":', 'if obtained != "ok":', "a capability lost"),
+    (
+        "exact: outcome",
+        '"improved" if obtained == "ok" else "regressed"',
+        '"regressed" if obtained == "ok" else "improved"',
+        "a capability lost",
+    ),
     (
         "exact: table",
-        '_judge_table(metric.name, "regressed", ',
-        '_judge_table(metric.name, "identical", ',
+        '_changed_entries(metric, "regressed", ',
+        '_changed_entries(metric, "identical", ',
         "another type in the checkpoint",
     ),
     (
         "numerics: list",
-        "return _judge_steps(metric, obtained, expected)",
-        'return Finding(metric.name, "identical")',
+        'Finding.between(metric, "numerics changed", ours, theirs, ',
+        'Finding.between(metric, "identical", ours, theirs, ',
         "another loss at the third step",
     ),
     (
         "numerics: text",
-        '"numerics changed", *words.figures(metric, obtained, expected), change)',
-        '"identical", *words.figures(metric, obtained, expected), change)',
+        'Finding.between(metric, "numerics changed", obtained, expected)',
+        'Finding.between(metric, "identical", obtained, expected)',
         "another hash of the weights",
     ),
     (
@@ -169,14 +205,14 @@ MUTATIONS = [
     ),
     (
         "quality: margin",
-        "if abs(worse) <= margin * (1 + 1e-9):",
-        "if abs(worse) > margin * (1 + 1e-9):",
+        "if worse > margin * (1 + 1e-9):",
+        "if worse < margin * (1 + 1e-9):",
         "more forgotten",
     ),
     (
         "quality: significance",
-        '"regressed" if p <= stats.ALPHA / tests else "cannot tell"',
-        '"regressed" if p > stats.ALPHA / tests else "cannot tell"',
+        '"regressed" if p <= stats.ALPHA / comparison.tests else "cannot tell"',
+        '"regressed" if p > stats.ALPHA / comparison.tests else "cannot tell"',
         "more forgotten",
     ),
     (
@@ -187,14 +223,14 @@ MUTATIONS = [
     ),
     (
         "quality: one seed",
-        'Finding(metric.name, "cannot tell", *figures, words.change(metric, mean(new), mean(old)), reason)',
-        'Finding(metric.name, "within noise", *figures, words.change(metric, mean(new), mean(old)), reason)',
+        'Finding.between(metric, "cannot tell", obtained, expected, reason)',
+        'Finding.between(metric, "within noise", obtained, expected, reason)',
         "a single seed",
     ),
     (
         "noisy: direction",
-        "= _mean(ours.values()), _mean(theirs.values())",
-        "= _mean(theirs.values()), _mean(ours.values())",
+        "= average(ours), average(theirs)",
+        "= average(theirs), average(ours)",
         "twice the memory",
     ),
     (
@@ -211,15 +247,15 @@ MUTATIONS = [
     ),
     (
         "noisy: no interval",
-        'Finding(metric.name, "cannot tell", *figures, change, "too few blocks without throttling")',
-        'Finding(metric.name, "within noise", *figures, change, "too few blocks without throttling")',
+        'Finding.between(metric, "cannot tell", obtained, expected, "too few blocks without throttling")',
+        'Finding.between(metric, "within noise", obtained, expected, "too few blocks without throttling")',
         "a clock held back",
     ),
     (
-        "environment drift",
-        'Finding("environment", "environment drift"',
-        'Finding("environment", "identical"',
-        "another torch",
+        "noisy: an interval that is not there",
+        'Finding(metric.name, "cannot tell", *words.figures',
+        'Finding(metric.name, "within noise", *words.figures',
+        "a time without its interval",
     ),
     (
         "noisy: margin",
@@ -228,64 +264,111 @@ MUTATIONS = [
         "twice the memory",
     ),
     (
+        "environment drift",
+        'Finding.of("environment", "environment drift"',
+        'Finding.of("environment", "identical"',
+        "another torch",
+    ),
+    (
+        "a base model that moved in the same environment",
+        'Finding.of("base model", "numerics changed"',
+        'Finding.of("base model", "environment drift"',
+        "another base model in the same environment",
+    ),
+    (
         "missing: on one side",
-        "return _missing(metric, ours, theirs)",
-        'return Finding(name, "identical")',
+        'Finding(name, "missing metric", *shown, reason="vanished',
+        'Finding(name, "not recorded yet", *shown, reason="vanished',
         "a metric vanished",
     ),
     (
         "missing: the union of names",
-        "_ordered({*_names(obtained, metrics), *_names(expected, metrics), *unusable}, metrics)",
-        "_ordered({*_names(obtained, metrics), *unusable}, metrics)",
+        "*names_of(self.obtained, self.metrics), *names_of(self.expected, self.metrics)",
+        "*names_of(self.obtained, self.metrics)",
         "a metric vanished",
     ),
     (
         "missing: for a seed",
-        "return _missing_for_a_seed(name, ours, theirs)",
-        'return Finding(name, "identical")',
+        'Finding(metric.name, "missing metric", reason=f"vanished',
+        'Finding(metric.name, "identical", reason=f"vanished',
         "a metric vanished for a seed",
     ),
-    ("missing: everything", 'Finding("case", "missing metric"', 'Finding("case", "identical"', "nothing measured"),
+    (
+        "missing: everything",
+        'Finding.of("case", "missing metric", "nothing was measured")',
+        'Finding.of("case", "identical", "nothing was measured")',
+        "nothing measured",
+    ),
+    (
+        "not recorded yet",
+        'return "not recorded yet", "the baseline does not hold it"',
+        'return "missing metric", "the baseline does not hold it"',
+        "a quality that the baseline does not hold yet",
+    ),
+    (
+        "not recorded yet: is told",
+        'return "not recorded yet", "the baseline does not hold it"',
+        'return "identical", "the baseline does not hold it"',
+        "a metric that the baseline does not hold yet",
+    ),
+    (
+        "not recorded yet: quality always was",
+        '_NEVER_NEW: tuple[Lane, ...] = ("exact", "quality")',
+        '_NEVER_NEW: tuple[Lane, ...] = ("exact",)',
+        "a baseline without any quality",
+    ),
+    (
+        "not recorded yet: counters always were",
+        '_NEVER_NEW: tuple[Lane, ...] = ("exact", "quality")',
+        '_NEVER_NEW: tuple[Lane, ...] = ("quality",)',
+        "a baseline without any counter",
+    ),
+    (
+        "not recorded yet: every seed holds it",
+        "if None not in ours and (lacking := ",
+        "if None in ours and (lacking := ",
+        "a metric of one seed that the baseline does not hold",
+    ),
+    (
+        "not recorded yet: something else was compared",
+        'if "not recorded yet" in told and told <=',
+        'if "not recorded yet" not in told and told <=',
+        "nothing in common",
+    ),
+    (
+        "not recorded yet: where it could have been recorded",
+        "if reason := _why_environment(comparison, metric):",
+        "if theirs and (reason := _why_environment(comparison, metric)):",
+        "a baseline of another accelerator that lacks a metric",
+    ),
     ("unknown metric", 'Finding(name, "unknown metric"', 'Finding(name, "identical"', "a metric that nobody declared"),
     (
-        "a base model that moved in the same environment",
-        'Finding(BASE_MODEL, "numerics changed"',
-        'Finding(BASE_MODEL, "environment drift"',
-        "another base model in the same environment",
-    ),
-    (
-        "noisy: an interval that is not there",
-        'return Finding(name, "cannot tell", *_figures_of(metric, ours, theirs), reason=reason)',
-        'return Finding(name, "within noise", *_figures_of(metric, ours, theirs), reason=reason)',
-        "a time without its interval",
-    ),
-    (
         "not comparable: environment",
-        'if reason := _why_not_comparable(metric, obtained, expected):\n        return Finding(name, "not comparable"',
-        'if reason := _why_not_comparable(metric, obtained, expected):\n        return Finding(name, "identical"',
+        "if reason := _why_environment(comparison, metric):",
+        "if reason := '':",
         "another accelerator",
     ),
     (
         "not comparable: case",
-        '*unusable.values(), Finding("case", "not comparable"',
-        '*unusable.values(), Finding("case", "identical"',
+        'Finding.of("case", "not comparable", reason)',
+        'Finding.of("case", "identical", reason)',
         "another version of the case",
     ),
     (
         "not comparable: seeds",
-        "if reason := _why_seeds_differ(ours, theirs, expected):",
-        "if False:",
+        "if extra := [seed for seed in ours if seed is not None and seed not in known]:",
+        "if extra := []:",
         "a seed that the baseline lacks",
     ),
     (
         "not comparable: the baseline's value",
-        'Finding(name, "not comparable", reason=f"the baseline\'s value',
-        'Finding(name, "identical", reason=f"the baseline\'s value',
+        'Finding(metric.name, "not comparable", reason=f"the baseline\'s value',
+        'Finding(metric.name, "identical", reason=f"the baseline\'s value',
         "NaN in the baseline",
     ),
-    ("NaN", "unusable.get(name) or _compare_metric(", "_compare_metric(", "NaN"),
-    ("failed", 'Finding("status", "failed"', 'Finding("status", "identical"', "a case that failed"),
-    ("no baseline", 'Finding("case", "no baseline"', 'Finding("case", "identical"', "no baseline"),
+    ("NaN", "bad.get(name) or compare_metric(", "compare_metric(", "NaN"),
+    ("failed", 'Finding.of("case", "failed"', 'Finding.of("case", "identical"', "a case that failed"),
+    ("no baseline", 'Finding.of("case", "no baseline"', 'Finding.of("case", "identical"', "no baseline"),
     (
         "the worst finding is the verdict",
         "return max(told, key=SEVERITY.index",
@@ -301,49 +384,49 @@ MUTATIONS = [
 ]
 
 
-def broken(compare):
-    """The expectations that this `compare` does not meet, in the module's order."""
-    return [
-        name
-        for name, (obtained, expected, word) in EXPECTATIONS.items()
-        if not meets(compare, obtained, expected, word)
-    ]
-
-
 def meets(compare, obtained, expected, word):
+    """Whether this `compare` meets an expectation."""
     try:
-        verdict = compare.compare(obtained, None if expected is None else from_result(expected))
+        verdict = compare.compare(obtained, None if expected is None else from_result(expected), METRICS, tests=1)
     except Exception:
         return False
     green = word in compare.GREEN_BY_DEFAULT
     if isinstance(word, tuple):
-        (found,) = (finding.verdict for finding in verdict.findings if finding.metric == word[1])
-        return found == word[0]
+        return [finding.verdict for finding in verdict.findings if finding.subject == word[1]] == [word[0]]
     return verdict.verdict == word and compare.is_green(verdict) == green
 
 
 @pytest.fixture
-def load(monkeypatch):
-    """Function that makes a module of a source, as `pytest_peftbench.compare` is one."""
+def load(monkeypatch, tmp_path):
+    """Function that imports a copy of the package `compare` in which a text is replaced."""
 
-    def make(source):
-        module = ModuleType("mutated_compare")
-        monkeypatch.setitem(sys.modules, module.__name__, module)
-        exec(compile(source, "mutated_compare.py", "exec"), vars(module))
-        return module
+    def make(old="", new=""):
+        folder = tmp_path / "mutated_compare"
+        folder.mkdir()
+        for name, source in SOURCES.items():
+            source = source.replace(old, new) if old else source
+            (folder / name).write_text(source.replace("pytest_peftbench.compare", folder.name), encoding="utf-8")
+        monkeypatch.syspath_prepend(tmp_path)
+        return importlib.import_module(folder.name)
 
-    return make
+    yield make
+    for name in [name for name in sys.modules if name.partition(".")[0] == "mutated_compare"]:
+        del sys.modules[name]
 
 
 def test_compare_as_it_is_meets_every_expectation(load):
-    assert broken(load(SOURCE)) == []
+    compare = load()
+
+    assert compare.__file__ != original.__file__
+    assert [name for name, expectation in EXPECTATIONS.items() if not meets(compare, *expectation)] == []
 
 
 @pytest.mark.parametrize(("old", "new", "noticed"), [row[1:] for row in MUTATIONS], ids=[row[0] for row in MUTATIONS])
 def test_a_comparator_that_is_turned_around_is_noticed(load, old, new, noticed):
-    assert SOURCE.count(old) == 1, f"compare.py holds this {SOURCE.count(old)} times; adapt MUTATIONS:\n{old}"
+    count = sum(source.count(old) for source in SOURCES.values())
+    assert count == 1, f"compare holds this {count} times; adapt MUTATIONS:\n{old}"
 
-    assert noticed in broken(load(SOURCE.replace(old, new)))
+    assert not meets(load(old, new), *EXPECTATIONS[noticed])
 
 
 def test_every_expectation_is_one_that_some_mutation_breaks_or_a_control():

@@ -5,16 +5,15 @@ from few import Few
 from support import TINY_SUITE, skip_under_an_older_peft
 
 from pytest_peftbench.commands.selftest.faults import EXACT, FAULTS, NOISY, NUMERICS, QUALITY
-from pytest_peftbench.commands.selftest.patching import _function, patched
+from pytest_peftbench.commands.selftest.patching import function_at, patched
 from pytest_peftbench.commands.selftest.report import LANES
 from pytest_peftbench.commands.selftest.runner import Outcome, Trial
-from pytest_peftbench.compare import BASE_MODEL
 from pytest_peftbench.results.metrics import METRICS
 from pytest_peftbench.suites import read_suite
 
 skip_under_an_older_peft()
 
-EXPERIMENTS = {f"{item.case.method}/{item.case.name}" for item in read_suite(TINY_SUITE)}
+EXPERIMENTS = {item.case.experiment for item in read_suite(TINY_SUITE)}
 # One fault of each kind that a few items and three steps are enough for.
 FOR_REAL = [
     ("loha/rank8", "delta weight computed twice"),
@@ -35,7 +34,7 @@ def label(fault):
 
 @pytest.mark.parametrize("fault", FAULTS, ids=label)
 def test_each_fault_finds_its_place_and_is_undone(fault):
-    functions = [_function(edit.target) for edit in fault.edits]
+    functions = [function_at(edit.target) for edit in fault.edits]
     before = [function.__code__ for function in functions]
     with patched(fault.edits):
         faulty = [function.__code__ for function in functions]
@@ -55,11 +54,11 @@ def test_each_fault_is_tried_on_a_case_and_told_by_metrics_of_its_lane(fault):
     assert fault.experiment in EXPERIMENTS
     assert fault.size
     assert fault.metrics
-    assert {METRICS[name].lane for name in fault.metrics if name != BASE_MODEL} == {fault.lane}
+    assert {METRICS[name].lane for name in fault.metrics if name != "base model"} == {fault.lane}
 
 
 def test_the_catalogue_covers_lanes_and_methods():
-    methods = {fault.method for fault in FAULTS} | {
+    methods = {fault.experiment.partition("/")[0] for fault in FAULTS} | {
         fault.experiment.rpartition("-")[2] for fault in FAULTS if "dora" in fault.experiment
     }
 

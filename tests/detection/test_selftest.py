@@ -11,7 +11,7 @@ from support import LORA, make_suite, unmeasured
 
 from pytest_peftbench import commands as cli
 from pytest_peftbench.commands.selftest import report, runner
-from pytest_peftbench.commands.selftest.faults import Fault
+from pytest_peftbench.commands.selftest.faults.fault import Fault
 from pytest_peftbench.commands.selftest.patching import Edit
 from pytest_peftbench.commands.selftest.runner import Outcome, Trial
 from pytest_peftbench.compare import GREEN_BY_DEFAULT, CaseVerdict, Finding
@@ -60,7 +60,7 @@ def answer(trial):
         os._exit(3)
     if trial.experiment == "raises":
         raise ZeroDivisionError("no\nsuch thing")
-    return CaseVerdict(replace(CASE, name=f"{os.getpid()}"), (Finding("case", "identical"),))
+    return CaseVerdict(replace(CASE, name=f"{os.getpid()}"), (Finding.of("case", "identical", ""),))
 
 
 def test_each_trial_runs_in_a_process_of_its_own_and_one_that_dies_is_red(monkeypatch):
@@ -173,8 +173,7 @@ def test_the_whole_command_catches_a_fault_and_leaves_the_unchanged_case_green(b
     make_suite(bench.suite, {"lora/rank8": (LORA, None)}, max_steps=1, eval_steps=1)
     bench.trains()
     (bench.path / "conftest.py").unlink()  # the command reads all data
-    recorded = bench.spawn("-k", "lora-rank8", "--peft-update-baselines", "--peft-seeds", "1")
-    assert recorded.returncode == 0, recorded.stdout
+    bench.record("-k", "lora-rank8", "--peft-seeds", "1")
 
     command = [sys.executable, "-m", "pytest_peftbench.commands", "selftest", "--suite", "MetaMathQA/mini"]
     chosen = ["--only", "norms of the base model", "--json", "outcomes.json"]

@@ -1,1 +1,49 @@
-"""The gate tests itself: faults are injected into the running program, and each must turn the right case red."""
+"""`peftbench selftest`: faults are injected into the running program, and each must turn the right case red."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from pytest_peftbench.commands.command import Command, require_file, say, tell_progress
+from pytest_peftbench.results.files import positive, write_json
+from pytest_peftbench.suites import find_suites
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--only", default="", metavar="TEXT", help="faults whose lane, case or name contains it")
+    parser.add_argument("--suite", type=Path, default=Path("benchmarks/MetaMathQA/tiny"), metavar="DIR")
+    parser.add_argument("--baselines", type=Path, default=Path("baselines"), metavar="DIR")
+    parser.add_argument(
+        "--unchanged", type=_none_or_more, default=1, metavar="N", help="unchanged runs a case (default: 1)"
+    )
+    parser.add_argument("--jobs", type=positive, default=1, metavar="N", help="processes at a time (default: 1)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write outcomes and their findings")
+
+
+def _none_or_more(text: str) -> int:
+    return 0 if text == "0" else positive(text)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from pytest_peftbench.commands.selftest import report, runner
+
+    find_suites(options.suite)  # a folder, or a usage error
+    if options.json:
+        require_file(f"--json {options.json}", options.json)
+    trials = runner.trials(options.suite, options.baselines, options.only, options.unchanged)
+    outcomes = runner.run(trials, options.jobs, tell_progress)
+    if options.json:
+        write_json(options.json, report.to_json(outcomes))
+    say(report.text(outcomes))
+    return 0 if all(outcome.passed for outcome in outcomes) else 1
+
+
+COMMAND = Command(
+    name="selftest",
+    help="inject faults into PEFT and see whether the benchmark notices",
+    description="Run each fault of the catalogue on its case, and each of those cases unchanged, in processes of "
+    "their own; tell which metric caught it. 1 when a fault was missed or an unchanged case is red.",
+    add_arguments=_add_arguments,
+    run=_run,
+)

@@ -54,7 +54,7 @@ def patched(edits: Sequence[Edit]) -> Iterator[None]:
     by_target: dict[str, list[Edit]] = {}
     for edit in edits:
         by_target.setdefault(edit.target, []).append(edit)
-    replacements = [(_function(target), group) for target, group in by_target.items()]
+    replacements = [(function_at(target), group) for target, group in by_target.items()]
     codes = [(function, function.__code__, _edited(function, group)) for function, group in replacements]
     with ExitStack() as restore:
         for function, original, edited in codes:
@@ -63,7 +63,7 @@ def patched(edits: Sequence[Edit]) -> Iterator[None]:
         yield
 
 
-def _function(target: str) -> FunctionType:
+def function_at(target: str) -> FunctionType:
     """The function that the target names, below decorators, a property or a bound class."""
     module, _, path = target.partition(":")
     *classes, name = path.split(".")

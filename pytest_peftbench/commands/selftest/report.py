@@ -7,7 +7,7 @@ from typing import Any
 
 from pytest_peftbench.commands.selftest.runner import Outcome, false_alarm_bound
 from pytest_peftbench.compare import Finding
-from pytest_peftbench.results.words import plural
+from pytest_peftbench.results.words import aligned, plural
 
 LANES = ("exact", "numerics", "quality", "noisy")
 _HEADER = ("fault", "case", "size", "lane", "caught by", "verdict", "")
@@ -16,7 +16,7 @@ _HEADER = ("fault", "case", "size", "lane", "caught by", "verdict", "")
 def text(outcomes: Sequence[Outcome]) -> str:
     """The table of faults, then all that did not go as it should, then the counts."""
     faults = [outcome for outcome in outcomes if outcome.trial.fault]
-    lines = [*_table([_HEADER, *map(_row, faults)]), ""] if faults else []
+    lines = [*aligned([_HEADER, *map(_row, faults)], left=range(len(_HEADER))), ""] if faults else []
     lines += [line for outcome in outcomes if not outcome.passed for line in _problem(outcome)]
     return "\n".join([*lines, *_counts(outcomes)])
 
@@ -44,12 +44,7 @@ def _words(outcome: Outcome, finding: Finding) -> str:
     """`forgetting +0.41 (detectable 0.05)`: the smallest regression that the baseline's seeds can tell, if known."""
     detectable = outcome.verdict.detectable.get(finding.metric) if outcome.verdict else None
     known = "" if detectable is None else f" (detectable {detectable:.2g})"
-    return f"{finding.metric} {finding.change}".strip() + known
-
-
-def _table(rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return f"{finding.subject} {finding.change}".strip() + known
 
 
 def _problem(outcome: Outcome) -> list[str]:
@@ -89,7 +84,7 @@ def _outcome(outcome: Outcome) -> dict[str, Any]:
         **{key: getattr(fault, key) for key in keys},
         "experiment": outcome.trial.experiment,
         "status": outcome.status,
-        "caught_by": [finding.metric for finding in outcome.caught_by],
+        "caught_by": [finding.subject for finding in outcome.caught_by],
         "verdict": outcome.verdict.to_json() if outcome.verdict else None,
         "error": outcome.error,
         "seconds": round(outcome.seconds, 1),

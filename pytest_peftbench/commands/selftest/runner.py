@@ -13,7 +13,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Literal
 
-from pytest_peftbench.commands.selftest.faults import FAULTS, Fault
+from pytest_peftbench.commands.selftest.faults import FAULTS
+from pytest_peftbench.commands.selftest.faults.fault import Fault
 from pytest_peftbench.commands.selftest.patching import patched
 from pytest_peftbench.compare import (
     GREEN_BY_DEFAULT,
@@ -25,12 +26,12 @@ from pytest_peftbench.compare import (
     second_stage,
     with_margins,
 )
-from pytest_peftbench.plugin.session import QUALITY_METRICS
 from pytest_peftbench.results import baseline as baselines
 from pytest_peftbench.results.baseline import Baseline, baseline_path
 from pytest_peftbench.results.files import InputError
 from pytest_peftbench.results.metrics import Lane
 from pytest_peftbench.results.result import Result, SecondStage
+from pytest_peftbench.results.words import error_line
 from pytest_peftbench.suites import Experiment, read_suite
 
 # Imported once, by the process that all others are forked from.
@@ -40,8 +41,8 @@ _PRELOAD = [
     "datasets",
     "pytest_peftbench.cases.trained",
     "pytest_peftbench.tasks.math_reasoning.task",
+    "pytest_peftbench.commands.selftest.runner",
 ]
-_PRELOAD += ["pytest_peftbench.commands.selftest.runner"]
 
 Status = Literal["caught", "MISSED", "red otherwise", "green", "RED"]
 
@@ -75,7 +76,7 @@ class Outcome:
     def caught_by(self) -> list[Finding]:
         """The findings that tell the fault: of its metrics, with the verdict that its lane asks for."""
         fault = self.trial.fault
-        return [item for item in self.red if fault and item.metric in fault.metrics and item.verdict == fault.verdict]
+        return [item for item in self.red if fault and item.subject in fault.metrics and item.verdict == fault.verdict]
 
     @property
     def status(self) -> Status:
@@ -121,7 +122,7 @@ def trials(suite: Path, root: Path, chosen: str, unchanged: int) -> list[Trial]:
     if not faults:
         raise InputError(f"--only {chosen}: no fault's lane, case or name contains it")
     names = list(dict.fromkeys(fault.experiment for fault in faults))
-    known = {_name(experiment): experiment for experiment in read_suite(suite)}
+    known = {experiment.case.experiment: experiment for experiment in read_suite(suite)}
     for name in names:
         if name not in known:
             raise InputError(f"{suite}: holds no experiment {name}, on which a fault is tried")
@@ -162,10 +163,11 @@ def run(
 def run_trial(trial: Trial) -> CaseVerdict:
     """One trial, in this process."""
     suite = read_suite(trial.suite)
-    (experiment,) = (item for item in suite if _name(item) == trial.experiment)
+    (experiment,) = (item for item in suite if item.case.experiment == trial.experiment)
     baseline = baselines.read(baseline_path(trial.baselines, experiment.case))
+    tests = len(suite) * experiment.spec.quality_metrics
     with patched(trial.fault.edits if trial.fault else ()):
-        return judge(experiment, baseline, trial.fault.lane if trial.fault else None, len(suite) * QUALITY_METRICS)
+        return judge(experiment, baseline, trial.fault.lane if trial.fault else None, tests)
 
 
 def false_alarm_bound(outcomes: Iterable[Outcome]) -> tuple[int, int, float]:
@@ -179,10 +181,6 @@ def false_alarm_bound(outcomes: Iterable[Outcome]) -> tuple[int, int, float]:
     # "less": all 5 % lie above the bound
     interval = binomtest(red, len(unchanged), alternative="less").proportion_ci(0.95, method="exact")
     return len(unchanged), red, float(interval.high)
-
-
-def _name(experiment: Experiment) -> str:
-    return f"{experiment.case.method}/{experiment.case.name}"
 
 
 def _told(outcome: Outcome) -> str:
@@ -221,4 +219,4 @@ def _child(sender: Connection[Any, Any], attempt: Callable[[Trial], CaseVerdict]
     try:
         sender.send((attempt(trial), ""))
     except Exception as error:
-        sender.send((None, f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"))
+        sender.send((None, error_line(error)))

@@ -1,0 +1,202 @@
+"""The rule of each lane: a function of a comparison and a metric that gives the finding. Both sides hold the metric."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Literal
+
+from pytest_peftbench.compare.causes import COLUMNS, causes, changed_operators
+from pytest_peftbench.compare.comparable import incomparable
+from pytest_peftbench.compare.comparison import BySeed, Comparison, average, averaged
+from pytest_peftbench.compare.environment import why_drifted
+from pytest_peftbench.compare.quality import quality
+from pytest_peftbench.compare.verdicts import SEVERITY, Finding, Verdict
+from pytest_peftbench.results import words
+from pytest_peftbench.results.baseline import problem, within_margin
+from pytest_peftbench.results.metrics import Metric, Value
+from pytest_peftbench.results.result import BaseReference
+
+MAX_TENSORS = 10
+
+
+def compare_metric(comparison: Comparison, name: str) -> Finding:
+    """What comparing a metric of either side gives: why it cannot be compared, or what the rule of its lane says."""
+    if finding := incomparable(comparison, name):
+        return finding
+    metric = comparison.metrics[name]
+    reason = why_drifted(comparison, metric)
+    if reason and metric.lane == "exact":
+        return exact_under_drift(comparison, metric, reason)
+    if reason:
+        return Finding(name, "environment drift", reason=reason)
+    lanes = {"exact": exact, "numerics": numerics, "quality": quality, "noisy": noisy}
+    return lanes[metric.lane](comparison, metric)
+
+
+# The exact lane -------------------------------------------------------------------------------------------------------
+
+
+def exact(comparison: Comparison, metric: Metric) -> Finding:
+    """Equal; where a counter is not, the operators or tensors behind it."""
+    finding = worst_of_seeds(metric, *comparison.values(metric.name))
+    if finding.verdict == "identical" or finding.details:
+        return finding
+    return replace(finding, details=causes(comparison, metric.name))
+
+
+def exact_under_drift(comparison: Comparison, metric: Metric, reason: str) -> Finding:
+    """A counter by what it counts beside the operators that changed in the base model too.
+
+    Bytes count as they are where the base model's own did not move. What is left cannot be told apart from the
+    environment's own change; without the base model's figures nothing can, and that is no comparison.
+    reason: what moved that is not the adapter's doing.
+    """
+    before, after = comparison.expected.base, comparison.obtained.base
+    phase, _, counter = metric.name.partition(".")
+    if before is None or after is None:
+        reason = f"{reason}; the base model's own figures are not there to tell"
+        return Finding(metric.name, "not comparable", reason=reason)
+    if counter in COLUMNS and phase in before.operators and phase in after.operators:
+        return _beside_the_base_model(comparison, metric, reason, before, after)
+    if metric.name in before.metrics and before.metrics[metric.name] == after.metrics.get(metric.name):
+        return exact(comparison, metric)
+    return Finding(metric.name, "environment drift", reason=reason)
+
+
+def _beside_the_base_model(
+    comparison: Comparison, metric: Metric, reason: str, before: BaseReference, after: BaseReference
+) -> Finding:
+    phase, _, counter = metric.name.partition(".")
+    ours, theirs = (side.operators.get(phase) for side in (comparison.obtained, comparison.expected))
+    if not ours or not theirs:
+        reason = f"{reason}; the operators of {phase} are not there to tell"
+        return Finding(metric.name, "not comparable", reason=reason)
+    old, new, column = before.operators[phase], after.operators[phase], COLUMNS.index(counter)
+    moved = {row for row in old.keys() | new.keys() if old.get(row) != new.get(row)}
+    ours, theirs = ({row: counts for row, counts in rows.items() if row not in moved} for rows in (ours, theirs))
+    finding = equal(metric, *(sum(counts[column] for counts in rows.values()) for rows in (ours, theirs)))
+    if finding.verdict == "identical":
+        return finding
+    rule = ", ".join(part for part in (finding.reason, "beside what changed in the base model") if part)
+    return replace(finding, reason=rule, details=changed_operators(ours, theirs, counter))
+
+
+def equal(metric: Metric, obtained: Value, expected: Value) -> Finding:
+    """The exact rule for two values: one operator more is a regression, one less an improvement."""
+    if obtained == expected:
+        return Finding.between(metric, "identical", obtained, expected)
+    if metric.unit == "outcome":
+        lost = "capability lost" if expected == "ok" else "fails in another way"
+        verdict: Verdict = "improved" if obtained == "ok" else "regressed"
+        return Finding.between(metric, verdict, obtained, expected, "capability gained" if obtained == "ok" else lost)
+    if isinstance(obtained, dict) and isinstance(expected, dict):
+        return _changed_entries(metric, "regressed", obtained, expected)
+    if not isinstance(obtained, (int, float)) or not isinstance(expected, (int, float)):
+        return Finding.between(metric, "regressed", obtained, expected, "must be equal")
+    side = _side(metric, obtained, expected)
+    return Finding.between(metric, side, obtained, expected, "must be equal" if side == "regressed" else "")
+
+
+def _side(metric: Metric, obtained: float, expected: float) -> Literal["improved", "regressed"]:
+    """The direction of a difference. A metric that knows no better can only get worse, and so can NaN."""
+    better = obtained < expected if metric.direction == "lower" else obtained > expected
+    return "improved" if better and metric.direction != "equal" else "regressed"
+
+
+# The numerics lane ----------------------------------------------------------------------------------------------------
+
+
+def numerics(comparison: Comparison, metric: Metric) -> Finding:
+    """The same bits."""
+    return worst_of_seeds(metric, *comparison.values(metric.name))
+
+
+def same_bits(metric: Metric, obtained: Value, expected: Value) -> Finding:
+    """The numerics rule for two values; of two courses it names the step at which they part."""
+    if obtained == expected:
+        return Finding.between(metric, "identical", obtained, expected)
+    if isinstance(obtained, dict) and isinstance(expected, dict):
+        return _changed_entries(metric, "numerics changed", obtained, expected)
+    if not isinstance(obtained, list) or not isinstance(expected, list):
+        return Finding.between(metric, "numerics changed", obtained, expected)
+    for step, (ours, theirs) in enumerate(zip(obtained, expected, strict=False), start=1):
+        if ours != theirs:
+            return Finding.between(metric, "numerics changed", ours, theirs, f"they part at step {step}")
+    lengths = (f"{len(obtained)} steps", f"{len(expected)} steps")
+    return Finding(metric.name, "numerics changed", *lengths, reason="equal as far as both go")
+
+
+def _changed_entries(
+    metric: Metric, verdict: Verdict, obtained: Mapping[str, str], expected: Mapping[str, str]
+) -> Finding:
+    """The entries of two tables that were removed, changed or added."""
+    removed = [f"removed  {key}: {expected[key]}" for key in sorted(expected.keys() - obtained.keys())]
+    changed = [
+        f"changed  {key}: {expected[key]} -> {obtained[key]}"
+        for key in sorted(expected.keys() & obtained.keys())
+        if expected[key] != obtained[key]
+    ]
+    added = [f"added    {key}: {obtained[key]}" for key in sorted(obtained.keys() - expected.keys())]
+    counts = ((len(removed), "removed"), (len(changed), "changed"), (len(added), "added"))
+    summary = ", ".join(f"{count} {what}" for count, what in counts if count)
+    details = words.first([*removed, *changed, *added], MAX_TENSORS)
+    reason = "must be equal" if verdict == "regressed" else ""
+    return Finding(metric.name, verdict, change=summary, reason=reason, details=details)
+
+
+def worst_of_seeds(metric: Metric, ours: BySeed, theirs: BySeed) -> Finding:
+    """The worst finding of any seed, by the exact or the numerics rule. Both sides are of the same seeds."""
+    rule = equal if metric.lane == "exact" else same_bits
+    worst: Finding | None = None
+    for seed in ours:
+        finding = rule(metric, ours[seed], theirs[seed])
+        if seed is not None and finding.verdict != "identical":
+            reason = ", ".join(part for part in (f"seed {seed}", finding.reason) if part)
+            finding = replace(finding, reason=reason)
+        if worst is None or SEVERITY.index(finding.verdict) > SEVERITY.index(worst.verdict):
+            worst = finding
+    assert worst is not None
+    return worst
+
+
+# The noisy lane -------------------------------------------------------------------------------------------------------
+
+
+def noisy(comparison: Comparison, metric: Metric) -> Finding:
+    """The mean over the seeds has a margin, and a direction beyond it; a time's whole interval must lie beyond it."""
+    ours, theirs = comparison.values(metric.name)
+    obtained, expected = average(ours), average(theirs)
+    if metric.interval and metric.name not in comparison.obtained.intervals:
+        reason = f"measured without its interval, {metric.interval}"
+        return Finding(metric.name, "cannot tell", *words.figures(metric, obtained, expected), reason=reason)
+    if metric.interval:
+        return _by_interval(metric, obtained, expected, comparison.obtained.intervals[metric.name])
+    if ours == theirs:
+        return Finding.between(metric, "identical", obtained, expected)
+    side = _side(metric, obtained, expected)
+    verdict: Verdict = "within noise" if within_margin(metric, obtained, expected) else side
+    reason = f"margin {words.margin(metric, expected)}{averaged(ours)}"
+    return Finding.between(metric, verdict, obtained, expected, reason)
+
+
+def _by_interval(metric: Metric, obtained: float, expected: float, interval: Value) -> Finding:
+    """A difference counts when the whole interval lies beyond the margin.
+
+    An interval that reaches beyond it, and is wider than the margin itself, leaves open whether the metric regressed.
+    """
+    if interval == []:
+        return Finding.between(metric, "cannot tell", obtained, expected, "too few blocks without throttling")
+    ends = interval if isinstance(interval, list) and not problem(interval, "list") else []
+    if len(ends) != 2 or not ends[0] <= ends[1]:
+        reason = f"its interval is {interval}, expected [low, high]"
+        return Finding.between(metric, "failed", obtained, expected, reason)
+    best, worst = ends if metric.direction == "lower" else reversed(ends)
+    beyond = {end: "" if within_margin(metric, end, expected) else _side(metric, end, expected) for end in ends}
+    verdict: Verdict = "identical" if obtained == expected else "within noise"
+    if beyond[best] == beyond[worst] != "":
+        verdict = "regressed" if beyond[best] == "regressed" else "improved"
+    elif beyond[worst] == "regressed" and ends[1] - ends[0] > metric.margin(expected):
+        verdict = "cannot tell"
+    reason = f"interval {ends[0]:.4g} to {ends[1]:.4g}, margin {words.margin(metric, expected)}"
+    return Finding.between(metric, verdict, obtained, expected, reason)

@@ -1,0 +1,114 @@
+"""The quality lane: a difference counts when it is beyond its margin and significant, over seeds and over samples."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from pytest_peftbench.compare import stats
+from pytest_peftbench.compare.comparison import BySeed, Comparison, averaged, for_seeds
+from pytest_peftbench.compare.verdicts import CaseVerdict, Finding, Verdict
+from pytest_peftbench.results import words
+from pytest_peftbench.results.metrics import Metric
+from pytest_peftbench.results.result import mean
+
+# Of each seed, what a metric is the mean of.
+_Samples = Mapping[int, stats.Sample]
+
+
+def quality(comparison: Comparison, metric: Metric) -> Finding:
+    """Both a margin and significance: beyond the margin alone a difference is one that nobody can tell from noise.
+
+    The margin allows for the noise between seeds, see `stats.noise_floor`.
+    """
+    ours, theirs = comparison.values(metric.name)
+    before, after = _samples(comparison, metric)
+    if before.keys() != after.keys():
+        return _samples_missing(metric, before, after)
+    old, new = _numbers(theirs), _numbers(ours)
+    obtained, expected = mean(new), mean(old)
+    if new and new == old and comparison.same_samples():
+        return Finding.between(metric, "identical", obtained, expected)
+    noise = comparison.expected.noise.get(metric.name)
+    if len(new) < 2 or noise is None:
+        reason = "one seed cannot tell a change from noise; the second stage, or --peft-seeds, runs more"
+        return Finding.between(metric, "cannot tell", obtained, expected, reason)
+    sign = -1 if metric.direction == "higher" else 1
+    worse = sign * (obtained - expected)
+    floor = stats.noise_floor(noise.sd, noise.seeds, len(new))
+    margin = max(metric.margin(expected), floor)
+    p = _probability(sign, old, new, before, after)
+    verdict: Verdict = "within noise"
+    if worse > margin * (1 + 1e-9):
+        verdict = "regressed" if p <= stats.ALPHA / comparison.tests else "cannot tell"
+    elif worse < -margin * (1 + 1e-9):
+        significant = _probability(-sign, old, new, before, after) <= stats.ALPHA / comparison.tests
+        verdict = "improved" if significant else "within noise"
+    because = f", noise of {noise.seeds} seeds" if floor >= metric.margin(expected) else ""
+    reason = f"margin {words.amount(metric, margin)}{because}{averaged(ours)}, p = {p:.2g}"
+    return Finding.between(metric, verdict, obtained, expected, reason, p)
+
+
+def _numbers(values: BySeed) -> list[float]:
+    return [float(value) for seed, value in values.items() if seed is not None and isinstance(value, (int, float))]
+
+
+def _samples(comparison: Comparison, metric: Metric) -> tuple[_Samples, _Samples]:
+    """What the metric is the mean of, by seed, expected and obtained; of seeds that ran, where they hold any."""
+    ran = {run.seed for run in comparison.obtained.seeds}
+    before, after = (
+        {
+            run.seed: run.samples[metric.samples]
+            for run in side.seeds
+            if run.seed in ran and metric.samples in run.samples
+        }
+        for side in (comparison.expected, comparison.obtained)
+    )
+    return before, after
+
+
+def _samples_missing(metric: Metric, before: _Samples, after: _Samples) -> Finding:
+    """The samples that only one side holds; without them the test over seeds alone would decide."""
+    reason = f"the baseline does not hold its samples, {metric.samples},{for_seeds(after.keys() - before.keys())}"
+    if vanished := before.keys() - after.keys():
+        reason = f"its samples, {metric.samples}, vanished{for_seeds(vanished)}"
+    return Finding(metric.name, "missing metric", reason=reason if vanished else f"{reason}; update the baseline")
+
+
+def _probability(sign: int, old: list[float], new: list[float], before: _Samples, after: _Samples) -> float:
+    """Of a difference like this when nothing became worse: the larger one of the tests over seeds and samples.
+
+    sign: 1 where a larger value is worse, -1 where a smaller is.
+    """
+    by_seed = stats.worse_by_seed([sign * value for value in old], [sign * value for value in new])
+    if not before:
+        return by_seed
+    pairs = [(before[seed], after[seed]) for seed in sorted(before)]
+    try:
+        return max(by_seed, stats.worse_by_sample([old for old, _ in pairs], [new for _, new in pairs], sign))
+    except ValueError:  # samples that do not pair up cannot show anything
+        return 1.0
+
+
+def corrected(verdicts: Mapping[str, CaseVerdict]) -> dict[str, CaseVerdict]:
+    """The verdicts of a whole session, after Holm's correction over all its quality tests.
+
+    While a session runs nobody knows how many tests there will be, so each was held to the strictest level. What that
+    left at `cannot tell`, red already, may now be a regression.
+    """
+    probabilities = {
+        (key, index): finding.p
+        for key, verdict in verdicts.items()
+        for index, finding in enumerate(verdict.findings)
+        if finding.p is not None
+    }
+    significant = {place for place, p in stats.holm(probabilities).items() if p <= stats.ALPHA}
+
+    def settled(key: str, index: int, finding: Finding) -> Finding:
+        turned = finding.verdict == "cannot tell" and (key, index) in significant
+        return replace(finding, verdict="regressed") if turned else finding
+
+    return {
+        key: replace(verdict, findings=tuple(settled(key, *place) for place in enumerate(verdict.findings)))
+        for key, verdict in verdicts.items()
+    }

@@ -1,0 +1,199 @@
+"""`peft_baseline`: compares a case's result with its baseline, or updates that."""
+
+from __future__ import annotations
+
+import math
+import os
+import shlex
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_peftbench.compare import (
+    CaseVerdict,
+    Finding,
+    compare,
+    diff_lines,
+    is_green,
+    margin_problems,
+    second_stage,
+    with_margins,
+)
+from pytest_peftbench.compare.noise import check_noise, refreshed, with_noise
+from pytest_peftbench.plugin.options import OPTIONS, SETTINGS, Settings, short_path
+from pytest_peftbench.plugin.outcome import OUTCOME
+from pytest_peftbench.plugin.selection import SELECTION, experiment_of
+from pytest_peftbench.report.outcome import CaseOutcome
+from pytest_peftbench.results.baseline import Baseline, baseline_path, from_result, read, read_if_current, write
+from pytest_peftbench.results.files import InputError, write_file, write_json
+from pytest_peftbench.results.metrics import by_lane
+from pytest_peftbench.results.result import CaseId, SecondStage
+from pytest_peftbench.results.words import plural
+
+if TYPE_CHECKING:
+    from pytest_peftbench.results.result import Result
+
+
+class BaselineCheck:
+    """Compares one case's result with its baseline, or updates that, as the options say."""
+
+    def __init__(self, item: pytest.Item) -> None:
+        self._item = item
+        self._settings = item.config.stash[SETTINGS]
+        self._tests = item.config.stash[SELECTION].quality_tests
+        experiment = experiment_of(item)
+        self._margins = experiment.margins if experiment else {}
+        self._metrics = with_margins(self._margins)
+        item.stash[OUTCOME] = CaseOutcome()
+
+    def second_stage(self, result: Result) -> SecondStage:
+        """What else the case must run: the baseline's other seeds where the first is not identical to it."""
+        baseline = baseline_of(result.case, self._settings)
+        if baseline is None or self._settings.update_baselines or self._settings.no_compare:
+            return SecondStage()
+        stage = second_stage(result, baseline, self._metrics)
+        last = max((run.seed for run in (*baseline.seeds, *result.seeds)), default=-1)
+        further = range(last + 1, last + 1 + (self._settings.calibrate or 0))
+        return replace(stage, seeds=(*stage.seeds, *further))
+
+    def check(self, result: Result) -> None:
+        """Fail unless the result's verdict passes; with `--peft-update-baselines` write the baseline instead."""
+        settings = self._settings
+        self._note(checked=True)
+        if settings.json is not None:
+            _write_result(result, settings.json)
+        for text in result.warnings:
+            self._item.add_report_section("call", "peftbench", text)
+        if result.status != "success":
+            self._compare(result)  # red, whatever was asked for
+        elif settings.update_baselines:
+            self._update(result)
+        elif settings.no_compare:
+            self._settle(result, None, Finding.of("case", "not compared", "--peft-no-compare"))
+        elif settings.calibrate:
+            self._calibrate(result)
+        else:
+            self._compare(result)
+
+    def _compare(self, result: Result) -> CaseVerdict:
+        found = compare(result, baseline_of(result.case, self._settings), self._metrics, self._tests)
+        path = baseline_path(self._settings.baselines, result.case)
+        verdict = replace(found, baseline=short_path(path, self._item.config))
+        red = not is_green(verdict, self._settings.passing)
+        self._note(verdict=verdict, red=red)
+        if red:
+            pytest.fail(verdict.text(_recording_command(self._item)), pytrace=False)
+        return verdict
+
+    def _update(self, result: Result) -> None:
+        old, measured = baseline_of(result.case, self._settings), from_result(result)
+        count = len(measured.seeds) - (self._settings.calibrate or 0)
+        kept, others = replace(measured, seeds=measured.seeds[:count]), measured.seeds[count:]
+        check_noise(kept, others, self._metrics)
+        new = refreshed(old, with_noise(kept, others, self._metrics), self._metrics)
+        if problems := margin_problems(new, self._margins):
+            raise InputError("\n".join(f"{result.case}: not recorded: {problem}" for problem in problems))
+        self._write(result, old, new)
+
+    def _calibrate(self, result: Result) -> None:
+        """Add the noise of the seeds that the baseline does not have; its own must be as they were."""
+        old = baseline_of(result.case, self._settings)
+        known = {run.seed for run in old.seeds} if old else set()
+        own = [run for run in result.seeds if not known or run.seed in known]
+        self._require_identical(self._compare(replace(result, seeds=own)))
+        assert old is not None  # or the comparison had failed
+        others = [run for run in from_result(result).seeds if run.seed not in known]
+        if known and not others:
+            raise InputError(
+                f"{result.case}: not calibrated: no further seed ran; pass second_stage=peft_baseline.second_stage to "
+                "run_experiment"
+            )
+        check_noise(old, others, self._metrics)
+        self._write(result, old, refreshed(old, with_noise(old, others, self._metrics), self._metrics))
+
+    def _require_identical(self, verdict: CaseVerdict) -> None:
+        """Refuse to calibrate another program than the baseline's: the noise would be of two."""
+        names = [*by_lane(self._metrics, "numerics"), *by_lane(self._metrics, "quality")]
+        for finding in verdict.findings:
+            if finding.metric in names and finding.verdict != "identical":
+                raise InputError(
+                    f"{verdict.case}: not calibrated: {finding.metric} is {finding.verdict}, not identical to the "
+                    f"baseline, whose noise is asked for; record it first: {_recording_command(self._item)}"
+                )
+
+    def _write(self, result: Result, old: Baseline | None, new: Baseline) -> None:
+        changes = diff_lines(old, new, self._metrics)
+        if new != old:
+            write(new, baseline_path(self._settings.baselines, result.case))
+        self._note(changes=tuple(changes))
+        count = plural(len(changes), "change")
+        reason = "new" if old is None else count if changes else "unchanged"
+        self._settle(result, new, Finding.of("case", "recorded", reason))
+
+    def _settle(self, result: Result, baseline: Baseline | None, finding: Finding) -> None:
+        """Note a verdict that no comparison gave; its figures are the result's."""
+        verdict = compare(result, baseline, self._metrics, self._tests)
+        self._note(verdict=replace(verdict, findings=(finding,), environment_drift=()))
+
+    def _note(self, **fields: Any) -> None:
+        self._item.stash[OUTCOME] = replace(self._item.stash[OUTCOME], **fields)
+
+
+def baseline_of(case: CaseId, settings: Settings) -> Baseline | None:
+    """The case's baseline; None where there is none, or where an update replaces one of an older schema.
+
+    Raises InputError for one that cannot be read.
+    """
+    path = baseline_path(settings.baselines, case)
+    if settings.update_baselines:
+        return read_if_current(path)
+    return read(path) if path.exists() else None
+
+
+def unreadable_baselines(cases: Iterable[CaseId], settings: Settings) -> list[str]:
+    """Why baselines of these cases cannot be read, where a run needs them."""
+    problems = []
+    for case in cases if settings.update_baselines or not settings.no_compare else ():
+        try:
+            baseline_of(case, settings)
+        except InputError as error:
+            problems.append(str(error))
+    return problems
+
+
+def _recording_command(item: pytest.Item) -> str:
+    """The command that records this case, with the options that it was found and measured with."""
+    options: list[str] = []
+    for option in OPTIONS:
+        given = item.config.getoption(option.ini) if option.recording else None
+        for value in given if isinstance(given, list) else [] if given is None else [given]:
+            options += [option.flag, value]
+    file, test = _relative(item.path, item.config.invocation_params.dir), item.nodeid.partition("::")[2]
+    return shlex.join(["pytest", f"{file}::{test}", *options, "--peft-update-baselines"])
+
+
+def _relative(path: Path, folder: Path) -> str:
+    try:
+        return os.path.relpath(path, folder)
+    except ValueError:  # on another drive of Windows
+        return str(path)
+
+
+def _write_result(result: Result, root: Path) -> None:
+    """Write the result below `root`, and its pictures beside it."""
+    folder = result.case.folder(root)
+    for picture in result.pictures:
+        write_file(folder / picture.name, picture.png)
+    write_json(folder / f"{result.case.stem}.json", _finite(result.to_json()))
+
+
+def _finite(value: Any) -> Any:
+    """`value` with null for NaN and infinities, which JSON does not have; the verdict tells which they were."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

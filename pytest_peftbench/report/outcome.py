@@ -1,0 +1,46 @@
+"""What a case came to: what each report reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pytest_peftbench.compare import CaseVerdict
+
+
+@dataclass(frozen=True)
+class CaseOutcome:
+    """What one case came to.
+
+    verdict: None where nobody knows of which case it would be, or where there is none yet. changes: what an update of
+    the baseline changed, in words. checked: whether the test gave its result to `peft_baseline.check`. red: whether
+    the verdict fails the case. unmeasured: why nothing was measured; empty where something was. The rest is known once
+    the session has ended. turned: whether the case is red by Holm's correction over all tests of the session alone.
+    nodeid: of the test. wall_s: how long the whole case took, its fixtures included.
+    """
+
+    verdict: CaseVerdict | None = None
+    changes: tuple[str, ...] = ()
+    checked: bool = False
+    red: bool = False
+    unmeasured: str = ""
+    turned: bool = False
+    nodeid: str = ""
+    wall_s: float = 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, which xdist's workers send to the controller with the test's report."""
+        return {
+            "verdict": self.verdict.to_json() if self.verdict else None,
+            "changes": list(self.changes),
+            "checked": self.checked,
+            "red": self.red,
+            "unmeasured": self.unmeasured,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> CaseOutcome:
+        """The outcome that `to_json` wrote."""
+        verdict = data["verdict"]
+        return cls(**{**data, "verdict": verdict and CaseVerdict.from_json(verdict), "changes": tuple(data["changes"])})

@@ -1,0 +1,76 @@
+"""An experiment, as a suite's files define it. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pytest_peftbench.results.files import InputError
+from pytest_peftbench.results.result import CaseId
+from pytest_peftbench.tasks.config import TINY, Place, TrainConfig
+from pytest_peftbench.tasks.registry import spec_of
+from pytest_peftbench.tasks.spec import TaskSpec
+
+DEFAULTS_FILE = "default_training_params.json"
+PARAMS_FILE = "training_params.json"
+ADAPTER_FILE = "adapter_config.json"
+MARGINS_FILE = "margins.json"
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One PEFT config on one task: a case as the benchmark runs it.
+
+    adapter: the content of `adapter_config.json`; None for full fine-tuning. files: further JSON files below the
+    experiment's folder, such as the configs of X-LoRA's experts, by relative path. seeds: training seeds to run.
+    margins: differences by metric, in its unit, below which nobody cares, where they are not the catalogue's.
+    data, models: local folders of data sets and models, `--peft-data` and `--peft-models`; None: each id says itself.
+    problem: why this case cannot run with the installed PEFT, though the rest of its suite can; empty when it can.
+    """
+
+    case: CaseId
+    path: Path
+    train: TrainConfig
+    adapter: dict[str, Any] | None
+    files: dict[str, Any] = field(default_factory=dict)
+    device: str = "cpu"
+    seeds: tuple[int, ...] = (0,)
+    margins: dict[str, float] = field(default_factory=dict)
+    data: Path | None = None
+    models: Path | None = None
+    problem: str = ""
+
+    def require(self) -> None:
+        """Raise InputError when the case cannot run."""
+        if self.problem:
+            raise InputError(self.problem)
+
+    @property
+    def spec(self) -> TaskSpec:
+        """What is known of the experiment's task."""
+        return spec_of(self.case.task)
+
+    @property
+    def place(self) -> Place:
+        """Where the task runs and finds its models and data."""
+        return Place(self.device, self.path, self.data, self.models)
+
+    @property
+    def is_embedded(self) -> bool:
+        """Whether the base model comes with the package, weights and all."""
+        return self.train.model_id == TINY and self.spec.embedded is not None
+
+    @property
+    def suite(self) -> Path:
+        """The folder of the suite that the experiment belongs to."""
+        return self.path.parents[2]
+
+    @property
+    def marker(self) -> str:
+        """The marker that selects this experiment's method: `peft_lora`."""
+        return "peft_" + "".join(c if c.isalnum() else "_" for c in self.case.method)
+
+    def definition(self) -> dict[str, Any]:
+        """What the experiment's files define, without the machine it runs on: part of the case version."""
+        return {"train": asdict(self.train), "adapter": self.adapter, "files": self.files}

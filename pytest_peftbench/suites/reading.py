@@ -1,0 +1,154 @@
+"""Reads suites of experiments in the layout of PEFT's `method_comparison`. Reads JSON only: imports no torch.
+
+A suite is a folder with `default_training_params.json` and `experiments/<method>/<name>/` folders; each of those
+holds `adapter_config.json`, `training_params.json`, or both (without the first: full fine-tuning).
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+from dataclasses import dataclass, fields
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any
+
+from msgspec import Meta
+
+from pytest_peftbench.results.files import InputError, converted, read_json
+from pytest_peftbench.results.metrics import METRICS
+from pytest_peftbench.results.result import CaseId
+from pytest_peftbench.suites.experiment import ADAPTER_FILE, DEFAULTS_FILE, MARGINS_FILE, PARAMS_FILE, Experiment
+from pytest_peftbench.tasks.config import TrainConfig
+from pytest_peftbench.tasks.registry import spec_of, specs
+
+
+@dataclass(frozen=True)
+class _Adapter:
+    peft_type: str
+
+
+def find_suites(root: Path) -> list[Path]:
+    """The suites in `root` (itself, or at any depth below), sorted. Raises InputError when `root` is no folder."""
+    if not root.is_dir():
+        raise InputError(f"{root}: no such folder; a suite is a folder with {DEFAULTS_FILE} and experiments/")
+    return sorted(path.parent for path in root.rglob(DEFAULTS_FILE))
+
+
+def read_suite(suite: Path) -> list[Experiment]:
+    """All experiments of one suite, sorted by method and name. Raises InputError naming file and key.
+
+    An experiment of another PEFT's time, with a type or a training parameter that is unknown here, is read with its
+    `problem`: the others of the suite can run.
+    """
+    task, base_model = _task_of(suite)
+    config_type = spec_of(task).config
+    default_file = suite / DEFAULTS_FILE
+    defaults = read_json(default_file)
+    for key in _unknown(config_type, defaults):
+        raise InputError(_unknown_param(config_type, key, default_file))
+    # for the check alone: a value stays as the file has it, 1 for a number with a point too
+    converted(default_file, defaults, config_type)
+    base_model = base_model or Path(config_type(**defaults).model_id).name
+    for name in (ADAPTER_FILE, PARAMS_FILE):
+        for file in sorted((suite / "experiments").glob(f"*/{name}")):
+            raise InputError(f"{file}: would be passed over; move it down, to experiments/<method>/<name>/{name}")
+    folders = sorted(path for path in (suite / "experiments").glob("*/*") if path.is_dir())
+    if not folders:
+        raise InputError(f"{suite}: holds no experiment, which is a folder experiments/<method>/<name>/")
+    return [_read_experiment(path, task, base_model, config_type, defaults) for path in folders]
+
+
+def _task_of(suite: Path) -> tuple[str, str | None]:
+    """Task and, where a folder of its own names it, base model of a suite."""
+    suite = suite.resolve()
+    if suite.name in specs():
+        return suite.name, None
+    if suite.parent.name in specs():
+        return suite.parent.name, suite.name
+    raise InputError(
+        f"{suite}: neither this folder nor the one above it is named after a task "
+        f"({', '.join(specs())}); name it <task>/ or <task>/<base model>/"
+    )
+
+
+def _read_experiment(
+    path: Path, task: str, base_model: str, config_type: type[TrainConfig], defaults: dict[str, Any]
+) -> Experiment:
+    adapter_file, params_file = path / ADAPTER_FILE, path / PARAMS_FILE
+    if not adapter_file.exists() and not params_file.exists():
+        raise InputError(
+            f"{path}: holds neither {ADAPTER_FILE} (a PEFT method) nor {PARAMS_FILE} (full fine-tuning); "
+            "add one or remove the folder"
+        )
+    params = read_json(params_file) if params_file.exists() else {}
+    strange = _unknown(config_type, params)
+    unknown = [_unknown_param(config_type, key, params_file) for key in strange]
+    params = {key: value for key, value in params.items() if key not in strange}
+    converted(params_file, {**defaults, **params}, config_type)
+    train = config_type(**{**defaults, **params})
+    for problem in train.problems():
+        raise InputError(
+            f"{params_file if problem.split(':')[0] in params else path.parents[2] / DEFAULTS_FILE}: {problem}"
+        )
+    adapter = _read_adapter(adapter_file) if adapter_file.exists() else None
+    unknown += _unknown_type(adapter, adapter_file)
+    margins = {**_read_margins(path.parents[2]), **_read_margins(path)}
+    ours = (adapter_file, params_file, path / MARGINS_FILE)
+    others = [file for file in sorted(path.rglob("*.json")) if file not in ours]
+    files = {file.relative_to(path).as_posix(): read_json(file) for file in others}
+    case = CaseId(task, base_model, path.parent.name, path.name)
+    return Experiment(
+        case, path, train, adapter, files, seeds=(train.seed,), margins=margins, problem="\n".join(unknown)
+    )
+
+
+def _read_margins(folder: Path) -> dict[str, float]:
+    file = folder / MARGINS_FILE
+    margins = read_json(file) if file.exists() else {}
+    known = [metric.name for metric in METRICS.values() if metric.lane in ("quality", "noisy")]
+    for name in margins:
+        if name not in known:
+            raise InputError(f"{file}: key {name!r} is no metric with a margin; there are {', '.join(known)}")
+    return converted(file, margins, dict[str, Annotated[float, Meta(ge=0)]])
+
+
+def _read_adapter(file: Path) -> dict[str, Any]:
+    adapter = read_json(file)
+    converted(file, adapter, _Adapter)
+    return adapter
+
+
+def _unknown_type(adapter: dict[str, Any] | None, file: Path) -> list[str]:
+    """The problem of a type that the installed PEFT does not have; none for full fine-tuning."""
+    if adapter is None or adapter["peft_type"] in peft_types():
+        return []
+    return [
+        f"{file}: peft_type: {adapter['peft_type']!r} is unknown to the installed PEFT, which knows "
+        + ", ".join(sorted(peft_types()))
+    ]
+
+
+def _unknown(config_type: type[TrainConfig], params: dict[str, Any]) -> list[str]:
+    known = {item.name for item in fields(config_type)}
+    return [key for key in params if key not in known]
+
+
+def _unknown_param(config_type: type[TrainConfig], key: str, file: Path) -> str:
+    known = ", ".join(item.name for item in fields(config_type))
+    return f"{file}: key {key!r} is no training parameter; known are {known}"
+
+
+@cache
+def peft_types() -> frozenset[str]:
+    """The PEFT types of the installed PEFT, read from its source: importing PEFT takes seconds, and torch."""
+    spec = importlib.util.find_spec("peft")
+    if spec is None or spec.origin is None:
+        raise InputError("peft is not installed: pip install peft")
+    source = Path(spec.origin).parent / "utils" / "peft_types.py"
+    tree = ast.parse(source.read_text(encoding="utf-8"))
+    enum = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "PeftType")
+    values = (node.value for node in enum.body if isinstance(node, ast.Assign))
+    return frozenset(
+        value.value for value in values if isinstance(value, ast.Constant) and isinstance(value.value, str)
+    )
