@@ -1,535 +1,173 @@
-import gc
-import json
-import os
-import subprocess
-import sys
-import weakref
-from dataclasses import asdict
+"""Footprints: published figures, the peak's parts, what cannot be counted."""
 
-import peft
+import json
+from dataclasses import replace
+
 import pytest
 import torch
-from support import small_llama
-from torch import nn
-from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
-from torch.utils.flop_counter import FlopCounterMode
+from safetensors.torch import save_file
+from support import IMAGE_SUITE, REPOSITORY, TINY_SUITE, make_suite, skip_under_an_older_peft
 
-from pytest_peftbench.measure import counters as footprint
-from pytest_peftbench.measure.counters import Footprint, count_host_calls, difference, measure
+from pytest_peftbench.cases.footprint import count_footprint, shapes_of
+from pytest_peftbench.meta.architectures import shipped
+from pytest_peftbench.meta.safetensors_size import file_bytes
+from pytest_peftbench.results.baseline import baseline_path, read
+from pytest_peftbench.results.files import InputError
+from pytest_peftbench.suites import read_suite
+from pytest_peftbench.tasks import registry
+from pytest_peftbench.tasks.shapes import Lengths
 
-FLOAT = 4  # bytes
+skip_under_an_older_peft()
 
-
-def llama(adapter=None):
-    model = small_llama()
-    return model if adapter is None else peft.get_peft_model(model, adapter)
-
-
-def train_step(model):
-    ids = torch.arange(24).reshape(2, 12) % 64
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
-
-    def step():
-        model(input_ids=ids, labels=ids).loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-
-    return step, optimizer
+REFERENCE = REPOSITORY.parent / "shared" / "peft-reference"
+PUBLISHED = sorted(REFERENCE.glob("*/results/*.json"))
+TINY = {f"{item.case.method}/{item.case.name}": item for item in read_suite(TINY_SUITE)}
+IMAGE = {f"{item.case.method}/{item.case.name}": item for item in read_suite(IMAGE_SUITE)}
+PARTS = ("weights", "gradients", "optimizer", "activations", "temporary")
 
 
-ON_Q_AND_V = {"target_modules": ["q_proj", "v_proj"], "task_type": "CAUSAL_LM"}
-ADAPTERS = {
-    "lora": peft.LoraConfig(r=4, **ON_Q_AND_V),
-    "loha": peft.LoHaConfig(r=4, **ON_Q_AND_V),
-    "oft": peft.OFTConfig(r=0, oft_block_size=4, **ON_Q_AND_V),
-    "boft": peft.BOFTConfig(boft_block_size=4, **ON_Q_AND_V),
-    "c3a": peft.C3AConfig(block_size=16, **ON_Q_AND_V),
-    "randlora": peft.RandLoraConfig(r=4, **ON_Q_AND_V),
-    "prefix": peft.PrefixTuningConfig(num_virtual_tokens=2, task_type="CAUSAL_LM"),
-}
+@pytest.fixture(autouse=True)
+def _no_hub(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
 
-def calls_of(result, operator):
-    return sum(calls for name, (calls, _) in result.operators.items() if name.startswith(f"{operator} @"))
+@pytest.mark.skipif(not PUBLISHED, reason="PEFT's published results are not here")
+@pytest.mark.parametrize("file", PUBLISHED, ids=lambda file: file.stem)
+def test_parameters_and_checkpoint_are_those_that_peft_published(file):
+    published = json.loads(file.read_text())
+    method, name = published["run_info"]["experiment_name"].split("/")
+    suite = read_suite(file.parents[1])
+    (experiment,) = (item for item in suite if (item.case.method, item.case.name) == (method, name))
+
+    metrics = count_footprint(experiment, decode=False).metrics
+
+    info = published["train_info"]
+    expected = (info["num_trainable_params"], info["num_total_params"], info["file_size"])
+    assert tuple(metrics[key] for key in ("params.trainable", "params.total", "checkpoint.bytes")) == expected
 
 
-def flops_of(result, operator):
-    return sum(flops for name, (_, flops) in result.operators.items() if name.startswith(f"{operator} @"))
+SPECIAL = ("boft/block8", "cpt/one-shot", "poly/rank8", "xlora/experts2", "cartridge/tokens16", "frod/default")
+SPECIAL += ("lora/rank8-kasa", "lora/rank8-lora-fa", "lora/rank8-monteclora", "shira/rank8", "osf/rank32")
 
 
-# FLOPs and calls
+@pytest.mark.parametrize("name", SPECIAL)
+def test_initialisations_without_numbers_keep_the_shapes_of_a_trained_case(name):
+    trained = read(baseline_path(REPOSITORY / "baselines", TINY[name].case)).metrics
+
+    metrics = count_footprint(TINY[name], decode=False).metrics
+
+    for key in ("params.trainable", "params.total", "checkpoint.bytes"):
+        assert metrics[key] == trained[key], key
 
 
-def test_a_matrix_product_costs_two_flops_a_multiply_add():
-    a, b = torch.ones(3, 5), torch.ones(5, 7)
-    result = measure(lambda: a @ b)
-    assert (result.flops, result.calls) == (2 * 3 * 5 * 7, 1)
+@pytest.mark.parametrize("name", ["adamss/rank32-asa", "boft/block8", "shira/rank8", "xlora/experts2"])
+def test_a_result_says_what_took_an_initialisations_place(name):
+    assert count_footprint(TINY[name], decode=False).to_json()["peftbench"]["notes"]
+
+
+@pytest.mark.parametrize("experiment", [TINY["loha/rank8"], IMAGE["lora/rank8"]], ids=["math", "image"])
+def test_the_parts_of_the_peak_add_up_and_two_runs_are_equal(experiment):
+    first, second = count_footprint(experiment), count_footprint(experiment)
+
+    assert first == second
+    parts = {name: first.metrics[f"train_step.peak_{name}_bytes"] for name in PARTS}
+    assert sum(parts.values()) == first.metrics["train_step.peak_bytes"]
+    assert parts["weights"] >= 4 * first.metrics["params.total"]
+    assert parts["optimizer"] >= 2 * 4 * first.metrics["params.trainable"]
+    assert parts["activations"] > 0
+    assert first.metrics["decode_step.flops"] > 0
+
+
+def test_full_fine_tuning_of_a_short_text_holds_gradients_as_large_as_the_weights():
+    short = Lengths(batch=1, tokens=8)
+
+    metrics = count_footprint(TINY["full-finetuning/default"], short, decode=False).metrics
+
+    assert metrics["train_step.peak_gradients_bytes"] == 4 * metrics["params.trainable"]
+
+
+def test_gradient_checkpointing_costs_flops_and_saves_activations():
+    plain = TINY["lora/rank8"]
+    checkpointing = replace(plain, train=replace(plain.train, use_gc=True))
+
+    with_all, with_few = (count_footprint(item, decode=False).metrics for item in (plain, checkpointing))
+
+    assert with_few["train_step.saved_bytes"] < with_all["train_step.saved_bytes"]
+    assert with_few["train_step.flops"] > with_all["train_step.flops"]
+
+
+def test_an_operator_that_has_no_meta_kernel_is_the_outcome_and_parameters_are_counted():
+    result = count_footprint(TINY["shira/rank8"], decode=False)
+
+    assert "_coalesce" in result.metrics["footprint.counted"]
+    assert result.metrics["params.trainable"] > 0
+    assert "train_step.flops" not in result.metrics
 
 
 @pytest.mark.parametrize(
-    ("function", "flops"),
-    [
-        (lambda: torch.ones(3, 5) @ torch.ones(5), 2 * 3 * 5),
-        (lambda: torch.ones(5) @ torch.ones(5), 2 * 5),
-        (lambda: torch.ones(3).addmv_(torch.ones(3, 5), torch.ones(5)), 2 * 3 * 5),
-        (lambda: torch.ones(3, 7).addmm_(torch.ones(3, 5), torch.ones(5, 7)), 2 * 3 * 5 * 7),
-        (lambda: torch.addbmm(torch.ones(3, 7), torch.ones(2, 3, 5), torch.ones(2, 5, 7)), 2 * 2 * 3 * 5 * 7),
-        (lambda: functional.conv1d(torch.ones(2, 3, 8), torch.ones(4, 3, 1)), 2 * 2 * 3 * 8 * 4),
-    ],
+    ("change", "words"),
+    [({"dtype": "int8"}, "dtype"), ({"use_amp": True}, "use_amp"), ({"compile": True}, "compile")],
 )
-def test_products_that_torch_does_not_count_are_counted_too(function, flops):
-    assert measure(function).flops == flops
+def test_what_the_meta_device_cannot_run_is_refused_by_key(change, words):
+    experiment = replace(TINY["lora/rank8"], train=replace(TINY["lora/rank8"].train, **change))
+
+    with pytest.raises(InputError, match=words):
+        count_footprint(experiment)
 
 
-def test_attention_on_the_cpu_is_not_free():
-    query, key, value = (torch.ones(2, 4, length, 8, requires_grad=True) for length in (6, 10, 10))
-    forward = 2 * 2 * 4 * 6 * 10 * (8 + 8)
-    result = measure(lambda: functional.scaled_dot_product_attention(query, key, value).sum().backward())
-    assert flops_of(result, "aten._scaled_dot_product_flash_attention_for_cpu") == forward
-    assert flops_of(result, "aten._scaled_dot_product_flash_attention_for_cpu_backward") == forward * 5 // 2
+def test_a_task_without_shapes_is_refused_by_name(monkeypatch):
+    experiment = TINY["lora/rank8"]
+    monkeypatch.setitem(registry._specs, experiment.case.task, replace(experiment.spec, shapes=""))
+
+    with pytest.raises(InputError, match=r"lora.rank8: task 'MetaMathQA' has no shapes"):
+        count_footprint(experiment)
 
 
-def test_all_but_attention_agrees_with_torchs_own_counter():
-    step, optimizer = train_step(model := llama(ADAPTERS["lora"]))
-    step()
-    result = measure(step, model, optimizer)
-    attention = sum(flops for name, (_, flops) in result.operators.items() if "attention_for_cpu" in name)
-    with FlopCounterMode(display=False) as torchs:
-        step()
-    assert attention > 0
-    assert result.flops - attention == torchs.get_total_flops()
+def test_a_base_model_without_figures_is_refused_by_name(monkeypatch):
+    def offline(*_):
+        raise ConnectionError
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", offline)
+    experiment = replace(TINY["lora/rank8"], train=replace(TINY["lora/rank8"].train, model_id="nobody/Nothing-1B"))
+
+    with pytest.raises(InputError, match=r"nobody/Nothing-1B.*Llama-3\.2-3B.*ConnectionError"):
+        shapes_of(experiment)
 
 
-def test_inference_mode_costs_what_no_grad_costs():
-    model = llama(ADAPTERS["lora"]).eval()
-    ids = torch.zeros(2, 12, dtype=torch.long)
+def test_a_folder_s_config_comes_before_shipped_figures(tmp_path):
+    folder = tmp_path / "Llama-3.2-3B"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"model_type": "llama", "hidden_size": 8}')
+    experiment = TINY["lora/rank8"]
+    local = replace(experiment, train=replace(experiment.train, model_id=str(folder)))
+    real = replace(experiment, train=replace(experiment.train, model_id="meta-llama/Llama-3.2-3B"))
 
-    def forward(context):
-        with context:
-            model(input_ids=ids)
-
-    forward(torch.no_grad())
-    without_grad = measure(lambda: forward(torch.no_grad()), model)
-    inference = measure(lambda: forward(torch.inference_mode()), model)
-    assert inference.flops > 0
-    assert inference == without_grad
-    assert inference.saved_bytes == 0
-
-
-def test_measuring_adds_no_calls_of_its_own():
-    x = torch.ones(4, requires_grad=True)
-    result = measure(lambda: x.exp().sum().backward())
-    # exp, sum; ones_like, expand, mul
-    assert result.calls == 5
+    assert shapes_of(local).architecture["hidden_size"] == 8
+    assert shapes_of(real).architecture["hidden_size"] == 3072
+    assert shipped(real.train.model_id)
+    assert not shipped(experiment.train.model_id)
+    assert (real.is_embedded, experiment.is_embedded) == (False, True)
 
 
-def test_totals_are_the_sums_of_the_rows_and_rows_are_sorted():
-    step, optimizer = train_step(model := llama(ADAPTERS["loha"]))
-    step()
-    result = measure(step, model, optimizer)
-    assert result.calls == sum(calls for calls, _ in result.operators.values())
-    assert result.flops == sum(flops for _, flops in result.operators.values())
-    assert list(result.operators) == sorted(result.operators)
+def test_the_version_follows_experiment_lengths_and_figures(tmp_path):
+    make_suite(tmp_path / "MetaMathQA" / "mini")
+    experiment = read_suite(tmp_path / "MetaMathQA" / "mini")[-1]
+    longer = Lengths(experiment.train.batch_size, 9)
+
+    versions = [count_footprint(experiment, lengths, decode=False).case_version for lengths in (None, None, longer)]
+
+    assert versions[0] == versions[1] != versions[2]
 
 
-# Bytes
-
-
-def test_weights_gradients_and_optimizer_state_count_from_the_start():
-    model = nn.Linear(10, 10, bias=False)
-    model.register_buffer("scale", torch.ones(5))
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    model(torch.ones(1, 10)).sum().backward()
-    optimizer.step()
-    assert measure(lambda: None).peak_bytes == 0
-    assert measure(lambda: None, model, optimizer).peak_bytes == (100 + 5 + 100 + 100) * FLOAT
-
-
-def test_tied_weights_count_once():
-    first, second = nn.Linear(10, 10, bias=False), nn.Linear(10, 10, bias=False)
-    second.weight = first.weight
-    assert measure(lambda: None, nn.Sequential(first, second)).peak_bytes == 100 * FLOAT
-
-
-def test_a_tensor_made_earlier_counts_from_its_first_use():
-    a = torch.ones(100)
-    assert measure(lambda: a + 1).peak_bytes == 200 * FLOAT
-
-
-def test_views_and_in_place_operators_take_no_memory():
-    def function():
-        a = torch.zeros(100)
-        a.view(10, 10).t().add_(1).clamp_(max=2)[3:5].mul_(2)
-
-    assert measure(function).peak_bytes == 100 * FLOAT
-
-
-def test_memory_that_was_freed_does_not_count_later():
-    def function():
-        for _ in range(5):
-            torch.zeros(100)
-        torch.zeros(150)
-
-    assert measure(function).peak_bytes == 150 * FLOAT
-
-
-def test_a_tensor_that_only_the_graph_holds_stays_counted():
-    x = torch.zeros(100, requires_grad=True)
-
-    def function(drop_graph):
-        total = x.exp().sum()  # from here on only the graph holds the result of exp
-        if drop_graph:
-            total = total.detach()
-        torch.zeros(1000)
-        return total
-
-    # x, the sum (one float), 1000 zeros; as long as there is a graph, the result of exp as well
-    assert measure(lambda: function(drop_graph=True)).peak_bytes == (100 + 1 + 1000) * FLOAT
-    assert measure(lambda: function(drop_graph=False)).peak_bytes == (100 + 1 + 1000 + 100) * FLOAT
-
-
-def test_backward_frees_what_the_graph_held():
-    x = torch.zeros(100, requires_grad=True)
-
-    def function():
-        total = x.exp().sum()
-        total.backward()
-        x.grad = None
-        torch.zeros(1000)
-
-    assert measure(function).peak_bytes == (100 + 1 + 1000) * FLOAT
-
-
-def test_a_resized_storage_counts_its_new_size():
-    def function():
-        a = torch.zeros(100)
-        a.untyped_storage().resize_(0)
-        torch.zeros(150)
-        a.resize_(200)
-        a.zero_()
-        torch.zeros(10)
-
-    assert measure(function).peak_bytes == (100 + 150) * FLOAT
-
-
-def test_memory_in_reference_cycles_counts_until_the_end_in_every_run():
-    def function():
-        for _ in range(3):
-            cycle = [torch.zeros(100)]
-            cycle.append(cycle)
-            gc.collect(0) if gc.isenabled() else None
-
-    assert measure(function).peak_bytes == 300 * FLOAT
-
-
-def test_the_garbage_collector_is_as_before_even_after_an_error():
-    def fail():
-        assert not gc.isenabled()
-        raise ValueError("from the function")
-
-    with pytest.raises(ValueError, match="from the function"):
-        measure(fail)
-    assert gc.isenabled()
-    gc.disable()
-    try:
-        measure(lambda: None)
-        assert not gc.isenabled()
-    finally:
-        gc.enable()
-
-
-def test_what_was_set_apart_and_nobody_holds_any_more_goes_when_that_is_done_again():
-    cycle = nn.Linear(1, 1)
-    cycle.itself = [cycle]
-    alive = weakref.ref(cycle)
-    try:
-        footprint.set_apart()
-        del cycle
-        gc.collect()
-        assert alive() is not None
-
-        footprint.set_apart()
-        assert alive() is None
-    finally:
-        gc.unfreeze()
-
-
-def test_saved_bytes_are_the_activations_without_the_weights():
-    model = nn.Linear(10, 20, bias=False)
-    x = torch.zeros(3, 10)
-
-    def function():
-        y = model(x)  # saves x, for the weight's gradient
-        (y.exp() * y).sum().backward()  # saves exp's result (twice) and y
-
-    assert measure(function, model).saved_bytes == (3 * 10 + 2 * 3 * 20) * FLOAT
-
-
-def test_the_tensors_alive_at_the_peak_are_named_by_owner_shape_and_dtype():
-    model = nn.Linear(10, 10, bias=False)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    model(torch.ones(1, 10)).sum().backward()
-    optimizer.step()
-    x = torch.ones(3, 10)
-
-    class Layer:
-        def forward(self):
-            kept = [x @ model.weight for _ in range(2)]
-            torch.zeros(5)  # gone before the peak
-            kept.append(torch.zeros(100, dtype=torch.float64))
-
-    result = measure(Layer().forward, model, optimizer)
-    owner = "test_the_tensors_alive_at_the_peak_are_named_by_owner_shape_and_dtype.Layer.forward"
-    assert result.peak_tensors == {
-        f"[100] float64 @ {owner}": [1, 800],
-        "[3, 10] float32 @ earlier work": [1, 120],
-        f"[3, 10] float32 @ {owner}": [2, 240],
-        "float32 @ gradients": [1, 400],
-        "float32 @ optimizer state": [1, 400],
-        "float32 @ weights": [1, 400],
+def test_the_size_of_a_safetensors_file_is_known_from_shapes(tmp_path):
+    tensors = {
+        "b": torch.zeros(3, 5),
+        "a.weight": torch.zeros(7, dtype=torch.bfloat16),
+        "ü": torch.zeros((), dtype=torch.int64),
+        "empty": torch.zeros(0, 4, dtype=torch.float16),
+        "mask": torch.zeros(9, dtype=torch.bool),
+        **{f"layers.{i}.w": torch.zeros(i + 1, 2, dtype=torch.uint8) for i in range(12)},
     }
+    save_file(tensors, tmp_path / "x.safetensors", metadata={"format": "pt"})
 
-
-def test_of_several_peaks_the_first_is_told():
-    def function():
-        torch.zeros(4, 25)
-        torch.zeros(10, 10)
-
-    assert list(measure(function).peak_tensors) == [
-        "[4, 25] float32 @ test_of_several_peaks_the_first_is_told.function"
-    ]
-
-
-def test_a_resized_storage_is_told_at_its_size_at_the_peak():
-    def function():
-        a = torch.zeros(100)
-        a.resize_(200)
-        a.zero_()
-
-    assert list(measure(function).peak_tensors.values()) == [[1, 200 * FLOAT]]
-
-
-@pytest.mark.parametrize("name", ADAPTERS)
-def test_the_tensors_alive_at_the_peak_add_up_to_it(name):
-    step, optimizer = train_step(model := llama(ADAPTERS[name]))
-    step()
-    result = measure(step, model, optimizer)
-    assert sum(size for _, size in result.peak_tensors.values()) == result.peak_bytes
-    assert all(count > 0 and size > 0 for count, size in result.peak_tensors.values())
-    assert list(result.peak_tensors) == sorted(result.peak_tensors)
-
-
-def test_checkpointing_saves_bytes_and_costs_flops():
-    layers = nn.Sequential(*[nn.Linear(16, 16) for _ in range(4)], nn.Tanh(), nn.Linear(16, 1))
-    x = torch.zeros(8, 16, requires_grad=True)
-
-    def run(reentrant):
-        def function():
-            y = layers(x) if reentrant is None else checkpoint(layers, x, use_reentrant=reentrant)
-            y.sum().backward()
-
-        function()
-        return measure(function, layers)
-
-    plain = run(None)
-    for reentrant in (True, False):
-        assert run(reentrant).flops > plain.flops
-    assert run(False).saved_bytes < plain.saved_bytes
-
-
-def test_meta_tensors_give_the_same_counters_as_real_ones():
-    def step_on(device):
-        with torch.device(device):
-            model = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 4))
-            x = torch.ones(5, 8)
-
-        def function():
-            model(x).sum().backward()
-            for weight in model.parameters():
-                weight.grad = None
-
-        return measure(function, model)
-
-    real, meta = step_on("cpu"), step_on("meta")
-    assert real.flops > 0
-    assert meta == real
-
-
-# Owners
-
-
-def test_operators_are_attributed_to_the_function_outside_torch_in_forward_and_backward():
-    step, optimizer = train_step(model := llama(ADAPTERS["lora"]))
-    step()
-    rows = measure(step, model, optimizer).operators
-    # 12 products of the base model's MLPs and one of its head; frozen weights have no gradient
-    assert rows["aten.mm @ LlamaMLP.forward"][0] == 6
-    assert rows["aten.mm @ LlamaMLP.forward (backward)"][0] == 6
-    # A and B at 2 targets in 2 layers, and their gradients
-    assert rows["aten.mm @ Linear.forward"][0] >= 8
-    assert rows["aten.mm @ Linear.forward (backward)"][0] >= 8
-    assert any(name.endswith("@ optimizer AdamW") for name in rows)
-
-
-def test_custom_autograd_functions_own_their_backward():
-    step, optimizer = train_step(model := llama(ADAPTERS["loha"]))
-    step()
-    rows = measure(step, model, optimizer).operators
-    assert rows["aten.mm @ HadaWeight.forward"][0] > 0
-    assert rows["aten.mm @ HadaWeight.backward"][0] > 0
-
-
-def test_a_graph_made_before_belongs_to_backward_alone():
-    x = torch.ones(3, requires_grad=True)
-    total = x.exp().sum()
-    assert {name.split(" @ ")[1] for name in measure(total.backward).operators} == {"measured function", "backward"}
-
-
-def test_names_without_qualified_names_in_code_objects_are_the_same():
-    class Outer:
-        def method(self):
-            return sys._getframe()
-
-        @staticmethod
-        def static():
-            return sys._getframe()
-
-    for frame in (Outer().method(), Outer.static()):
-        name = footprint._qualified_name(frame.f_code, {"Outer": Outer, "other": int})
-        assert name.endswith(frame.f_code.co_name)
-        assert "Outer." in name
-    code = test_products_that_torch_does_not_count_are_counted_too.__code__
-    assert footprint._qualified_name(code, globals()) == code.co_name
-
-
-# Results
-
-
-@pytest.mark.parametrize("name", ADAPTERS)
-def test_a_warmed_up_step_gives_the_same_counters_every_time(name):
-    step, optimizer = train_step(model := llama(ADAPTERS[name]))
-    step()
-    first = measure(step, model, optimizer)
-    assert first.flops > 0
-    assert measure(step, model, optimizer) == first
-
-
-@pytest.mark.parametrize("name", ["lora", "loha", "c3a", "boft"])
-def test_measuring_changes_no_bit_of_the_weights(name):
-    def weights_after(run):
-        step, optimizer = train_step(model := llama(ADAPTERS[name]))
-        for _ in range(3):
-            run(step, model, optimizer)
-        return model.state_dict()
-
-    plain = weights_after(lambda step, model, optimizer: step())
-    measured = weights_after(measure)
-    assert all(torch.equal(plain[key], measured[key]) for key in plain)
-
-
-def counters_of_one_process():
-    """For the test below: everything that was counted, as one line of JSON."""
-    step, optimizer = train_step(model := llama(ADAPTERS["loha"]))
-    step()
-    host_calls, _ = count_host_calls(lambda: peft.get_peft_model(llama(), ADAPTERS["loha"]))
-    return json.dumps([asdict(measure(step, model, optimizer)), host_calls])
-
-
-def test_counters_do_not_depend_on_the_process_or_its_hash_seed():
-    seed = "1" if os.environ.get("PYTHONHASHSEED") == "2" else "2"
-    process = subprocess.run(
-        [sys.executable, "-c", "import test_footprint; print(test_footprint.counters_of_one_process())"],
-        env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": os.pathsep.join(sys.path)},
-        cwd=os.path.dirname(__file__),
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert json.loads(process.stdout.splitlines()[-1]) == json.loads(counters_of_one_process())
-
-
-def test_one_decoding_step_is_the_difference_of_two_generations():
-    model = llama(ADAPTERS["lora"]).eval()
-    prompt = torch.zeros(1, 5, dtype=torch.long)
-
-    def generation(new_tokens):
-        def function():
-            model.generate(
-                input_ids=prompt,
-                attention_mask=torch.ones_like(prompt),
-                min_new_tokens=new_tokens,
-                max_new_tokens=new_tokens,
-                do_sample=False,
-            )
-
-        return measure(function, model)
-
-    generation(2)
-    step = difference(generation(4), generation(3))
-    assert 0 < step.flops < generation(1).flops
-    assert step.calls > 0
-    # one token through one frozen product of each of the 2 layers' 3 projections
-    assert step.operators["aten.mm @ LlamaMLP.forward"] == [6, 2 * 3 * 2 * 32 * 48]
-
-
-def test_difference_leaves_what_one_more_step_adds():
-    a, b = torch.ones(3, 3), torch.ones(3, 3)
-
-    def steps(count):
-        def function():
-            torch.ones(3) + 1
-            for _ in range(count):
-                a @ b
-
-        return measure(function)
-
-    step = difference(steps(5), steps(4))
-    owner = "test_difference_leaves_what_one_more_step_adds.steps.function"
-    assert step == Footprint(54, 1, 0, 0, {f"aten.mm @ {owner}": [1, 54]})
-
-
-def test_difference_shows_operators_of_either_side():
-    a = Footprint(5, 1, 10, 0, {"x": [1, 5]})
-    b = Footprint(7, 2, 20, 0, {"y": [2, 7]})
-    assert difference(a, b) == Footprint(-2, -1, 0, 0, {"x": [1, 5], "y": [-2, -7]})
-
-
-# Host calls
-
-
-def test_host_calls_are_those_in_torch_nn_and_peft():
-    layer = nn.Identity()
-
-    def function():
-        os.path.join("a", "b")
-        return [layer.forward(i) for i in range(3)]
-
-    assert count_host_calls(function) == (3, [0, 1, 2])
-
-
-def test_adding_an_adapter_to_more_layers_takes_more_host_calls():
-    def calls(targets):
-        config = peft.LoraConfig(r=4, target_modules=targets)
-        model = llama()
-        return count_host_calls(lambda: peft.get_peft_model(model, config))[0]
-
-    calls(["q_proj"])
-    assert calls(["q_proj"]) == calls(["q_proj"])
-    assert calls(["q_proj", "v_proj"]) > calls(["q_proj"])
-
-
-def test_an_earlier_profile_function_is_restored_even_after_an_error():
-    def earlier(*args):
-        return None
-
-    def fail():
-        raise ValueError("from the function")
-
-    sys.setprofile(earlier)
-    try:
-        with pytest.raises(ValueError, match="from the function"):
-            count_host_calls(fail)
-        assert sys.getprofile() is earlier
-    finally:
-        sys.setprofile(None)
+    assert file_bytes(tensors) == (tmp_path / "x.safetensors").stat().st_size

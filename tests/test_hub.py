@@ -2,30 +2,30 @@
 
 import json
 import re
-from dataclasses import replace
+from pathlib import Path
 
 import datasets
 import huggingface_hub
 import pytest
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
-from pytest_peftbench.tasks.embedded import MATH_DATA, MATH_MODEL
 from support import DEFAULTS, LORA, assert_usage_error, make_suite, output, small_llama, table, write_json
 
-from pytest_peftbench.cases import trained as engine
+from pytest_peftbench.cases.loading import cached_task_data
+from pytest_peftbench.cases.trained import run_experiment
 from pytest_peftbench.results.files import InputError
 from pytest_peftbench.results.result import CaseId
 from pytest_peftbench.suites import Experiment
 from pytest_peftbench.tasks import hub
-from pytest_peftbench.tasks.config import MathTrainConfig
-from pytest_peftbench.tasks.math_reasoning.task import TASK
+from pytest_peftbench.tasks.config import Place
+from pytest_peftbench.tasks.math_reasoning.spec import EMBEDDED, MathTrainConfig
+from pytest_peftbench.tasks.math_reasoning.task import MathReasoning
 
 MODEL = hub.Source("model", "meta-llama/Llama-3.2-3B", None)
 DATA = hub.Source("data set", "openai/gsm8k", None)
 
 
-def make_experiment(model_id="meta-llama/Llama-3.2-3B", data=MATH_DATA, models=None, **params):
-    train = MathTrainConfig(**{**DEFAULTS, "model_id": model_id, **params})
-    return Experiment(CaseId("MetaMathQA", "b", "m", "n"), "suite", train, None, data=data, models=models)
+def config(model_id=MODEL.id):
+    return MathTrainConfig(**{**DEFAULTS, "model_id": model_id})
 
 
 def answer(cls):
@@ -126,7 +126,7 @@ def test_an_error_that_is_not_of_the_source_passes_through(answers):
 
 def test_a_model_that_the_folder_lacks_is_named_with_those_it_has(tmp_path):
     (tmp_path / "Llama-3.2-1B").mkdir()
-    source = hub.model_source(make_experiment(models=tmp_path), MODEL.id)
+    source = hub.model_source(Place(models=tmp_path), MODEL.id, EMBEDDED)
 
     with pytest.raises(
         InputError, match=r"Llama-3.2-3B\): no such folder; --peft-models needs one .* has Llama-3.2-1B"
@@ -144,18 +144,19 @@ def test_a_model_without_weights_is_refused_by_name(tmp_path):
     (tmp_path / "Llama-3.2-3B" / "model.safetensors").unlink()
 
     with pytest.raises(InputError, match=r"model meta-llama/Llama-3.2-3B \(.*\): cannot be read: .*model.safetensors"):
-        TASK.load_base_model(make_experiment(models=tmp_path))
+        MathReasoning.load_base_model(config(), Place(models=tmp_path))
 
 
 def test_a_missing_data_set_is_told_before_the_model_is_loaded(tmp_path):
     (tmp_path / "MetaMathQA").mkdir()
-    experiment = make_experiment(model_id=str(MATH_MODEL), data=tmp_path)
+    case = CaseId("MetaMathQA", "b", "m", "n")
+    experiment = Experiment(case, Path("suite"), config(str(EMBEDDED / "model")), None, data=tmp_path)
 
     def never(experiment):
         raise AssertionError("loaded")
 
     with pytest.raises(InputError, match=r"data set openai/gsm8k \(.*gsm8k\): no such folder; .*has MetaMathQA"):
-        engine.run_experiment(experiment, never, engine.cached_task_data())
+        run_experiment(experiment, never, cached_task_data())
 
 
 @pytest.mark.parametrize(
@@ -187,14 +188,15 @@ def test_a_config_may_be_a_folder_in_the_data_set(tmp_path):
 
 def test_the_folder_is_used_before_the_hub_and_other_data_are_another_case(tmp_path, answers):
     answers(AssertionError("the hub was asked"))
-    experiment = make_experiment(model_id=str(MATH_MODEL))
-    for folder in MATH_DATA.iterdir():
+    copied = config(str(EMBEDDED / "model"))
+    for folder in (EMBEDDED / "data").iterdir():
         (tmp_path / folder.name).symlink_to(folder)
     (tmp_path / "finewiki").unlink()
     write_json(tmp_path / "finewiki" / "train.jsonl", {"text": "A river runs through the town."})
 
-    here, embedded = TASK.load_data(experiment), TASK.load_data(make_experiment("tiny"))
-    other = TASK.load_data(replace(experiment, data=tmp_path))
+    here = MathReasoning.load_data(copied, Place(data=EMBEDDED / "data"))
+    embedded = MathReasoning.load_data(config("tiny"), Place())
+    other = MathReasoning.load_data(copied, Place(data=tmp_path))
 
     assert here.digest == embedded.digest != other.digest
     assert len(other.documents) == 1

@@ -13,11 +13,10 @@ import pytest
 import torch
 from diffusers import Flux2KleinPipeline
 from PIL import Image
-from pytest_peftbench.tasks.embedded import IMAGE_DATA, IMAGE_MODEL
-from pytest_peftbench.tasks.scores import drift, similarity
 from support import IMAGE_SUITE, assert_usage_error
 
-from pytest_peftbench.cases import trained as engine
+from pytest_peftbench.cases.loading import cached_base_models, cached_task_data
+from pytest_peftbench.cases.trained import run_experiment
 from pytest_peftbench.compare import compare, is_green
 from pytest_peftbench.measure import timing
 from pytest_peftbench.results.baseline import from_result
@@ -25,10 +24,12 @@ from pytest_peftbench.results.files import InputError
 from pytest_peftbench.results.metrics import METRICS
 from pytest_peftbench.results.result import CaseId
 from pytest_peftbench.suites import Experiment
-from pytest_peftbench.tasks.config import ImageTrainConfig
-from pytest_peftbench.tasks.image_generation import task as image_generation
+from pytest_peftbench.tasks.config import Place
+from pytest_peftbench.tasks.image_generation import data as image_data
 from pytest_peftbench.tasks.image_generation import world as image_world
-from pytest_peftbench.tasks.image_generation.task import DRIFT_SEED, TASK
+from pytest_peftbench.tasks.image_generation.scores import drift, similarity
+from pytest_peftbench.tasks.image_generation.spec import EMBEDDED, ImageTrainConfig
+from pytest_peftbench.tasks.image_generation.task import DRIFT_SEED, ImageGeneration
 
 DEFAULTS = {
     **json.loads((IMAGE_SUITE / "default_training_params.json").read_text()),
@@ -51,18 +52,34 @@ def make_experiment(adapter=LORA, **params):
 EXPERIMENT = make_experiment()
 
 
+base_models, task_data = cached_base_models(), cached_task_data()
+
+
+def load_data(**params):
+    return ImageGeneration.load_data(make_experiment(**params).train, Place())
+
+
+def task_on(data, **params):
+    return ImageGeneration(make_experiment(**params).train, Place(), data)
+
+
 def no_extra(size):
     return {}
 
 
 @pytest.fixture(scope="module")
 def data():
-    return TASK.load_data(EXPERIMENT)
+    return task_data(EXPERIMENT)
+
+
+@pytest.fixture(scope="module")
+def task(data):
+    return task_on(data)
 
 
 @pytest.fixture(scope="module")
 def base():
-    return TASK.load_base_model(EXPERIMENT).eval()
+    return base_models(EXPERIMENT).eval()
 
 
 @pytest.fixture(autouse=True)
@@ -83,7 +100,7 @@ def test_the_pictures_are_split_as_peft_splits_them(data):
 
 
 def test_the_suite_s_prompts_are_those_of_the_pictures():
-    rows = [json.loads(line) for line in (IMAGE_DATA / "cat-image-dataset/metadata.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (EMBEDDED / "data/cat-image-dataset/metadata.jsonl").read_text().splitlines()]
 
     assert EXPERIMENT.train.instance_prompts == [row["prompt"] for row in rows]
 
@@ -109,7 +126,7 @@ def test_text_encoder_and_transformer_are_gone_once_the_prompts_are_encoded(data
 )
 def test_data_that_does_not_fit_the_parameters_is_refused(params, message):
     with pytest.raises(InputError) as raised:
-        TASK.load_data(make_experiment(**params))
+        load_data(**params)
 
     assert message in str(raised.value)
 
@@ -124,7 +141,7 @@ def test_a_folder_of_pictures_is_data_too(tmp_path):
     save_pictures(tmp_path / "pictures", ["red", "green", "blue", "white"])
     params = {"instance_prompts": ["a", "b", "c", "d"], "valid_size": 1, "test_size": 1}
 
-    data = TASK.load_data(make_experiment(dataset_id=str(tmp_path / "pictures"), **params))
+    data = load_data(dataset_id=str(tmp_path / "pictures"), **params)
 
     assert (len(data.train), len(data.valid), len(data.test)) == (2, 1, 1)
 
@@ -134,7 +151,7 @@ def test_a_picture_in_two_splits_is_refused(tmp_path):
     params = {"instance_prompts": ["a", "b", "c", "d"], "valid_size": 1, "test_size": 1}
 
     with pytest.raises(InputError, match=r"is in the training split and in the (validation|test) split"):
-        TASK.load_data(make_experiment(dataset_id=str(tmp_path / "pictures"), **params))
+        load_data(dataset_id=str(tmp_path / "pictures"), **params)
 
 
 def test_the_digest_tells_other_prompts_and_other_splits_apart(data):
@@ -147,17 +164,17 @@ def test_the_digest_tells_other_prompts_and_other_splits_apart(data):
 # Training
 
 
-def test_a_batch_mixes_latents_and_noise_at_the_scheduler_s_noise_levels(data):
-    (batch,) = islice(TASK.batches(data, EXPERIMENT, seed=0), 1)
+def test_a_batch_mixes_latents_and_noise_at_the_scheduler_s_noise_levels(task):
+    (batch,) = islice(task.batches(seed=0), 1)
 
     assert batch["latents"].shape == batch["noise"].shape == (4, 64, 16)
     assert torch.allclose(batch["sigmas"].flatten(), batch["timesteps"] / 1000)
     assert ((batch["sigmas"] > 0) & (batch["sigmas"] <= 1)).all()
 
 
-def test_batches_go_through_all_pictures_and_depend_on_the_seed_alone(data):
+def test_batches_go_through_all_pictures_and_depend_on_the_seed_alone(task):
     def first(seed, count=7):
-        return list(islice(TASK.batches(data, EXPERIMENT, seed), count))
+        return list(islice(task.batches(seed), count))
 
     seen = torch.cat([batch["latents"] for batch in first(0)])[:14]
 
@@ -166,25 +183,25 @@ def test_batches_go_through_all_pictures_and_depend_on_the_seed_alone(data):
     assert not torch.equal(first(0, 1)[0]["noise"], first(1, 1)[0]["noise"])
 
 
-def test_drawing_leaves_the_noise_levels_of_training_alone(data, base):
-    before = TASK.probe_batch(data, EXPERIMENT)
-    TASK.decode(base, data, EXPERIMENT, 2, no_extra)
+def test_drawing_leaves_the_noise_levels_of_training_alone(task, base):
+    before = task.probe_batch()
+    task.decode(base, 2, no_extra)
 
-    assert torch.equal(TASK.probe_batch(data, EXPERIMENT)["sigmas"], before["sigmas"])
+    assert torch.equal(task.probe_batch()["sigmas"], before["sigmas"])
 
 
-def test_the_loss_is_the_weighted_distance_from_noise_minus_latents(data, base):
-    batch = TASK.probe_batch(data, EXPERIMENT)
+def test_the_loss_is_the_weighted_distance_from_noise_minus_latents(task, base):
+    batch = task.probe_batch()
     with torch.no_grad():
-        distance = float(((TASK.output(base, batch) - (batch["noise"] - batch["latents"])) ** 2).mean())
-        loss, doubled = (float(TASK.loss(base, {**batch, "weights": batch["weights"] * by})) for by in (1, 2))
+        distance = float(((task.output(base, batch) - (batch["noise"] - batch["latents"])) ** 2).mean())
+        loss, doubled = (float(task.loss(base, {**batch, "weights": batch["weights"] * by})) for by in (1, 2))
 
     assert loss == pytest.approx(distance)
     assert doubled == pytest.approx(2 * distance)
 
 
 def test_the_weighting_scheme_weighs(data):
-    batch = TASK.probe_batch(data, make_experiment(weighting_scheme="sigma_sqrt"))
+    batch = task_on(data, weighting_scheme="sigma_sqrt").probe_batch()
 
     assert torch.allclose(batch["weights"], batch["sigmas"] ** -2.0)
 
@@ -192,10 +209,10 @@ def test_the_weighting_scheme_weighs(data):
 # Quality
 
 
-def test_the_base_model_has_not_drifted_from_itself(data, base):
+def test_the_base_model_has_not_drifted_from_itself(task, base):
     said = []
-    reference = TASK.reference(base, data, EXPERIMENT, said.append)
-    evaluation = TASK.evaluate(base, data, EXPERIMENT, no_extra, reference)
+    reference = task.reference(base, said.append)
+    evaluation = task.evaluate(base, no_extra, reference)
 
     assert said[0] == f"pictures 0/{len(EXPERIMENT.train.sample_image_prompts)}"
     assert evaluation.metrics["drift"] == pytest.approx(0, abs=1e-6)
@@ -215,7 +232,7 @@ def test_similarity_is_the_mean_cosine():
 
 def test_a_picture_depends_on_prompt_and_seed_and_not_on_those_drawn_beside_it(data, base):
     def draw(prompts, seed, size):
-        return image_generation._draw(base, data, prompts, seed, make_experiment(batch_size_eval=size)).images
+        return task_on(data, batch_size_eval=size).draw(base, prompts, seed).images
 
     two = draw(["a photo of a cat", "a red car at night"], 5, size=2)
     one = draw(["a photo of a cat", "a red car at night"], 5, size=1)
@@ -231,8 +248,8 @@ def test_a_picture_depends_on_prompt_and_seed_and_not_on_those_drawn_beside_it(d
 # A case
 
 
-def run(experiment=EXPERIMENT):
-    return engine.run_experiment(experiment, engine.cached_base_models(), engine.cached_task_data())
+def run(experiment=EXPERIMENT, data=task_data):
+    return run_experiment(experiment, base_models, data)
 
 
 @pytest.fixture(scope="module")
@@ -266,14 +283,14 @@ def test_one_denoising_step_is_two_passes_because_it_is_guided(lora):
     assert lora.metrics["decode_step.flops"] == 2 * unguided.metrics["decode_step.flops"]
 
 
-def test_a_denoising_step_moves_no_vae_and_drawing_does(data, base, monkeypatch):
+def test_a_denoising_step_moves_no_vae_and_drawing_does(task, base, monkeypatch):
     moved = []
-    monkeypatch.setattr(data.pipeline.vae, "to", moved.append)
+    monkeypatch.setattr(task.data.pipeline.vae, "to", moved.append)
 
-    TASK.decode(base, data, EXPERIMENT, 1, no_extra)
+    task.decode(base, 1, no_extra)
     assert moved == []
 
-    image_generation._draw(base, data, ["a photo of a cat"], 0, EXPERIMENT)
+    task.draw(base, ["a photo of a cat"], 0)
     assert [str(device) for device in moved] == ["cpu", "cpu"]
 
 
@@ -305,46 +322,40 @@ def test_pictures_stand_base_beside_adapted_with_prompt_and_seed_in_the_file(lor
     assert lora.seeds[0].metrics["images_sha256"][f"base model: a red car at night, seed {DRIFT_SEED + 1}"] == left
 
 
-def test_the_digest_does_not_depend_on_where_the_model_lies(tmp_path):
-    shutil.copytree(IMAGE_MODEL, tmp_path / "model")
-    moved = make_experiment(model_id=str(tmp_path / "model"))
+def test_the_digest_does_not_depend_on_where_the_model_lies(tmp_path, data):
+    shutil.copytree(EMBEDDED / "model", tmp_path / "model")
 
-    assert TASK.load_data(moved).digest == TASK.load_data(EXPERIMENT).digest
+    assert load_data(model_id=str(tmp_path / "model")).digest == data.digest
 
 
-def test_cases_with_other_unrelated_prompts_have_a_reference_of_their_own():
-    base_model, task_data = engine.cached_base_models(), engine.cached_task_data()
+def test_cases_with_other_unrelated_prompts_have_a_reference_of_their_own(lora):
     prompts = ["a yellow dog at the beach"]
 
-    first, second = (
-        engine.run_experiment(experiment, base_model, task_data)
-        for experiment in (EXPERIMENT, make_experiment(drift_image_prompts=prompts))
-    )
+    second = run(make_experiment(drift_image_prompts=prompts))
 
-    assert len(first.seeds[0].samples["drift_per_image"]) == 2
+    assert len(lora.seeds[0].samples["drift_per_image"]) == 2
     assert len(second.seeds[0].samples["drift_per_image"]) == 1
     assert f"base model: {prompts[0]}, seed {DRIFT_SEED}" in second.seeds[0].metrics["images_sha256"]
 
 
-def test_cases_that_draw_other_timesteps_have_a_reference_of_their_own():
-    base_model, task_data = engine.cached_base_models(), engine.cached_task_data()
-    experiments = EXPERIMENT, make_experiment(weighting_scheme="mode", logit_mean=1.0)
+def test_cases_that_draw_other_timesteps_have_a_reference_of_their_own(lora):
+    other = run(make_experiment(weighting_scheme="mode", logit_mean=1.0))
 
-    results = [engine.run_experiment(experiment, base_model, task_data) for experiment in experiments]
-
-    assert [result.metrics["init.identity"] for result in results] == ["ok", "ok"]
-    assert results[0].base.losses != results[1].base.losses
+    assert lora.metrics["init.identity"] == other.metrics["init.identity"] == "ok"
+    assert lora.base.losses != other.base.losses
 
 
 # Faults
 
 
 def verdict(recorded):
-    return compare(run(), from_result(recorded), METRICS, tests=1)
+    """Of a run that loads its data, and has nothing that an earlier one measured on them."""
+    return compare(run(data=cached_task_data()), from_result(recorded), METRICS, tests=1)
 
 
-def found(verdict, metric):
-    (finding,) = (finding for finding in verdict.findings if finding.metric == metric)
+def found(verdict, name):
+    """The verdict on a metric, or on the base model."""
+    (finding,) = (item for item in verdict.findings if name in (item.metric, item.about))
     return finding.verdict
 
 
@@ -355,15 +366,15 @@ def test_unchanged_code_is_identical(lora):
 
 
 def test_an_adapter_that_is_ignored_when_drawing_is_red(lora, monkeypatch):
-    generate = image_generation._generate
+    generate = ImageGeneration._generate
 
-    def ignoring(model, *args, **kwargs):
+    def ignoring(self, model, *args, **kwargs):
         if not hasattr(model, "disable_adapter"):
-            return generate(model, *args, **kwargs)
+            return generate(self, model, *args, **kwargs)
         with model.disable_adapter():
-            return generate(model, *args, **kwargs)
+            return generate(self, model, *args, **kwargs)
 
-    monkeypatch.setattr(image_generation, "_generate", ignoring)
+    monkeypatch.setattr(ImageGeneration, "_generate", ignoring)
     result = verdict(lora)
 
     assert not is_green(result)
@@ -371,13 +382,12 @@ def test_an_adapter_that_is_ignored_when_drawing_is_red(lora, monkeypatch):
 
 
 def test_a_base_that_is_drawn_with_the_adapter_left_on_is_red_though_drift_looks_better(lora, monkeypatch):
-    evaluate = type(TASK).evaluate
+    evaluate = ImageGeneration.evaluate
 
-    def with_adapter(self, model, data, experiment, extra, reference, progress):
-        reference = image_generation._Base(*image_generation._draw_samples(model, data, experiment))
-        return evaluate(self, model, data, experiment, extra, reference, progress)
+    def with_adapter(self, model, extra, reference, progress):
+        return evaluate(self, model, extra, self.draw_samples(model), progress)
 
-    monkeypatch.setattr(type(TASK), "evaluate", with_adapter)
+    monkeypatch.setattr(ImageGeneration, "evaluate", with_adapter)
     result = verdict(lora)
 
     assert not is_green(result)
@@ -420,13 +430,13 @@ def test_training_on_one_timestep_only_is_red(lora, monkeypatch):
 
 
 def test_training_pictures_in_the_test_split_are_red(lora, monkeypatch):
-    load = image_generation._load_splits
+    load = image_data.load_splits
 
-    def leaking(config):
-        train, valid, test = load(config)
+    def leaking(*args):
+        train, valid, test = load(*args)
         return [train, valid, train[: len(test)]]
 
-    monkeypatch.setattr(image_generation, "_load_splits", leaking)
+    monkeypatch.setattr(image_data, "load_splits", leaking)
     result = verdict(lora)
 
     assert result.verdict == "not comparable"

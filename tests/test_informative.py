@@ -6,8 +6,7 @@ from support import IMAGE_SUITE, REPOSITORY, TINY_SUITE, skip_under_an_older_pef
 from pytest_peftbench.results.baseline import baseline_path, read
 from pytest_peftbench.results.result import mean
 from pytest_peftbench.suites import read_suite
-from pytest_peftbench.tasks.image_generation import task as image_generation
-from pytest_peftbench.tasks.math_reasoning.task import TASK
+from pytest_peftbench.tasks.math_reasoning.task import MathReasoning
 
 skip_under_an_older_peft()
 
@@ -17,6 +16,14 @@ FULL = EXPERIMENTS["MetaMathQA-tiny-full-finetuning-default"]
 
 def mean_of_seeds(baseline, name):
     return mean([run.metrics[name] for run in baseline.seeds])
+
+
+def evaluation_of_base(experiment):
+    """What the task finds of the base model itself."""
+    task_type, config, place = experiment.spec.load("task"), experiment.train, experiment.place
+    task = task_type(config, place, task_type.load_data(config, place))
+    base = task_type.load_base_model(config, place).eval()
+    return task.evaluate(base, lambda size: {}, task.reference(base))
 
 
 @pytest.fixture(scope="module")
@@ -30,11 +37,7 @@ def quality():
 
 
 def test_the_base_model_solves_next_to_nothing_in_the_benchmark_s_form():
-    base, data = TASK.load_base_model(FULL).eval(), TASK.load_data(FULL)
-
-    evaluation = TASK.evaluate(base, data, FULL, lambda size: {}, TASK.reference(base, data, FULL))
-
-    assert evaluation.metrics == {"test_accuracy": pytest.approx(0, abs=0.05), "forgetting": 0.0}
+    assert evaluation_of_base(FULL).metrics == {"test_accuracy": pytest.approx(0, abs=0.05), "forgetting": 0.0}
 
 
 def test_full_finetuning_solves_most_of_it():
@@ -68,7 +71,9 @@ def test_methods_differ_in_forgetting_by_more_than_a_factor_of_ten(quality):
 def test_token_ids_in_an_experiment_mean_what_they_should(case, key, text):
     experiment = EXPERIMENTS[f"MetaMathQA-tiny-{case}"]
 
-    assert text in TASK.load_data(experiment).tokenizer.decode(experiment.adapter[key])
+    data = MathReasoning.load_data(experiment.train, experiment.place)
+
+    assert text in data.tokenizer.decode(experiment.adapter[key])
 
 
 # Images
@@ -88,10 +93,8 @@ def image_quality():
 @pytest.fixture(scope="module")
 def base_similarity():
     """What the base model draws for the concept's prompts, which it never saw."""
-    task, case = image_generation.TASK, IMAGE_EXPERIMENTS["image-gen-tiny-lora-rank8"]
-    base, data = task.load_base_model(case).eval(), task.load_data(case)
-    evaluation = task.evaluate(base, data, case, lambda size: {}, task.reference(base, data, case))
-    return evaluation.metrics["test_dino_similarity"]
+    case = IMAGE_EXPERIMENTS["image-gen-tiny-lora-rank8"]
+    return evaluation_of_base(case).metrics["test_dino_similarity"]
 
 
 def test_the_base_model_does_not_know_the_concept_and_some_method_learns_it(base_similarity, image_quality):

@@ -4,8 +4,10 @@ import json
 import textwrap
 
 import pytest
-from pytest_peftbench.tasks.embedded import IMAGE_DATA, IMAGE_MODEL, MATH_MODEL
 from support import REAL_TEST, REPOSITORY, Bench, make_suite, output, small_llama, write_json
+
+from pytest_peftbench.tasks.image_generation.spec import EMBEDDED as IMAGES
+from pytest_peftbench.tasks.math_reasoning.spec import EMBEDDED as MATH
 
 LORA = {"peft_type": "LORA", "r": 4, "target_modules": ["q_proj", "v_proj"], "task_type": "CAUSAL_LM"}
 IMAGE_LORA = {"peft_type": "LORA", "r": 4, "target_modules": ["to_q", "to_v"]}
@@ -70,19 +72,19 @@ def save_models(folder):
     from diffusers import Flux2KleinPipeline, Flux2Transformer2DModel
     from transformers import AutoModel, AutoTokenizer, BitImageProcessorPil, Qwen3Config, Qwen3ForCausalLM
 
-    tokenizer = AutoTokenizer.from_pretrained(MATH_MODEL)
+    tokenizer = AutoTokenizer.from_pretrained(MATH / "model")
     llama = small_llama(vocab_size=len(tokenizer))
     qwen3 = Qwen3ForCausalLM(Qwen3Config(**{**llama.config.to_dict(), "head_dim": 8, "model_type": "qwen3"}))
     for name, model in (("Mini-Llama", llama), ("Mini-Qwen3", qwen3)):
         model.to(torch.bfloat16).save_pretrained(folder / name)
         tokenizer.save_pretrained(folder / name)
 
-    pipeline = Flux2KleinPipeline.from_pretrained(IMAGE_MODEL)
+    pipeline = Flux2KleinPipeline.from_pretrained(IMAGES / "model")
     torch.manual_seed(0)
     config = {**pipeline.transformer.config, "num_layers": 1, "num_single_layers": 1}
     pipeline.transformer = Flux2Transformer2DModel.from_config(config)
     pipeline.save_pretrained(folder / "FLUX.2-klein-base-4B")
-    dino = IMAGE_MODEL.parent / "dino"
+    dino = IMAGES / "dino"
     AutoModel.from_pretrained(dino).save_pretrained(folder / "dinov2-base")
     BitImageProcessorPil.from_pretrained(dino).save_pretrained(folder / "dinov2-base")
 
@@ -137,7 +139,7 @@ def save_data(folder):
           - {split: train, path: data/dewiki/*}
         """,
     )
-    pictures = sorted((IMAGE_DATA / "cat-image-dataset").glob("*.png"))[: len(PROMPTS)]
+    pictures = sorted((IMAGES / "data" / "cat-image-dataset").glob("*.png"))[: len(PROMPTS)]
     rows = Dataset.from_dict({"image": [str(path) for path in pictures]}, features=Features({"image": Image()}))
     parquet(rows, folder / "cat-image-dataset" / "data" / "train-00000-of-00001.parquet")
 

@@ -4,35 +4,46 @@ import subprocess
 import sys
 from dataclasses import replace
 from itertools import islice
+from pathlib import Path
 
 import peft
 import pytest
 import torch
 import transformers
-from pytest_peftbench.tasks.scores import is_correct, parse_answer
 from support import DEFAULTS
 
-from pytest_peftbench.cases.methods import hooks_of
+from pytest_peftbench.cases.methods import needs_of
 from pytest_peftbench.results.files import InputError
-from pytest_peftbench.results.result import CaseId
-from pytest_peftbench.suites import Experiment
-from pytest_peftbench.tasks.config import MathTrainConfig
+from pytest_peftbench.tasks.config import Place
 from pytest_peftbench.tasks.math_reasoning import task as math_reasoning
-from pytest_peftbench.tasks.math_reasoning.task import IGNORE, TASK, Problem, _solve
+from pytest_peftbench.tasks.math_reasoning.data import Problem
+from pytest_peftbench.tasks.math_reasoning.scores import is_correct, parse_answer
+from pytest_peftbench.tasks.math_reasoning.spec import MathTrainConfig
+from pytest_peftbench.tasks.math_reasoning.task import IGNORE, MathReasoning
 
-
-def make_experiment(path="suite", adapter=None, **params):
-    train = MathTrainConfig(**{**DEFAULTS, "batch_size": 4, "batch_size_eval": 3, **params})
-    return Experiment(CaseId("MetaMathQA", "mini", "method", "name"), path, train, adapter)
-
-
-EXPERIMENT = make_experiment()
 EOS = 2
+HERE = Place()
+
+
+def config(**params):
+    return MathTrainConfig(**{**DEFAULTS, "batch_size": 4, "batch_size_eval": 3, **params})
+
+
+def load_data(**params):
+    return MathReasoning.load_data(config(**params), HERE)
+
+
+def load_base_model(place=HERE, **params):
+    return MathReasoning.load_base_model(config(**params), place)
+
+
+def task_on(data, **params):
+    return MathReasoning(config(**params), HERE, data)
 
 
 @pytest.fixture(scope="module")
 def data():
-    return TASK.load_data(EXPERIMENT)
+    return load_data()
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +55,7 @@ def few(data):
 
 @pytest.fixture(scope="module")
 def base():
-    return TASK.load_base_model(EXPERIMENT).eval()
+    return load_base_model().eval()
 
 
 # Data
@@ -60,16 +71,16 @@ def test_a_training_text_is_prompt_response_and_the_end_token(data):
 
 
 def test_texts_and_prompts_are_cut_at_the_longest_allowed_length():
-    short = TASK.load_data(make_experiment(max_seq_length=16))
+    short = load_data(max_seq_length=16)
 
     assert {len(ids) for ids in short.train} == {16}
     assert max(len(problem.prompt) for problem in short.test) == 16
 
 
 def test_the_digest_tells_data_of_another_prompt_or_length_apart(data):
-    again = TASK.load_data(EXPERIMENT)
-    other = TASK.load_data(make_experiment(query_template="Q: {query}"))
-    shorter = TASK.load_data(make_experiment(max_seq_length=16))
+    again = load_data()
+    other = load_data(query_template="Q: {query}")
+    shorter = load_data(max_seq_length=16)
 
     assert again.digest == data.digest
     assert len({data.digest, other.digest, shorter.digest}) == 3
@@ -84,7 +95,7 @@ def test_a_quantised_base_model_needs_bitsandbytes(monkeypatch, dtype):
     monkeypatch.setattr(math_reasoning, "installed", lambda package: "not installed")
 
     with pytest.raises(InputError, match=f"my/suite: dtype '{dtype}' needs bitsandbytes; pip install bitsandbytes"):
-        TASK.load_base_model(make_experiment("my/suite", dtype=dtype))
+        load_base_model(Place(source=Path("my/suite")), dtype=dtype)
 
 
 @pytest.mark.parametrize(("dtype", "bits"), [("int8", "load_in_8bit"), ("int4", "load_in_4bit")])
@@ -95,7 +106,7 @@ def test_a_quantised_base_model_is_made_on_its_device_by_bitsandbytes(monkeypatc
         transformers.AutoModelForCausalLM, "from_pretrained", lambda path, **kwargs: asked.update(kwargs)
     )
 
-    TASK.load_base_model(replace(make_experiment(dtype=dtype), device="cuda:1"))
+    load_base_model(Place("cuda:1"), dtype=dtype)
 
     assert asked["device_map"] == "cuda:1"
     assert "dtype" not in asked
@@ -103,7 +114,7 @@ def test_a_quantised_base_model_is_made_on_its_device_by_bitsandbytes(monkeypatc
 
 
 def test_gradient_checkpointing_and_the_type_of_the_weights_are_as_the_parameters_say():
-    model = TASK.load_base_model(make_experiment(use_gc=True, dtype="bfloat16"))
+    model = load_base_model(use_gc=True, dtype="bfloat16")
 
     assert model.is_gradient_checkpointing
     assert model.dtype == torch.bfloat16
@@ -112,9 +123,10 @@ def test_gradient_checkpointing_and_the_type_of_the_weights_are_as_the_parameter
 # Batches
 
 
-def batches(data, seed=0, count=None, experiment=EXPERIMENT):
-    per_epoch = -(-len(data.train) // experiment.train.batch_size)
-    return list(islice(TASK.batches(data, experiment, seed), count or per_epoch))
+def batches(data, seed=0, count=None):
+    task = task_on(data)
+    per_epoch = -(-len(data.train) // task.config.batch_size)
+    return list(islice(task.batches(seed), count or per_epoch))
 
 
 def texts_of(batch):
@@ -178,7 +190,7 @@ def test_the_order_depends_on_the_seed(few):
 
 
 def digest_and_order():
-    data = TASK.load_data(EXPERIMENT)
+    data = load_data()
     return [data.digest, [batch["input_ids"].tolist() for batch in batches(data, count=3)]]
 
 
@@ -197,7 +209,7 @@ def test_data_and_order_do_not_depend_on_python_s_hash_seed():
 
 def test_no_training_text_is_an_error_and_no_endless_loop(few):
     with pytest.raises(InputError, match="no training text"):
-        next(TASK.batches(replace(few, train=[]), EXPERIMENT, 0))
+        next(task_on(replace(few, train=[])).batches(0))
 
 
 # Evaluation
@@ -224,7 +236,7 @@ def test_accuracy_is_the_share_of_problems_whose_answer_is_right(few):
     problems = [Problem(few.test[0].prompt, f"#### {number}") for number in (1, 2, 3, 4)]
     model = Parrot(few, ["The answer is: 1", "The answer is: 3", "I do not know", "So. The answer is: 4.0"])
 
-    valid = TASK.validate(model, replace(few, valid=problems), EXPERIMENT, no_inputs)
+    valid = task_on(replace(few, valid=problems)).validate(model, no_inputs)
 
     assert valid == {"valid_accuracy": 0.5}
 
@@ -233,10 +245,9 @@ def test_samples_tell_each_problem_and_each_document_in_order(few, base):
     problems = [Problem(few.test[0].prompt, f"#### {number}") for number in (1, 2, 3)]
     model = Parrot(few, ["The answer is: 1", "The answer is: 3", "The answer is: 3"])
     model.forward = base.forward
-    cut = replace(few, test=problems)
+    task = task_on(replace(few, test=problems))
 
-    reference = TASK.reference(base, cut, EXPERIMENT)
-    evaluation = TASK.evaluate(model, cut, EXPERIMENT, no_inputs, reference)
+    evaluation = task.evaluate(model, no_inputs, task.reference(base))
 
     assert evaluation.samples == {"test_correct": "101", "forgetting_per_document": [0.0] * 4}
     assert evaluation.metrics == {"test_accuracy": pytest.approx(2 / 3), "forgetting": 0.0}
@@ -257,24 +268,27 @@ class Counter(torch.nn.Module):
         return torch.cat([input_ids, self.data.tokenizer(replies, padding=True, return_tensors="pt").input_ids], dim=1)
 
 
-def test_prompts_of_similar_length_share_a_batch_and_results_keep_the_given_order(few):
+def test_prompts_of_similar_length_share_a_batch_and_results_keep_the_given_order(few, base):
     lengths = (9, 5, 12, 7, 5, 10)
     problems = [Problem([4] * length, f"#### {length if length > 6 else 0}") for length in lengths]
     model = Counter(few)
+    model.forward = base.forward
 
-    correct = _solve(model, few, problems, EXPERIMENT, no_inputs)
+    task = task_on(replace(few, test=problems))
 
-    assert correct == [True, False, True, True, False, True]
+    evaluation = task.evaluate(model, no_inputs, task.reference(base))
+
+    assert evaluation.samples["test_correct"] == "101101"
     assert model.batches == [[12, 10, 9], [7, 5, 5]]
 
 
 def test_a_model_that_lost_its_language_has_forgotten(few, base):
-    broken = TASK.load_base_model(EXPERIMENT).eval()
+    broken = load_base_model().eval()
     with torch.no_grad():
         broken.lm_head.weight.mul_(0.1)
 
-    reference = TASK.reference(base, few, EXPERIMENT)
-    evaluation = TASK.evaluate(broken, few, EXPERIMENT, no_inputs, reference)
+    task = task_on(few)
+    evaluation = task.evaluate(broken, no_inputs, task.reference(base))
 
     assert evaluation.metrics["forgetting"] > 0.5
     assert all(rise > 0 for rise in evaluation.samples["forgetting_per_document"])
@@ -284,20 +298,20 @@ def test_long_documents_of_a_large_vocabulary_are_not_taken_all_at_once(few, bas
     longest = max(len(ids) for ids in few.documents)
     monkeypatch.setattr(math_reasoning, "_MOST_LOGITS", 2 * longest * len(few.tokenizer))
     sizes = []
-    task_output = TASK.output
-    monkeypatch.setattr(
-        TASK, "output", lambda model, batch: sizes.append(len(batch["input_ids"])) or task_output(model, batch)
-    )
 
-    losses = TASK.reference(base, few, EXPERIMENT)
+    def forward(**batch):
+        sizes.append(len(batch["input_ids"]))
+        return base(**batch)
+
+    losses = task_on(few).reference(forward)
 
     assert sizes == [2, 2]
     assert [len(found) for found in losses] == [len(ids) - 1 for ids in few.documents]
 
 
 def test_losses_on_documents_do_not_depend_on_the_batch_they_stand_in(few, base):
-    together = TASK.reference(base, few, make_experiment(batch_size_eval=4))
-    alone = TASK.reference(base, few, make_experiment(batch_size_eval=1))
+    together = task_on(few, batch_size_eval=4).reference(base)
+    alone = task_on(few, batch_size_eval=1).reference(base)
 
     assert [len(losses) for losses in together] == [len(ids) - 1 for ids in few.documents]
     for first, second in zip(together, alone, strict=True):
@@ -308,7 +322,7 @@ def test_decoding_takes_exactly_the_steps_asked_for(few, base):
     calls = []
     handle = base.lm_head.register_forward_hook(lambda *args: calls.append(1))
     try:
-        TASK.decode(base, few, EXPERIMENT, 5, no_inputs)
+        task_on(few).decode(base, 5, no_inputs)
     finally:
         handle.remove()
 
@@ -316,31 +330,32 @@ def test_decoding_takes_exactly_the_steps_asked_for(few, base):
 
 
 def test_both_limits_of_generation_may_be_given_as_peft_s_parameters_do(few, base):
-    experiment = make_experiment(generation_kwargs={"max_length": 800, "max_new_tokens": 2})
+    task = task_on(few, generation_kwargs={"max_length": 800, "max_new_tokens": 2})
 
-    assert set(TASK.validate(base, few, experiment, no_inputs)) == {"valid_accuracy"}
+    assert set(task.validate(base, no_inputs)) == {"valid_accuracy"}
 
 
 def test_virtual_tokens_are_cut_off_the_output(few):
     adapter = peft.PromptTuningConfig(num_virtual_tokens=3, task_type="CAUSAL_LM")
-    model = peft.get_peft_model(TASK.load_base_model(EXPERIMENT), adapter).eval()
-    batch = TASK.probe_batch(few, EXPERIMENT)
+    model = peft.get_peft_model(load_base_model(), adapter).eval()
+    task = task_on(few)
+    batch = task.probe_batch()
 
-    assert TASK.output(model, batch).shape[:2] == batch["input_ids"].shape
+    assert task.output(model, batch).shape[:2] == batch["input_ids"].shape
 
 
-def test_what_the_method_needs_in_each_forward_reaches_forward_and_generate(few):
+def test_what_the_method_needs_in_each_forward_reaches_forward_and_generate(few, base):
     adapter = peft.PolyConfig(r=2, n_tasks=1, n_skills=2, target_modules=["q_proj"], task_type="CAUSAL_LM")
-    model = peft.get_peft_model(TASK.load_base_model(EXPERIMENT), adapter).eval()
+    model = peft.get_peft_model(load_base_model(), adapter).eval()
     seen = []
-    inputs = hooks_of({"peft_type": "POLY"}).inputs
+    inputs = needs_of({"peft_type": "POLY"}).inputs
 
     def spy(size):
         seen.append(size)
         return inputs(size)
 
-    reference = TASK.reference(TASK.load_base_model(EXPERIMENT).eval(), few, EXPERIMENT)
-    evaluation = TASK.evaluate(model, few, EXPERIMENT, spy, reference)
+    task = task_on(few)
+    evaluation = task.evaluate(model, spy, task.reference(base))
 
     assert seen == [3, 2, 3, 1]  # two batches of problems, two of documents
     assert evaluation.metrics["forgetting"] == 0.0

@@ -10,7 +10,8 @@ import pytest
 import torch
 from support import DEFAULTS, LOHA_CASE, LORA, LORA_CASE, output, table
 
-from pytest_peftbench.cases import trained as engine
+from pytest_peftbench.cases.loading import cached_base_models, cached_task_data
+from pytest_peftbench.cases.trained import run_experiment
 from pytest_peftbench.cases.training import Trainer
 from pytest_peftbench.compare import compare
 from pytest_peftbench.measure import timing
@@ -18,7 +19,7 @@ from pytest_peftbench.measure.memory import CONTEXT_BYTES, MemoryTracker, Memory
 from pytest_peftbench.results.metrics import METRICS
 from pytest_peftbench.results.result import CaseId
 from pytest_peftbench.suites import Experiment
-from pytest_peftbench.tasks.config import MathTrainConfig
+from pytest_peftbench.tasks.math_reasoning.spec import MathTrainConfig
 
 UUID = "7dd9fb38-0000-0000-0000-d3b4ad3f1d65"
 
@@ -226,12 +227,12 @@ EXPERIMENT = Experiment(
 
 @pytest.fixture(scope="module")
 def few():
-    data = engine.cached_task_data()(EXPERIMENT)
+    data = cached_task_data()(EXPERIMENT)
     return replace(data, train=data.train[:20], valid=data.valid[:2], test=data.test[:4], documents=data.documents[:2])
 
 
 def run(few, tracker):
-    return engine.run_experiment(EXPERIMENT, engine.cached_base_models(), lambda experiment: few, memory=tracker)
+    return run_experiment(EXPERIMENT, cached_base_models(), lambda experiment: few, memory=tracker)
 
 
 def test_loading_training_and_evaluating_have_a_peak_each(few, monkeypatch):
@@ -271,7 +272,7 @@ def test_out_of_memory_while_loading_is_told_too(few):
     def load(experiment):
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    result = engine.run_experiment(EXPERIMENT, load, lambda experiment: few, memory=FakeTracker())
+    result = run_experiment(EXPERIMENT, load, lambda experiment: few, memory=FakeTracker())
 
     assert (result.status, result.error_msg) == ("out of memory", "while loading: CUDA out of memory.")
 

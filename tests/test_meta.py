@@ -9,7 +9,7 @@ import torch
 from support import small_llama
 from torch.nn import functional
 
-from pytest_peftbench.measure.counters import measure
+from pytest_peftbench.measure.counters import count
 from pytest_peftbench.meta import device as meta
 from pytest_peftbench.meta.device import META, Remembering, Shapes, accelerator
 
@@ -32,7 +32,7 @@ def train_step(device, adapter=None):
 
     step()
     optimizer.zero_grad()
-    return measure(step, model, optimizer)
+    return count(step, model, optimizer)
 
 
 @pytest.mark.parametrize(
@@ -57,10 +57,10 @@ def test_a_training_step_counts_the_same_on_real_and_on_meta_tensors(adapter):
     )
 
 
-def lifted(footprint):
+def lifted(counted):
     """What the cache's empty `torch.tensor` ends in where there are numbers; it computes nothing."""
     made = "aten.lift_fresh @ DynamicLayer.lazy_initialization"
-    return {row: counts for row, counts in footprint.operators.items() if row == made}
+    return {row: counts for row, counts in counted.operators.items() if row == made}
 
 
 def test_remembered_calls_count_as_worked_out_ones(monkeypatch):
@@ -122,7 +122,7 @@ def test_attention_goes_to_the_kernel_of_an_accelerator_with_its_flops(dtype, ma
     query, key, value = (torch.empty(2, 4, 6, 8, dtype=dtype, device=META, requires_grad=True) for _ in range(3))
     attn_mask = torch.empty(2, 1, 6, 6, dtype=torch.bool, device=META) if mask else None
     with accelerator():
-        result = measure(
+        result = count(
             lambda: functional.scaled_dot_product_attention(query, key, value, attn_mask=attn_mask).sum().backward()
         )
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from support import small_llama
 
-from pytest_peftbench.cases.methods import hooks_of, make_config
+from pytest_peftbench.cases.methods import make_config, needs_of
 from pytest_peftbench.results.files import InputError
 
 LORA = {"peft_type": "LORA", "r": 4, "target_modules": ["q_proj"], "task_type": "CAUSAL_LM"}
@@ -58,16 +58,16 @@ def test_a_value_that_peft_refuses_is_an_error_that_names_the_file_and_peft_s_wo
 
 @pytest.mark.parametrize("adapter", [None, LORA])
 def test_most_methods_need_nothing_beyond_their_config(adapter, tmp_path):
-    hooks = hooks_of(adapter)
+    needs = needs_of(adapter)
 
-    assert hooks.inputs(3) == {}
-    assert hooks.prepare({"r": 4}, tmp_path, llama(), tmp_path) == {"r": 4}
-    hooks.after_step(llama(), 1)
+    assert needs.inputs(3) == {}
+    assert needs.prepare({"r": 4}, tmp_path, llama(), tmp_path) == {"r": 4}
+    needs.after_step(llama(), 1)
 
 
 @pytest.mark.parametrize("method", ["POLY", "MULTITASK_PROMPT_TUNING"])
 def test_methods_for_several_tasks_get_one_task_number_per_item(method):
-    inputs = hooks_of({"peft_type": method}).inputs(3)
+    inputs = needs_of({"peft_type": method}).inputs(3)
 
     assert inputs["task_ids"].tolist() == [0, 0, 0]
 
@@ -86,7 +86,7 @@ def test_x_lora_gets_experts_with_fresh_weights_and_the_suite_stays_as_it_is(tmp
     adapter = xlora(source)
     before = sorted(source.rglob("*"))
 
-    prepared = hooks_of(adapter).prepare(adapter, source, llama(), workdir)
+    prepared = needs_of(adapter).prepare(adapter, source, llama(), workdir)
 
     assert {str(workdir / "experts" / name) for name in "01"} == set(prepared["adapters"].values())
     assert all((workdir / "experts" / name / "adapter_model.safetensors").exists() for name in "01")
@@ -97,7 +97,7 @@ def test_x_lora_gets_experts_with_fresh_weights_and_the_suite_stays_as_it_is(tmp
 def test_x_lora_s_experts_do_not_share_their_weights(tmp_path):
     adapter = xlora(tmp_path / "suite")
 
-    prepared = hooks_of(adapter).prepare(adapter, tmp_path / "suite", llama(), tmp_path / "work")
+    prepared = needs_of(adapter).prepare(adapter, tmp_path / "suite", llama(), tmp_path / "work")
 
     first, second = (peft.PeftModel.from_pretrained(llama(), folder) for folder in prepared["adapters"].values())
     name = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.default.weight"
@@ -109,7 +109,7 @@ def test_x_lora_takes_an_expert_that_has_weights_as_it_is(tmp_path):
     adapter = xlora(source, names=("0",))
     peft.get_peft_model(llama(), peft.LoraConfig(r=4, target_modules=["q_proj"])).save_pretrained(source / "experts/0")
 
-    prepared = hooks_of(adapter).prepare(adapter, source, llama(), tmp_path / "work")
+    prepared = needs_of(adapter).prepare(adapter, source, llama(), tmp_path / "work")
 
     assert prepared["adapters"] == {"0": str(source / "experts/0")}
 
@@ -119,7 +119,7 @@ def test_an_expert_s_unknown_key_is_an_error_that_names_its_file(tmp_path):
     (tmp_path / "experts/0/adapter_config.json").write_text(json.dumps({**LORA, "rnak": 4}))
 
     with pytest.raises(InputError, match="rnak") as error:
-        hooks_of(adapter).prepare(adapter, tmp_path, llama(), tmp_path / "work")
+        needs_of(adapter).prepare(adapter, tmp_path, llama(), tmp_path / "work")
 
     assert str(tmp_path / "experts" / "0" / "adapter_config.json") in str(error.value)
 
@@ -127,8 +127,8 @@ def test_an_expert_s_unknown_key_is_an_error_that_names_its_file(tmp_path):
 def test_x_lora_s_base_model_does_not_cache_and_others_do():
     base, other = llama(), llama()
 
-    hooks_of({"peft_type": "XLORA"}).base(base)
-    hooks_of(LORA).base(other)
+    needs_of({"peft_type": "XLORA"}).base(base)
+    needs_of(LORA).base(other)
 
     assert base.config.use_cache is False
     assert other.config.use_cache is True

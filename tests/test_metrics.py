@@ -1,216 +1,60 @@
-import math
+"""The catalogue: what is measured is declared, once, and what is not is an error in words."""
 
 import pytest
-import torch
-from pytest_peftbench.tasks.scores import forgetting, is_correct, parse_answer, token_losses
 
-from pytest_peftbench.measure.weights import max_difference, same_bits
+from pytest_peftbench.cases.subject import figures_of
+from pytest_peftbench.measure.counters import Counters
+from pytest_peftbench.results import metrics
+from pytest_peftbench.results.files import InputError
+from pytest_peftbench.results.metrics import METRICS, PHASES, Metric, declare, in_order
+from pytest_peftbench.tasks.registry import specs
 
-
-@pytest.mark.parametrize(
-    ("text", "answer"),
-    [
-        ("The dot product is $4^2 = \\boxed{16}$.The answer is: 16", "16"),
-        ("The answer is 16", "16"),
-        ("The final answer is: 16", "16"),
-        ("The final answer is 16", "16"),
-        ("She has 40 + 2 eggs.\n#### 42", "42"),
-    ],
-)
-def test_an_answer_is_found_behind_each_of_the_announcements_that_peft_knows(text, answer):
-    assert parse_answer(text) == answer
+MINE = Metric("my_accuracy", "fraction", "higher", "quality", "share of my texts told right")
+COUNTED = Counters(flops=5, calls=4, peak_bytes=3, saved_bytes=2)
 
 
-@pytest.mark.parametrize(
-    ("text", "answer"),
-    [
-        ("The answer is: 16\n", "16"),
-        ("The answer is: 16.", "16"),
-        ("The answer is: 16!?", "16"),
-        ("The answer is: 16\n\nQuestion: And now?", "16"),
-        ("The answer is: $5", "5"),
-        ("#### 50%", "50"),
-        ("#### 1,200", "1,200"),
-        ("The answer is: \\frac{1}{2}", "\\frac{1}{2}"),
-    ],
-)
-def test_what_surrounds_the_answer_is_cut_off(text, answer):
-    assert parse_answer(text) == answer
+@pytest.fixture(autouse=True)
+def catalogue(monkeypatch):
+    """One of the test's own."""
+    monkeypatch.setattr(metrics, "METRICS", dict(METRICS))
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "The answer is: 1. No, the answer is wrong. The answer is: 2",
-        "The answer is: 1\n#### 2",
-        "#### 1\nThe answer is 2",
-        "The answer is 1. The final answer is: 2",
-    ],
-)
-def test_the_last_announced_answer_counts(text):
-    assert parse_answer(text) == "2"
+def test_values_come_in_the_order_of_declaration():
+    assert list(in_order({"train_loss": 1.0, "params.total": 2}, "a case")) == ["params.total", "train_loss"]
 
 
-@pytest.mark.parametrize("text", ["", "sixteen", "The answer: 16", "####16", "the answer is: 16", "The answer is:"])
-def test_a_text_that_announces_nothing_has_no_answer(text):
-    assert parse_answer(text) is None
+def test_a_metric_that_nobody_declared_is_an_error_that_names_it_and_who_measured_it():
+    with pytest.raises(InputError, match="my task: evaluation: metric 'my_accuracy' is measured but not declared; add"):
+        in_order({"my_accuracy": 1.0, "train_loss": 1.0}, "my task: evaluation")
+
+    declare([MINE], "my task")
+
+    assert in_order({"my_accuracy": 1.0}, "my task") == {"my_accuracy": 1.0}
 
 
-def test_an_announced_answer_of_punctuation_alone_is_empty():
-    assert parse_answer("The answer is: $.") == ""
+def test_the_same_metric_may_be_declared_again_and_another_one_not_by_its_name():
+    declare([MINE], "task 'mine'")
+    declare([MINE], "task 'mine'")
+
+    with pytest.raises(InputError, match="task 'yours': metric 'my_accuracy' is declared already, as another one"):
+        declare([Metric("my_accuracy", "fraction", "lower", "info", "something else")], "task 'yours'")
 
 
-@pytest.mark.parametrize(
-    ("obtained", "expected"),
-    [
-        ("16", "16"),
-        ("16.0", "16"),
-        ("1,200", "1200"),
-        ("1200", "1,200"),
-        ("1 200", "1200"),
-        ("3/4", "0.75"),
-        ("6/8", "3/4"),
-        ("0.5714285714285714", "20/35"),
-        ("-3", "-3.00"),
-        ("$5", "5"),
-        ("50%", "50"),
-        ("x + 1", "x + 1"),
-        ("1/0", "1/0"),
-    ],
-)
-def test_equal_answers_are_correct_however_they_are_written(obtained, expected):
-    assert is_correct(f"So. The answer is: {obtained}", f"Thus.\n#### {expected}")
+def test_what_each_task_shows_and_publishes_is_declared():
+    for spec in specs().values():
+        names = {column.metric for column in spec.columns} | {figure.metric for figure in spec.published}
+        assert names <= METRICS.keys()
+        assert all(METRICS[metric.name] is metric for metric in spec.metrics)
 
 
-@pytest.mark.parametrize(
-    ("obtained", "expected"),
-    [
-        ("16", "17"),
-        ("1,200", "1.2"),
-        ("-16", "16"),
-        ("3/4", "4/3"),
-        ("x + 1", "1 + x"),
-        ("sixteen", "16"),
-        ("1e1", "10"),  # nobody writes an answer so, and 1e999999999 takes minutes to compare
-        ("9e999999999", "9"),
-        ("1_0", "10"),
-        ("nan", "0"),
-        ("16", "x"),
-    ],
-)
-def test_other_answers_are_wrong(obtained, expected):
-    assert not is_correct(f"The answer is: {obtained}", f"#### {expected}")
+def test_each_counter_that_a_phase_keeps_is_a_metric_and_the_others_are_none():
+    for phase in PHASES:
+        figures = figures_of({phase: COUNTED}, peak_parts=True)
+        assert list(figures) == [f"{phase}.{name}" for name in PHASES[phase][1]]
+        assert in_order(figures, "a case") == figures
+        assert {name for name in METRICS if name.startswith(f"{phase}.")} - {"inject.host_calls"} == figures.keys()
 
 
-def test_no_answer_is_a_wrong_answer():
-    assert not is_correct("I do not know.", "#### 16")
-    assert not is_correct("", "#### 16")
-    assert not is_correct("The answer is: .", "#### 16")
-
-
-def test_a_reference_without_an_answer_is_an_error_that_shows_it():
-    with pytest.raises(ValueError, match=r"holds no answer.*nothing to see here"):
-        is_correct("The answer is: 16", "nothing to see here")
-
-
-def reference_losses(logits, ids, mask):
-    """Cross-entropy token by token, in plain Python."""
-    losses = torch.zeros(ids.shape[0], ids.shape[1] - 1)
-    for row in range(ids.shape[0]):
-        for position in range(1, ids.shape[1]):
-            if mask[row, position]:
-                scores = [math.exp(score) for score in logits[row, position - 1].tolist()]
-                losses[row, position - 1] = -math.log(scores[ids[row, position]] / sum(scores))
-    return losses
-
-
-def batch(seed=0, rows=3, tokens=6, vocabulary=11):
-    generator = torch.Generator().manual_seed(seed)
-    logits = torch.randn(rows, tokens, vocabulary, generator=generator)
-    ids = torch.randint(vocabulary, (rows, tokens), generator=generator)
-    mask = torch.tensor([[1] * tokens, [1] * 4 + [0] * (tokens - 4), [1, 1] + [0] * (tokens - 2)])
-    return logits, ids, mask
-
-
-def test_token_losses_are_those_of_the_next_token_and_zero_at_padding():
-    logits, ids, mask = batch()
-
-    losses = token_losses(logits, ids, mask)
-
-    assert torch.allclose(losses, reference_losses(logits, ids, mask), atol=1e-5)
-    assert (losses == 0).tolist() == (mask[:, 1:] == 0).tolist()
-
-
-def test_virtual_tokens_before_the_text_leave_the_losses_as_they_are():
-    logits, ids, mask = batch()
-    with_virtual_tokens = torch.cat([torch.randn(3, 4, 11), logits], dim=1)
-
-    assert torch.equal(token_losses(with_virtual_tokens, ids, mask), token_losses(logits, ids, mask))
-
-
-def test_nan_at_padding_does_not_reach_the_losses_but_nan_at_a_token_does():
-    logits, ids, mask = batch()
-    logits[1, 4:] = math.nan
-
-    assert torch.isfinite(token_losses(logits, ids, mask)).all()
-
-    logits[1, 0] = math.nan
-    assert torch.isnan(token_losses(logits, ids, mask)).nonzero().tolist() == [[1, 0]]
-
-
-def test_losses_of_half_precision_logits_are_computed_in_float32():
-    logits, ids, mask = batch()
-
-    losses = token_losses(logits.bfloat16(), ids, mask)
-
-    assert losses.dtype == torch.float32
-    assert torch.equal(losses, token_losses(logits.bfloat16().float(), ids, mask))
-
-
-def test_forgetting_is_positive_when_the_losses_rose():
-    before, after = torch.tensor([1.0, 2.0]), torch.tensor([1.5, 2.0])
-
-    assert forgetting(before, after) == 0.25
-    assert forgetting(after, before) == -0.25
-    assert forgetting(before, before) == 0
-
-
-def test_forgetting_sees_a_difference_that_a_float32_sum_would_lose():
-    before = torch.full((200_000,), 4.0)
-    after = before.clone()
-    after[0] += 1e-3
-
-    assert forgetting(before, after) == pytest.approx(1e-3 / 200_000, rel=1e-3)
-
-
-@pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_a_loss_that_is_not_finite_gives_no_number_to_pass_with(bad):
-    losses = torch.tensor([bad, 2.0])
-
-    assert math.isnan(forgetting(losses, losses))
-
-
-@pytest.mark.parametrize(("before", "after"), [((3,), (2,)), ((0,), (0,)), ((2, 1), (2,))])
-def test_forgetting_of_other_tokens_or_of_none_is_an_error(before, after):
-    with pytest.raises(ValueError, match="same tokens"):
-        forgetting(torch.zeros(before), torch.zeros(after))
-
-
-def test_same_bits_tells_the_last_bit_the_type_and_the_shape():
-    one = torch.ones(2)
-    nearly = torch.nextafter(one, one + 1)
-
-    assert same_bits(one, one.clone())
-    assert not same_bits(one, nearly)
-    assert not same_bits(one, one.double())
-    assert not same_bits(one, torch.ones(2, 1))
-    assert not same_bits(one * math.nan, one * math.nan)
-
-
-def test_max_difference_is_infinite_for_other_shapes_and_nan_for_nan():
-    one = torch.ones(2)
-
-    assert max_difference(one, torch.tensor([1.0, 0.5])) == 0.5
-    assert max_difference(one, torch.ones(3)) == math.inf
-    assert math.isnan(max_difference(one, torch.tensor([1.0, math.nan])))
-    assert max_difference(torch.empty(0), torch.empty(0)) == 0
+def test_a_phase_that_nobody_declared_is_an_error_that_names_it():
+    with pytest.raises(InputError, match="phase 'merge' is counted but not declared"):
+        figures_of({"merge": COUNTED}, peak_parts=False)

@@ -11,13 +11,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from pytest_peftbench.tasks.embedded import IMAGE_DATA, IMAGE_MODEL
 
 from pytest_peftbench.tasks.image_generation import world as image_world
+from pytest_peftbench.tasks.image_generation.spec import EMBEDDED as IMAGE
 from pytest_peftbench.tasks.image_generation.world import Scene
 
-IMAGE = IMAGE_MODEL.parent
-PICTURES = IMAGE_DATA / "cat-image-dataset"
+PICTURES = IMAGE / "data" / "cat-image-dataset"
 
 # World
 
@@ -120,7 +119,7 @@ def test_the_shipped_pictures_are_the_drawn_ones():
 def pipeline():
     from diffusers import Flux2KleinPipeline
 
-    pipeline = Flux2KleinPipeline.from_pretrained(IMAGE_MODEL).to(torch.float32)
+    pipeline = Flux2KleinPipeline.from_pretrained(IMAGE / "model").to(torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
@@ -206,7 +205,7 @@ import torch
 import pytest_peftbench.tasks.image_generation.build
 from diffusers import Flux2KleinPipeline
 from transformers import BitImageProcessorPil, Dinov2Model
-pipeline = Flux2KleinPipeline.from_pretrained({str(IMAGE_MODEL)!r}).to(torch.float32)
+pipeline = Flux2KleinPipeline.from_pretrained({str(IMAGE / "model")!r}).to(torch.float32)
 text = dict(max_sequence_length=20, text_encoder_out_layers=(1, 2, 3))
 pipeline(prompt="a cat", height=32, width=32, num_inference_steps=1, **text)
 Dinov2Model.from_pretrained({str(IMAGE / "dino")!r})

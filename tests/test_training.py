@@ -8,11 +8,12 @@ import torch
 from support import DEFAULTS, small_llama
 from torch import nn
 
-from pytest_peftbench.cases.methods import Hooks, hooks_of
+from pytest_peftbench.cases.methods import Needs, needs_of
 from pytest_peftbench.cases.training import Trainer, make_optimizer, make_schedule
 from pytest_peftbench.results.files import InputError
-from pytest_peftbench.tasks.config import MathTrainConfig
-from pytest_peftbench.tasks.math_reasoning.task import TASK
+from pytest_peftbench.tasks.config import Place
+from pytest_peftbench.tasks.math_reasoning.spec import MathTrainConfig
+from pytest_peftbench.tasks.math_reasoning.task import MathReasoning
 
 LORA = peft.LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
 IDS = torch.arange(24).reshape(2, 12) % 64
@@ -32,8 +33,9 @@ def config(**params):
     return MathTrainConfig(**{**defaults, **params})
 
 
-def trainer(model=None, hooks=None, **params):
-    return Trainer(model or llama(), config(**params), hooks or hooks_of(None), TASK.loss)
+def trainer(model=None, needs=None, **params):
+    task = MathReasoning(config(**params), Place(), data=None)
+    return Trainer(model or llama(), task.config, needs or needs_of(None), task.loss)
 
 
 def weights(model, trainable=True):
@@ -297,7 +299,7 @@ def test_the_method_s_own_step_comes_once_after_each_step_with_gradients_in_plac
     def after_step(model, step):
         calls.append((step, all(p.grad is not None for p in model.parameters() if p.requires_grad)))
 
-    own_step = trainer(hooks=Hooks(after_step=after_step))
+    own_step = trainer(needs=Needs(after_step=after_step))
     own_step.train(itertools.repeat(BATCH), 3, lambda step, losses: None)
     own_step.step(BATCH)
 
@@ -349,4 +351,4 @@ def test_what_the_method_needs_in_each_forward_reaches_the_model():
     with pytest.raises(Exception, match="task_ids"):
         trainer(model).step(BATCH)
 
-    assert torch.isfinite(trainer(model, hooks=hooks_of(poly)).step(BATCH))
+    assert torch.isfinite(trainer(model, needs=needs_of(poly)).step(BATCH))

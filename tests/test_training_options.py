@@ -1,19 +1,21 @@
 """The training options of PEFT's benchmark, each through a whole case on a CPU: it trains, and does what it says."""
 
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from support import DEFAULTS, LORA
 
-from pytest_peftbench.cases import trained as engine
+from pytest_peftbench.cases.loading import cached_base_models, cached_task_data
+from pytest_peftbench.cases.subject import subject_of
+from pytest_peftbench.cases.trained import run_experiment, try_out
 from pytest_peftbench.measure import timing
 from pytest_peftbench.results.files import InputError
 from pytest_peftbench.results.result import CaseId
 from pytest_peftbench.suites import Experiment
-from pytest_peftbench.tasks.config import MathTrainConfig
+from pytest_peftbench.tasks.math_reasoning.spec import MathTrainConfig
+from pytest_peftbench.tasks.math_reasoning.task import MathReasoning
 
 
 def make_experiment(**params):
@@ -23,14 +25,14 @@ def make_experiment(**params):
 
 @pytest.fixture(scope="module")
 def few():
-    data = engine.cached_task_data()(make_experiment())
+    data = cached_task_data()(make_experiment())
     return replace(data, train=data.train[:20], valid=data.valid[:2], test=data.test[:4], documents=data.documents[:2])
 
 
 def run(few, **params):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(timing, "compare", lambda *_, **__: timing.Timing(1.0, 1.0, 1.0, 0.01, ()))
-        return engine.run_experiment(make_experiment(**params), engine.cached_base_models(), lambda experiment: few)
+        return run_experiment(make_experiment(**params), cached_base_models(), lambda experiment: few)
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +54,7 @@ def test_gradient_checkpointing_gives_the_same_losses_with_fewer_saved_bytes_and
 
 def trained(few, **params):
     """The train loss of a case that is trained and validated, and nothing else."""
-    return engine.try_out(make_experiment(**params), engine.cached_base_models(), lambda experiment: few)["train_loss"]
+    return try_out(make_experiment(**params), cached_base_models(), lambda experiment: few)["train_loss"]
 
 
 @pytest.mark.parametrize("params", [{"use_amp": True}, {"dtype": "bfloat16"}])
@@ -86,16 +88,14 @@ def test_a_quantised_base_model_is_not_moved_and_not_kept_as_a_copy(few, monkeyp
         def to(self, *arguments):
             raise ValueError("`.to` is not supported for quantised models")
 
-    def load(experiment):
+    def load(config, place):
         loaded.append(Quantised())
         return loaded[-1]
 
-    monkeypatch.setattr(engine.task_of(make_experiment()), "load_base_model", load, raising=False)
-    base_models = engine.cached_base_models()
-    experiment = make_experiment(dtype="int4")
-    case = partial(engine._Case, experiment, base_models, lambda experiment: few, Path("nowhere"), None, print)
+    monkeypatch.setattr(MathReasoning, "load_base_model", load)
+    subject = subject_of(make_experiment(dtype="int4"), cached_base_models(), lambda experiment: few, Path("nowhere"))
 
-    first, second = (case().base() for _ in range(2))
+    first, second = (subject.base() for _ in range(2))
 
     assert first is not second
     assert first in loaded

@@ -10,14 +10,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 from support import DEFAULTS, LOHA, LORA, small_llama
-from torch import nn
 
-from pytest_peftbench.cases import trained as engine
+from pytest_peftbench.cases import loading, reference, trained
+from pytest_peftbench.cases.loading import cached_base_models, cached_task_data
 from pytest_peftbench.cases.peft_schema import peft_fields
 from pytest_peftbench.cases.training import Trainer
 from pytest_peftbench.compare import compare
 from pytest_peftbench.measure import timing
-from pytest_peftbench.measure import weights as metrics
 from pytest_peftbench.measure.timing import Timing
 from pytest_peftbench.measure.weights import digest
 from pytest_peftbench.results.baseline import from_result, read, write
@@ -25,14 +24,15 @@ from pytest_peftbench.results.files import InputError
 from pytest_peftbench.results.metrics import METRICS
 from pytest_peftbench.results.result import CaseId, SecondStage
 from pytest_peftbench.suites import Experiment
-from pytest_peftbench.tasks.config import MathTrainConfig
-from pytest_peftbench.tasks.math_reasoning.task import TASK
+from pytest_peftbench.tasks.math_reasoning.spec import MathTrainConfig
+from pytest_peftbench.tasks.math_reasoning.task import MathReasoning
 
 OF_SHAPES = {name for name in METRICS if name.startswith(("footprint.", "train_step.peak_"))} - {
     "train_step.peak_bytes"
 }
 OF_IMAGES = {"test_dino_similarity", "valid_dino_similarity", "drift", "images.changed", "images_sha256"}
-_data = engine.cached_task_data()
+_data = cached_task_data()
+_few = {}
 
 
 def make_experiment(adapter=LORA, seeds=(0,), path="suite/experiments/method/name", **params):
@@ -42,11 +42,20 @@ def make_experiment(adapter=LORA, seeds=(0,), path="suite/experiments/method/nam
     return Experiment(CaseId("MetaMathQA", "mini", "method", "name"), Path(path), train, adapter, seeds=seeds)
 
 
-def few_items(experiment):
+def fresh_items(experiment):
+    """Few items of the embedded data, and nothing that an earlier case measured on them."""
     data = _data(experiment)
     short = sorted(data.train, key=len)[:24]
     documents = [ids[:24] for ids in data.documents[:3]]
     return replace(data, train=short, valid=data.valid[:2], test=data.test[:4], documents=documents)
+
+
+def few_items(experiment):
+    """The same ones in each case, as a session has them."""
+    key = experiment.train.values(experiment.train.DATA)
+    if key not in _few:
+        _few[key] = fresh_items(experiment)
+    return _few[key]
 
 
 def random_llama(experiment):
@@ -55,7 +64,7 @@ def random_llama(experiment):
 
 
 def run(experiment=None, base_model=random_llama, task_data=few_items, **kwargs):
-    return engine.run_experiment(experiment or make_experiment(), base_model, task_data, **kwargs)
+    return trained.run_experiment(experiment or make_experiment(), base_model, task_data, **kwargs)
 
 
 real_compare = timing.compare
@@ -129,10 +138,10 @@ def test_nothing_holds_on_to_the_first_model_when_other_seeds_train():
 
 
 def test_the_base_model_s_own_figures_do_not_depend_on_the_adapter(lora):
-    loha = run(make_experiment(LOHA))
+    loha = run(make_experiment(LOHA), task_data=fresh_items)
 
     assert loha.base == lora.base
-    assert len(lora.base.losses) == engine.BASE_STEPS
+    assert len(lora.base.losses) == reference.BASE_STEPS
     owners = {row.partition(" @ ")[2] for rows in lora.base.operators.values() for row in rows}
     assert "LlamaMLP.forward" in owners
     assert not [owner for owner in owners if "Lora" in owner]
@@ -140,9 +149,9 @@ def test_the_base_model_s_own_figures_do_not_depend_on_the_adapter(lora):
 
 
 def test_the_base_model_s_own_figures_do_not_depend_on_how_a_case_trains(lora):
-    engine._base_references.clear()
+    params = {"max_steps": 12, "lr_scheduler": "cosine", "grad_norm_clip": 0.1, "optimizer_kwargs": {"lr": 1.0}}
 
-    other = run(make_experiment(max_steps=12, lr_scheduler="cosine", grad_norm_clip=0.1, optimizer_kwargs={"lr": 1.0}))
+    other = run(make_experiment(**params), task_data=fresh_items)
 
     assert other.base == lora.base
 
@@ -242,15 +251,15 @@ def test_times_are_asked_for_with_their_metrics_margin_and_clocks_are_kept(monke
 
 def test_on_a_cpu_one_row_is_timed(monkeypatch):
     sizes, found = [], []
-    real_step, real_decode = Trainer.step, TASK.decode
+    real_step, real_decode = Trainer.step, MathReasoning.decode
 
     def step(trainer, batch):
         sizes.append(len(batch["input_ids"]))
         return real_step(trainer, batch)
 
-    def decode(model, data, experiment, *args):
-        sizes.append(experiment.train.batch_size)
-        real_decode(model, data, experiment, *args)
+    def decode(task, *args):
+        sizes.append(task.config.batch_size)
+        real_decode(task, *args)
 
     def compare(function, reference, *_):
         sizes.clear()
@@ -259,7 +268,7 @@ def test_on_a_cpu_one_row_is_timed(monkeypatch):
         return Timing(1.0, 1.0, 1.0, 0.01, ())
 
     monkeypatch.setattr(Trainer, "step", step)
-    monkeypatch.setattr(TASK, "decode", decode)
+    monkeypatch.setattr(MathReasoning, "decode", decode)
     monkeypatch.setattr(timing, "compare", compare)
 
     run(make_experiment(batch_size=6))
@@ -342,7 +351,7 @@ def test_progress_tells_seed_step_and_how_far_an_evaluation_is():
 
 
 def test_two_runs_give_the_same_bits(lora):
-    again = run()
+    again = run(task_data=fresh_items)
 
     assert exact(again) == exact(lora)
     assert again.seeds == lora.seeds
@@ -389,8 +398,7 @@ def test_a_case_with_another_attention_kernel_gives_the_same_whatever_ran_before
     eager = make_experiment(attn_implementation="eager")
 
     after_lora = run(eager)
-    engine._references.clear()
-    first = run(eager)
+    first = run(eager, task_data=fresh_items)
 
     assert (exact(after_lora), after_lora.seeds) == (exact(first), first.seeds)
     assert after_lora.metrics["init.identity"] == "ok"
@@ -410,10 +418,10 @@ def test_an_adapter_in_half_precision_is_reloaded_in_half_precision():
 def version_of(experiment, base_model=random_llama, task_data=few_items):
     """The case version, without the seconds of measuring."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine._Case, "measure", lambda self, run: ({"params.trainable": 0, "params.total": 0}, {}, {}))
-        patch.setattr(engine._Case, "check", lambda self, run: {})
-        patch.setattr(engine._Case, "time", lambda self, run, benchmark: {})
-        patch.setattr(engine._Case, "base_reference", lambda self, base_digest: None)
+        patch.setattr(trained, "_measure", lambda *_: ({"params.trainable": 0, "params.total": 0}, {}, {}))
+        patch.setattr(trained, "_check", lambda *_: {})
+        patch.setattr(trained, "_time", lambda *_: {})
+        patch.setattr(trained, "base_figures", lambda *_: None)
         return run(experiment, base_model, task_data).case_version
 
 
@@ -488,10 +496,9 @@ def test_after_an_error_the_settings_of_torch_are_as_before():
 
 def test_each_case_gets_fresh_weights_of_a_base_model_that_is_loaded_once(monkeypatch):
     loads = []
-    task = engine.task_of(make_experiment())
-    load = task.load_base_model
-    monkeypatch.setattr(type(task), "load_base_model", lambda self, experiment: loads.append(1) or load(experiment))
-    base_model = engine.cached_base_models()
+    load = MathReasoning.load_base_model
+    monkeypatch.setattr(MathReasoning, "load_base_model", lambda *args: loads.append(1) or load(*args))
+    base_model = cached_base_models()
     experiment = make_experiment()
 
     first = base_model(experiment)
@@ -509,9 +516,9 @@ def test_each_case_gets_fresh_weights_of_a_base_model_that_is_loaded_once(monkey
 
 def test_weights_that_all_cases_start_from_and_that_one_changed_are_an_error(monkeypatch):
     kept = []
-    base_models = engine.cached_base_models()
+    base_models = cached_base_models()
     no_copy = SimpleNamespace(deepcopy=lambda model: kept.append(model) or model)
-    monkeypatch.setattr(engine, "copy", no_copy)
+    monkeypatch.setattr(loading, "copy", no_copy)
     base_models(make_experiment())
     with torch.no_grad():
         next(kept[0].parameters()).view(-1)[0] += 1e-6
@@ -520,23 +527,8 @@ def test_weights_that_all_cases_start_from_and_that_one_changed_are_an_error(mon
         base_models(make_experiment())
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8, torch.bool])
-def test_the_fingerprint_sees_each_bit_and_where_it_stands(monkeypatch, dtype):
-    monkeypatch.setattr(metrics, "_CHUNK", 8)
-
-    def of(values):
-        model = torch.nn.Module()
-        model.register_buffer("weights", torch.tensor(values).to(dtype))
-        return metrics.fingerprint(model)
-
-    weights = [0, 1, 0, 0, 1] * 23
-    others = [[*weights[:i], 1 - weights[i], *weights[i + 1 :]] for i in range(len(weights))]
-    assert of(weights) == of(list(weights))
-    assert of(weights) not in [of(other) for other in [*others, weights[::-1], weights[1:] + weights[:1]]]
-
-
 def test_base_models_of_another_type_or_attention_are_loaded_apart():
-    base_model = engine.cached_base_models()
+    base_model = cached_base_models()
 
     assert base_model(make_experiment()).dtype == torch.float32
     assert base_model(make_experiment(dtype="bfloat16")).dtype == torch.bfloat16
@@ -544,7 +536,7 @@ def test_base_models_of_another_type_or_attention_are_loaded_apart():
 
 
 def test_the_user_s_base_model_is_trained_from_the_same_weights_whatever_was_trained_before():
-    base_model = engine.cached_base_models()
+    base_model = cached_base_models()
 
     first = run(make_experiment(adapter=None, optimizer_kwargs={"lr": 1e-2}), base_model)
     second = run(make_experiment(), base_model)
@@ -554,83 +546,10 @@ def test_the_user_s_base_model_is_trained_from_the_same_weights_whatever_was_tra
 
 
 def test_data_is_tokenised_once_per_prompt_and_length():
-    task_data = engine.cached_task_data()
+    task_data = cached_task_data()
 
     assert task_data(make_experiment()) is task_data(make_experiment(max_steps=2))
     assert task_data(make_experiment()) is not task_data(make_experiment(max_seq_length=16))
-
-
-# The digest
-
-
-def linear():
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
-
-
-def test_the_digest_sees_the_last_bit_of_weights_and_buffers():
-    model = linear()
-    before = digest(model)
-    assert digest(linear()) == before
-
-    with torch.no_grad():
-        model[0].weight[0, 0] = torch.nextafter(model[0].weight[0, 0], torch.tensor(9.0))
-    after_weight = digest(model)
-    model[1].running_mean += 1
-
-    assert len({before, after_weight, digest(model)}) == 3
-
-
-def test_the_digest_sees_names_shapes_and_types():
-    values = torch.arange(4.0)
-
-    def holding(name, tensor):
-        module = nn.Module()
-        module.register_buffer(name, tensor)
-        return digest(module)
-
-    digests = {
-        holding("a", values),
-        holding("b", values),
-        holding("a", values.reshape(2, 2)),
-        holding("a", values.view(torch.int32)),
-    }
-
-    assert len(digests) == 4
-
-
-def test_the_digest_of_what_is_trained_leaves_the_rest_out():
-    model = linear()
-    model[0].weight.requires_grad_(False)
-    before = digest(model), digest(model, trainable_only=True)
-
-    with torch.no_grad():
-        model[0].weight += 1
-
-    assert digest(model) != before[0]
-    assert digest(model, trainable_only=True) == before[1]
-
-
-def test_any_type_and_shape_has_a_digest():
-    module = nn.Module()
-    module.register_buffer("scalar", torch.tensor(1.0, dtype=torch.bfloat16))
-    module.register_buffer("empty", torch.empty(0, 3))
-    module.register_buffer("strided", torch.arange(6).reshape(2, 3).T)
-    module.register_buffer("flag", torch.tensor([True]))
-
-    assert len(digest(module)) == 64
-
-
-def test_weights_too_many_to_hash_are_told_by_names_and_shapes_but_what_is_trained_by_its_bits(monkeypatch):
-    monkeypatch.setattr(metrics, "HASHED_PARAMETERS", 3)
-    model = linear()
-    before = digest(model), digest(model, trainable_only=True)
-
-    with torch.no_grad():
-        model[0].weight += 1
-
-    assert digest(model) == before[0]
-    assert digest(model, trainable_only=True) != before[1]
 
 
 # The result file
@@ -668,7 +587,7 @@ def test_the_total_time_counts_from_before_anything_is_loaded(monkeypatch):
         loaded.append(time.time())
         return few_items(experiment)
 
-    monkeypatch.setattr(engine, "peft_fields", fields)
+    monkeypatch.setattr(trained, "peft_fields", fields)
     run(task_data=data)
 
     assert started[0] <= loaded[0]
@@ -686,14 +605,13 @@ def test_the_train_time_is_peft_s_which_leaves_out_validations_only(monkeypatch)
 
         monkeypatch.setattr(owner, name, slow)
 
-    monkeypatch.setattr(engine, "time", SimpleNamespace(perf_counter=lambda: clock.seconds))
-    monkeypatch.setattr(engine, "_references", {})
+    monkeypatch.setattr(trained, "time", SimpleNamespace(perf_counter=lambda: clock.seconds, time=time.time))
     takes(1, Trainer, "step")
-    takes(10, TASK, "reference")
-    takes(100, TASK, "evaluate")
-    takes(1_000, TASK, "validate")
+    takes(10, MathReasoning, "reference")
+    takes(100, MathReasoning, "evaluate")
+    takes(1_000, MathReasoning, "validate")
 
-    assert run().peft["train_info"]["train_time"] == 3 * 1 + 10 + 100
+    assert run(task_data=fresh_items).peft["train_info"]["train_time"] == 3 * 1 + 10 + 100
 
 
 def test_our_block_survives_json(lora):
