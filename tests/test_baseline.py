@@ -521,8 +521,8 @@ def test_an_update_records_a_noisy_metric_that_is_new_or_vanished():
     without = from_result(a_result(metrics={"params.total": 1}))
     having = from_result(a_result(metrics={"params.total": 1, "step_time_ratio": 1.0}))
 
-    assert refreshed(without, having) == having
-    assert refreshed(having, without) == without
+    assert refreshed(without, having, METRICS) == having
+    assert refreshed(having, without, METRICS) == without
 
 
 def test_an_update_keeps_the_noise_of_more_seeds():
@@ -531,9 +531,9 @@ def test_an_update_keeps_the_noise_of_more_seeds():
     another = with_noise(with_ratio(2.0, case_version="v2", seeds=[a_run(0)]), (), METRICS)
 
     assert one.noise == {}
-    assert refreshed(old, one).noise == old.noise
+    assert refreshed(old, one, METRICS).noise == old.noise
     assert old.noise["train_loss"].seeds == 3
-    assert refreshed(old, another).noise == {}
+    assert refreshed(old, another, METRICS).noise == {}
 
 
 def test_a_seed_that_lacks_a_quality_or_holds_nan_cannot_calibrate():
@@ -549,4 +549,4 @@ def test_a_seed_that_lacks_a_quality_or_holds_nan_cannot_calibrate():
 
 
 def test_the_first_update_records_the_result():
-    assert refreshed(None, with_ratio(1.0)) == with_ratio(1.0)
+    assert refreshed(None, with_ratio(1.0), METRICS) == with_ratio(1.0)

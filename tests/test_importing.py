@@ -19,7 +19,7 @@ from pytest_peftbench.results.files import InputError
 from pytest_peftbench.results.metrics import METRICS
 from pytest_peftbench.results.result import CaseId, Result
 from pytest_peftbench.suites import Experiment
-from pytest_peftbench.tasks.config import MathTrainConfig
+from pytest_peftbench.tasks.math_reasoning.spec import MathTrainConfig
 
 REFERENCE = REPOSITORY.parent / "shared" / "peft-reference"
 CASE = CaseId("MetaMathQA", "tiny", "lora", "r4")

@@ -11,7 +11,7 @@ from pytest_peftbench.commands import main
 from pytest_peftbench.results.files import InputError
 from pytest_peftbench.results.result import CaseId
 from pytest_peftbench.suites import Experiment, read_suite
-from pytest_peftbench.tasks.config import MathTrainConfig
+from pytest_peftbench.tasks.math_reasoning.spec import MathTrainConfig
 
 REFERENCE = REPOSITORY.parent / "shared" / "peft-reference"
 
