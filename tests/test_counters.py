@@ -371,6 +371,21 @@ def test_operators_are_attributed_to_the_function_outside_torch_in_forward_and_b
     assert any(name.endswith("@ optimizer AdamW") for name in rows)
 
 
+def test_what_no_function_of_a_library_calls_belongs_to_the_innermost_role(monkeypatch):
+    monkeypatch.setitem(globals(), "__name__", "pytest_peftbench.of_ours")
+    x = torch.ones(3, requires_grad=True)
+
+    def step():
+        with owners.role("loss"):
+            total = x.exp().sum()
+        total.backward()
+        torch.zeros(1)
+
+    rows = count(step, work="step").operators
+    assert {"aten.exp @ loss", "aten.mul @ loss (backward)", "aten.zeros @ step"} <= rows.keys()
+    assert {row.partition(" @ ")[2] for row in rows} == {"loss", "loss (backward)", "step"}
+
+
 def test_custom_autograd_functions_own_their_backward():
     step, optimizer = train_step(model := llama(ADAPTERS["loha"]))
     step()

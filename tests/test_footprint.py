@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from own_functions import all_renamed, own_names, owners_of
 from safetensors.torch import save_file
 from support import IMAGE_SUITE, REPOSITORY, TINY_SUITE, make_suite, skip_under_an_older_peft
 
@@ -76,6 +77,16 @@ def test_the_parts_of_the_peak_add_up_and_two_runs_are_equal(experiment):
     assert parts["optimizer"] >= 2 * 4 * first.metrics["params.trainable"]
     assert parts["activations"] > 0
     assert first.metrics["decode_step.flops"] > 0
+
+
+@pytest.mark.parametrize("experiment", [TINY["boft/block8"], IMAGE["lora/rank8"]], ids=["math", "image"])
+def test_another_name_of_each_function_of_ours_changes_no_row_of_a_baseline(experiment):
+    before = count_footprint(experiment)
+    with all_renamed():
+        after = count_footprint(experiment)
+
+    assert after == before
+    assert not owners_of(before.operators) & own_names()
 
 
 def test_full_fine_tuning_of_a_short_text_holds_gradients_as_large_as_the_weights():

@@ -12,6 +12,7 @@ import diffusers.training_utils
 import pytest
 import torch
 from diffusers import Flux2KleinPipeline
+from own_functions import all_renamed, own_names, owners_of
 from PIL import Image
 from support import IMAGE_SUITE, assert_usage_error
 
@@ -269,6 +270,17 @@ def test_a_case_measures_similarity_and_drift_with_their_samples(lora):
     # 4 test prompts three times, 2 unrelated ones by either model
     assert len(seed.metrics["images_sha256"]) == 12 + 2 + 2
     assert lora.metrics["disable.restores_base"] == lora.metrics["reload.same_output"] == "ok"
+
+
+def test_another_name_of_each_function_of_ours_changes_no_row_of_a_baseline(lora):
+    with all_renamed():
+        again = run(data=cached_task_data())
+
+    def attributed(result):
+        return result.operators, result.peak_tensors, result.base.operators
+
+    assert attributed(again) == attributed(lora)
+    assert not owners_of(*attributed(lora)) & own_names()
 
 
 def test_full_fine_tuning_has_a_drift_too():

@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 
 import pytest
+from own_functions import own_names, owners_of
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from support import IMAGE_SUITE, REPOSITORY, TINY_SUITE, skip_under_an_older_peft
 
@@ -122,6 +123,15 @@ def test_all_baselines_of_a_kind_were_recorded_in_one_environment():
     environments = {(baseline.case.kind, json.dumps(baseline.environment)) for baseline in baselines}
 
     assert sorted(kind for kind, _ in environments) == sorted(KINDS)
+
+
+def test_no_baseline_names_a_function_of_ours():
+    """It would change with each renaming. A library that has one of the same name asks for another name of ours."""
+    baselines = [read(path) for path in BASELINES.rglob("*.json")]
+    of_cases = [phases for baseline in baselines for phases in (baseline.operators, baseline.peak_tensors)]
+    of_base_models = [baseline.base.operators for baseline in baselines if baseline.base is not None]
+
+    assert not owners_of(*of_cases, *of_base_models) & own_names()
 
 
 @pytest.mark.parametrize("suite", [TINY_SUITE, IMAGE_SUITE], ids=lambda suite: suite.parent.name)

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from own_functions import NEW_NAME, all_renamed, own_names, owners_of
 from support import DEFAULTS, LOHA, LORA, small_llama
 
 from pytest_peftbench.cases import loading, reference, trained
@@ -16,7 +17,7 @@ from pytest_peftbench.cases.loading import cached_base_models, cached_task_data
 from pytest_peftbench.cases.peft_schema import peft_fields
 from pytest_peftbench.cases.training import Trainer
 from pytest_peftbench.compare import compare
-from pytest_peftbench.measure import timing
+from pytest_peftbench.measure import owners, timing
 from pytest_peftbench.measure.timing import Timing
 from pytest_peftbench.measure.weights import digest
 from pytest_peftbench.results.baseline import from_result, read, write
@@ -307,10 +308,45 @@ def test_full_fine_tuning_has_no_adapter_metrics():
     assert result.metrics["train_step.flops"] > 0
 
 
-def test_extra_inputs_of_a_method_reach_every_phase():
-    poly = {"peft_type": "POLY", "r": 2, "n_tasks": 1, "n_skills": 2, "n_splits": 1, "task_type": "CAUSAL_LM"}
+POLY = {"peft_type": "POLY", "r": 2, "n_tasks": 1, "n_skills": 2, "n_splits": 1, "target_modules": ["q_proj"]}
+POLY["task_type"] = "CAUSAL_LM"
 
-    result = run(make_experiment(adapter={**poly, "target_modules": ["q_proj"]}))
+
+def test_a_task_that_does_not_generate_has_no_figures_of_decoding(lora, monkeypatch):
+    def decode(*_):
+        pytest.fail("decoded")
+
+    monkeypatch.setattr(MathReasoning, "generates", False)
+    monkeypatch.setattr(MathReasoning, "decode", decode)
+
+    result = run(task_data=fresh_items)
+
+    assert lora.metrics.keys() - result.metrics.keys() == {
+        *("decode_step.flops", "decode_step.calls"),
+        *("decode_time_ratio", "decode_time_interval", "decode_time_s"),
+    }
+    assert "decode_step" in lora.operators.keys() & lora.base.operators.keys()
+    assert "decode_step" not in result.operators.keys() | result.base.operators.keys()
+
+
+@pytest.mark.parametrize("method", ["evaluate", "validate"])
+def test_a_metric_that_the_task_does_not_declare_is_an_error_that_names_it(monkeypatch, method):
+    real = getattr(MathReasoning, method)
+
+    def more(*args):
+        found = real(*args)
+        metrics = found if method == "validate" else found.metrics
+        metrics["test_perplexity"] = 1.0
+        return found
+
+    monkeypatch.setattr(MathReasoning, method, more)
+
+    with pytest.raises(InputError, match="metric 'test_perplexity' is measured but not declared; add it to the task"):
+        run()
+
+
+def test_extra_inputs_of_a_method_reach_every_phase():
+    result = run(make_experiment(POLY))
 
     assert result.metrics["disable.restores_base"] == "ok"
     assert result.metrics["reload.same_output"] == "ok"
@@ -410,6 +446,41 @@ def test_an_adapter_in_half_precision_is_reloaded_in_half_precision():
 
     assert result.metrics["reload.same_output"] == "ok"
     assert "BF16" in " ".join(result.metrics["checkpoint.tensors"].values())
+
+
+# Names of ours
+
+
+def attributed(result):
+    """All rows that have an owner."""
+    return result.operators, result.peak_tensors, result.base.operators
+
+
+@pytest.mark.parametrize("adapter", [LORA, POLY, None], ids=["lora", "poly", "full"])
+def test_another_name_of_each_function_of_ours_changes_no_row_of_a_baseline(adapter):
+    experiment = make_experiment(adapter, optimizer_kwargs={"lr": 1e-3})
+    before = run(experiment)
+
+    with all_renamed():
+        assert Trainer.step.__code__.co_name == NEW_NAME
+        after = run(experiment, task_data=fresh_items)
+
+    assert attributed(after) == attributed(before)
+    assert exact(after) == exact(before)
+    assert not owners_of(*attributed(before)) & own_names()
+
+
+def test_functions_of_ours_that_owned_something_would_show_by_another_name(monkeypatch):
+    """Or the test above could not fail."""
+    monkeypatch.setattr(owners, "_TRANSPARENT", frozenset({"torch"}))
+
+    before = owners_of(*attributed(run(make_experiment(POLY), task_data=fresh_items)))
+    with all_renamed():
+        after = owners_of(*attributed(run(make_experiment(POLY), task_data=fresh_items)))
+
+    assert before & own_names()
+    assert NEW_NAME in after
+    assert not after & own_names()
 
 
 # The case version
@@ -543,6 +614,15 @@ def test_the_user_s_base_model_is_trained_from_the_same_weights_whatever_was_tra
 
     assert of_seed(first, "first_losses")[0] == of_seed(second, "first_losses")[0]
     assert second.metrics["init.identity"] == "ok"
+
+
+def test_data_that_nobody_holds_any_more_are_freed_with_what_was_measured_on_them():
+    data = [fresh_items(make_experiment())]
+    run(task_data=lambda experiment: data[0])
+    alive = weakref.ref(data.pop())
+    gc.collect()
+
+    assert alive() is None
 
 
 def test_data_is_tokenised_once_per_prompt_and_length():
