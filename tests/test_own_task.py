@@ -89,7 +89,7 @@ def test_a_worse_result_is_red_by_its_own_metric(folder, recorded):
     result = run(broken, "-k", "full")
 
     assert result.returncode == 1
-    assert "test_mood_accuracy cannot tell: 100 % -> 0 % (-100 points" in output(result)
+    assert "test_mood_accuracy regressed: 100 % -> 0 % (-100 points, margin 5 points" in output(result)
 
 
 def test_it_has_no_footprint_since_it_says_nothing_about_shapes(folder):

@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from support import IMAGE_SUITE
 
 from pytest_peftbench.tasks.image_generation import world as image_world
 from pytest_peftbench.tasks.image_generation.spec import EMBEDDED as IMAGE
 from pytest_peftbench.tasks.image_generation.world import Scene
 
+SUITE = json.loads((IMAGE_SUITE / "default_training_params.json").read_text())
 PICTURES = IMAGE / "data" / "cat-image-dataset"
 
 # World
@@ -98,8 +100,8 @@ def test_the_concepts_prompts_are_all_different_and_name_it():
 
     assert len(set(prompts)) == 20
     assert all(prompt.startswith("sks cat ") for prompt in prompts)
-    assert all("sks cat" in prompt for prompt in image_world.SAMPLE_PROMPTS)
-    assert not any("sks" in prompt for prompt in image_world.DRIFT_PROMPTS)
+    assert all("sks cat" in prompt for prompt in SUITE["sample_image_prompts"])
+    assert not any("sks" in prompt for prompt in SUITE["drift_image_prompts"])
 
 
 def test_the_shipped_pictures_are_the_drawn_ones():

@@ -52,19 +52,6 @@ BESIDE = ("ball", "tree")  # these need room, so the subject steps aside
 CONCEPT = "sks cat"
 CONCEPT_SEED = 20
 CONCEPT_PICTURES, CONCEPT_VALID, CONCEPT_TEST = 20, 2, 4
-SAMPLE_PROMPTS = ("a photo of sks cat", "a drawing of sks cat", "sks cat at the beach wearing a hat")
-DRIFT_PROMPTS = (
-    "a photo of a cat",
-    "a drawing of a cat",
-    "an orange cat in a room",
-    "a white cat on the grass next to a tree",
-    "a photo of a black cat in the snow",
-    "a yellow dog at the beach",
-    "a red car at night",
-    "a purple house on the grass",
-    "a photo of a yellow star on a blue background",
-    "a drawing of a green bird with a red ball",
-)
 
 BLACK, WHITE, PAPER = (0, 0, 0), (255, 255, 255), (253, 250, 243)
 DARK, EYE_WHITE = (26, 24, 34), (252, 252, 252)
