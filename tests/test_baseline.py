@@ -213,7 +213,7 @@ def test_the_keys_of_a_file_are_in_a_fixed_order(tmp_path):
 
 def test_a_file_shows_its_figures_first_a_line_each(tmp_path):
     seeds = [replace(a_run(seed), samples={"test_correct": "01" * 40}) for seed in (0, 1)]
-    write(with_noise(from_result(a_result(seeds=seeds, peak_tensors={}))), tmp_path / "x.json")
+    write(with_noise(from_result(a_result(seeds=seeds, peak_tensors={})), (), METRICS), tmp_path / "x.json")
 
     text = (tmp_path / "x.json").read_text()
 

@@ -195,7 +195,10 @@ def benchmarks(tmp_path_factory):
     def others(folder, names):
         return [name for name in names if name not in KEPT] if Path(folder).name in ("experiments", "lora") else []
 
-    return shutil.copytree(REPOSITORY / "benchmarks", tmp_path_factory.mktemp("docs") / "benchmarks", ignore=others)
+    folder = shutil.copytree(REPOSITORY / "benchmarks", tmp_path_factory.mktemp("docs") / "benchmarks", ignore=others)
+    for file in folder.glob("test_*.py"):  # in one process no two test files may have one name
+        file.rename(file.with_name(f"test_documented_{file.name}"))
+    return folder
 
 
 @pytest.fixture

@@ -105,7 +105,8 @@ class Benchmark:
     def __init__(self, folder):
         self.folder = folder
         make_suite(folder / "MetaMathQA" / "mini", EXPERIMENTS, **PARAMS)
-        shutil.copy(REPOSITORY / "benchmarks" / "test_math_reasoning.py", folder)
+        # a name of its own: this process may hold another test_math_reasoning
+        shutil.copy(REPOSITORY / "benchmarks" / "test_math_reasoning.py", folder / "test_faulty.py")
         (folder / "conftest.py").write_text(CONFTEST)
         (folder / "pytest.ini").write_text("[pytest]\n")
 
@@ -159,7 +160,9 @@ def run_edited(benchmark_of_peft, pytester, monkeypatch):
         monkeypatch.chdir(benchmark_of_peft.folder)
         monkeypatch.setenv("COLUMNS", "200")
         with patched([Edit(f"peft.{target}", old, new)]):
-            result = pytester.runpytest_inprocess("-p", "no:cacheprovider", "--benchmark-disable")
+            result = pytester.runpytest_inprocess(
+                "-p", "no:cacheprovider", "--benchmark-disable", "--import-mode=importlib"
+            )
         return Run(result.ret, result.stdout.str() + "\n")
 
     return run

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from support import DEFAULTS, LORA, REPOSITORY, write_json
 
+from pytest_peftbench.cases import loading
 from pytest_peftbench.cases import trained as engine
 from pytest_peftbench.commands import main
 from pytest_peftbench.commands.importing import read_result
@@ -29,11 +30,11 @@ EXPERIMENT = Experiment(CASE, Path("suite/experiments/lora/r4"), MathTrainConfig
 @pytest.fixture(scope="module")
 def measured():
     """A measured result, as `--peft-json` writes it."""
-    data = engine.cached_task_data()(EXPERIMENT)
+    data = loading.cached_task_data()(EXPERIMENT)
     few = replace(data, train=data.train[:20], valid=data.valid[:2], test=data.test[:4], documents=data.documents[:2])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(timing, "compare", lambda *_, **__: timing.Timing(1.0, 1.0, 1.0, 0.01, ()))
-        return engine.run_experiment(EXPERIMENT, engine.cached_base_models(), lambda experiment: few)
+        return engine.run_experiment(EXPERIMENT, loading.cached_base_models(), lambda experiment: few)
 
 
 def plain(result):

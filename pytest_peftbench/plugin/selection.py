@@ -77,7 +77,7 @@ class Selection:
         if marker is None:
             return None
         task = marker.args[0] if len(marker.args) == 1 and not marker.kwargs else None
-        if task not in specs():
+        if not isinstance(task, str) or task not in specs():
             known = ", ".join(specs())
             self._add_problem(f"{test.nodeid}: marker peft_task takes the name of a task: {known}")
         return task

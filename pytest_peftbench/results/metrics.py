@@ -253,9 +253,15 @@ def declare(metrics: Iterable[Metric], by: str) -> None:
 
     Raises InputError where one has the name of another.
     """
+    metrics = list(metrics)
     for metric in metrics:
-        if METRICS.setdefault(metric.name, metric) != metric:
+        if METRICS.get(metric.name, metric) != metric:
             raise InputError(f"{by}: metric {metric.name!r} is declared already, as another one; choose another name")
+    new = {metric.name: metric for metric in metrics if metric.name not in METRICS}
+    # what a task is about is read before the training loss and the times
+    names = [*METRICS]
+    later = {name: METRICS.pop(name) for name in names[names.index("train_loss") :]}
+    METRICS.update(new | later)
 
 
 def in_order(values: Mapping[str, Value], by: str) -> dict[str, Value]:

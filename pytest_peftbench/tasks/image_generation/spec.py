@@ -86,16 +86,6 @@ SPEC = TaskSpec(
     embedded=EMBEDDED / "model",
     architecture="transformer/config.json",
     metrics=(
-        outcome("images.changed", "some picture of an unrelated prompt is not the base model's own, to the bit"),
-        Metric(
-            "images_sha256",
-            "sha256",
-            "equal",
-            "numerics",
-            "hashes of the generated pictures",
-            needs=BITS,
-            kind="table",
-        ),
         Metric(
             "test_dino_similarity",
             "cosine",
@@ -105,6 +95,7 @@ SPEC = TaskSpec(
             absolute_margin=0.02,
             samples="similarity_per_image",
         ),
+        outcome("images.changed", "some picture of an unrelated prompt is not the base model's own, to the bit"),
         Metric("valid_dino_similarity", "cosine", "higher", "info", "the same for the validation pictures"),
         Metric(
             "drift",
@@ -115,6 +106,15 @@ SPEC = TaskSpec(
             absolute_margin=0.005,
             relative_margin=0.05,
             samples="drift_per_image",
+        ),
+        Metric(
+            "images_sha256",
+            "sha256",
+            "equal",
+            "numerics",
+            "hashes of the generated pictures",
+            needs=BITS,
+            kind="table",
         ),
     ),
     columns=(Column("similarity", "test_dino_similarity", ".3f"), Column("drift", "drift", ".3f")),
