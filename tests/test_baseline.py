@@ -80,6 +80,7 @@ FILE = """\
     "name": "rank8"
   },
   "case_version": "v1",
+  "holds": 7,
   "environment": {
     "device": "cpu",
     "torch": "2.13.0",
@@ -202,6 +203,7 @@ def test_the_keys_of_a_file_are_in_a_fixed_order(tmp_path):
         "schema",
         "case",
         "case_version",
+        "holds",
         "environment",
         "metrics",
         "seeds",
@@ -406,7 +408,9 @@ def test_a_baseline_that_cannot_be_used_names_file_and_key(tmp_path, changes, wo
         read(written(tmp_path, **changes))
 
 
-@pytest.mark.parametrize("key", ["case", "case_version", "environment", "metrics", "seeds", "per_seed", "evidence"])
+@pytest.mark.parametrize(
+    "key", ["case", "case_version", "holds", "environment", "metrics", "seeds", "per_seed", "evidence"]
+)
 def test_a_missing_key_is_named(tmp_path, key):
     path = written(tmp_path)
     data = json.loads(path.read_text())
@@ -442,9 +446,22 @@ def test_nan_in_a_baseline_is_refused(tmp_path):
 
 
 def test_an_unknown_metric_is_left_to_comparing(tmp_path):
-    path = written(tmp_path, metrics={"unheard.of": 1}, evidence={"metrics": {"unheard.of.too": [2]}})
+    path = written(tmp_path, metrics={"unheard.of": 1}, evidence={"metrics": {"unheard.of.too": [2]}}, holds=5)
 
     assert read(path).metrics == {"unheard.of": 1, "unheard.of.too": [2]}
+
+
+@pytest.mark.parametrize("lost", [("metrics", "train_step.calls"), ("per_seed", "forgetting"), ("evidence", "metrics")])
+def test_a_baseline_that_lost_a_metric_is_refused_and_not_taken_for_one_that_never_had_it(tmp_path, lost):
+    path = next((REPOSITORY / "baselines/MetaMathQA/tiny").glob("loha--rank8.json"))
+    data = json.loads(path.read_text())
+    block, key = lost
+    data[block][key] = {} if block == "evidence" else data[block].pop(key) and None
+    data[block] = {name: value for name, value in data[block].items() if value is not None}
+    (tmp_path / "x.json").write_text(json.dumps(data))
+
+    with pytest.raises(InputError, match=r"x\.json: holds \d+ metrics and says \d+; restore what is missing"):
+        read(tmp_path / "x.json")
 
 
 # Values

@@ -14,6 +14,7 @@ from pytest_peftbench import commands as cli
 from pytest_peftbench.cases import trained
 from pytest_peftbench.commands import importing
 from pytest_peftbench.commands.sweep import sweep
+from pytest_peftbench.results.metrics import METRICS, Metric
 from pytest_peftbench.tasks.registry import spec_of
 
 
@@ -177,6 +178,16 @@ def test_a_rate_that_fails_is_told_with_or_without_a_message_and_not_chosen(tmp_
         "0.1": {"error": "ValueError: singular"},
         "0.01": {"valid_accuracy": 0.5},
     }
+
+
+def test_where_less_is_better_the_rate_with_the_least_is_the_best(tmp_path, monkeypatch):
+    monkeypatch.setitem(METRICS, "valid_loss", Metric("valid_loss", "loss", "lower", "info", "validation loss"))
+    losses = {1.0: {"valid_loss": 9}, 0.1: {"valid_loss": 0.5}}
+    monkeypatch.setattr(trained, "try_out", lambda experiment, *_: losses[experiment.train.optimizer_kwargs["lr"]])
+    suite = tmp_path / "MetaMathQA" / "mini"
+    make_suite(suite, {"lora/r4": (LORA, None)})
+
+    assert sweep(suite, list(losses), "", print) == {"lora/r4": 0.1}
 
 
 @pytest.mark.parametrize(

@@ -103,7 +103,7 @@ def test_a_metric_that_the_baseline_does_not_hold_is_told_and_green_only_beside_
 
     assert {found[name] for name in names} <= {"not recorded yet", "missing metric"}
     assert SEVERITY.index(verdict.verdict) >= SEVERITY.index("not recorded yet")
-    assert is_green(verdict) == ({"exact", "quality"} <= lanes)
+    assert is_green(verdict) == ({"exact", "numerics", "quality"} <= lanes)
 
 
 @settings(deadline=None, max_examples=10)

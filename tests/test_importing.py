@@ -258,6 +258,14 @@ def test_a_block_of_ours_that_cannot_be_read_is_refused(measured, change, words)
         Result.from_json(data, "a.json")
 
 
+def test_a_block_without_its_status_is_refused_and_not_taken_for_a_success(measured):
+    data = plain(measured)
+    del data["peftbench"]["status"]
+
+    with pytest.raises(InputError, match=r"a\.json: peftbench\.status is missing"):
+        Result.from_json(data, "a.json")
+
+
 # The dashboard
 
 

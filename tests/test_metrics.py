@@ -1,5 +1,7 @@
 """The catalogue: what is measured is declared, once, and what is not is an error in words."""
 
+from dataclasses import replace
+
 import pytest
 
 from pytest_peftbench.cases.subject import figures_of
@@ -58,3 +60,14 @@ def test_each_counter_that_a_phase_keeps_is_a_metric_and_the_others_are_none():
 def test_a_phase_that_nobody_declared_is_an_error_that_names_it():
     with pytest.raises(InputError, match="phase 'merge' is counted but not declared"):
         figures_of({"merge": COUNTED}, peak_parts=False)
+
+
+@pytest.mark.parametrize(("key", "value"), [("direction", "max"), ("lane", "Quality"), ("kind", "integer")])
+def test_a_misspelt_declaration_is_refused_since_a_comparison_would_take_it_for_something_else(key, value):
+    with pytest.raises(InputError, match=f"metric 'my_accuracy': {key} is '{value}', not "):
+        replace(MINE, **{key: value})
+
+
+def test_two_metrics_of_one_name_in_one_task_are_refused():
+    with pytest.raises(InputError, match="my task: metric 'my_accuracy' is declared twice"):
+        declare([MINE, replace(MINE, direction="lower")], "my task")

@@ -53,7 +53,7 @@ def fresh_items(experiment):
 
 def few_items(experiment):
     """The same ones in each case, as a session has them."""
-    key = experiment.train.values(experiment.train.DATA)
+    key = experiment.train.telling("DATA")
     if key not in _few:
         _few[key] = fresh_items(experiment)
     return _few[key]

@@ -25,7 +25,7 @@ def cached_base_models() -> BaseModel:
         if config.dtype in QUANTISED:
             model: nn.Module = task.load_base_model(config, experiment.place)
             return model
-        key = (experiment.case.task, experiment.models, config.values(config.BASE_MODEL))
+        key = (experiment.case.task, experiment.models, config.telling("BASE_MODEL"))
         if key not in loaded:
             model = task.load_base_model(config, experiment.place)
             loaded[key] = model, fingerprint(model)
@@ -44,7 +44,7 @@ def cached_task_data() -> TaskData:
 
     def task_data(experiment: Experiment) -> Any:
         places = (experiment.device, experiment.data, experiment.models)
-        key = (experiment.case.task, places, experiment.train.values(experiment.train.DATA))
+        key = (experiment.case.task, places, experiment.train.telling("DATA"))
         if key not in loaded:
             loaded[key] = experiment.spec.load("task").load_data(experiment.train, experiment.place)
         return loaded[key]

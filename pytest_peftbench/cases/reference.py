@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from pytest_peftbench.cases.subject import Subject, operators_of
 from pytest_peftbench.cases.training import Trainer
 from pytest_peftbench.measure.weights import digest_of
+from pytest_peftbench.results.files import InputError
 from pytest_peftbench.results.result import BaseReference
 from pytest_peftbench.tasks.task import Progress
 
@@ -48,10 +49,13 @@ def _once(subject: Subject, kind: str, base_digest: str, compute: Callable[[], T
     """
     data, config, experiment = subject.task.data, subject.experiment.train, subject.experiment
     if id(data) not in _known:
+        try:
+            weakref.finalize(data, _known.pop, id(data), None)
+        except TypeError as error:
+            raise InputError(f"{experiment.case}: its data must be of a class without __slots__: {error}") from error
         _known[id(data)] = {}
-        weakref.finalize(data, _known.pop, id(data))
-    model = (config.values(config.BASE_MODEL), experiment.models, base_digest)
-    key = (kind, model, digest_of(subject.probe), experiment.device, config.values(config.REFERENCE))
+    model = (config.telling("BASE_MODEL"), experiment.models, base_digest)
+    key = (kind, model, digest_of(subject.probe), experiment.device, config.telling("REFERENCE"))
     if key not in _known[id(data)]:
         _known[id(data)][key] = compute()
     found: T = _known[id(data)][key]

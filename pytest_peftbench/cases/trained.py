@@ -34,6 +34,7 @@ from pytest_peftbench.measure.collector import freeze_collector
 from pytest_peftbench.measure.environment import describe, deterministic, seed_everything
 from pytest_peftbench.measure.memory import MemoryTracker
 from pytest_peftbench.measure.weights import digest
+from pytest_peftbench.results.files import InputError
 from pytest_peftbench.results.metrics import METRICS, Value, in_order
 from pytest_peftbench.results.result import Operators, PeakTensors, Picture, Result, SecondStage, SeedRun, mean
 from pytest_peftbench.results.words import first_line
@@ -298,13 +299,15 @@ def _take_steps(case: Case, subject: Subject, trainer: Trainer, seed: int, valid
 
 
 def _seed_run(case: Case, seed: int, evaluation: Evaluation, course: _Course, model: nn.Module) -> SeedRun:
-    metrics: dict[str, Value] = {
-        **evaluation.metrics,
-        **(course.validations[-1] if course.validations else {}),
+    validation = course.validations[-1] if course.validations else {}
+    ours: dict[str, Value] = {
         "train_loss": mean(course.losses[-case.experiment.train.eval_steps :]),
         "first_losses": course.losses[:FIRST_LOSSES],
         "adapter_sha256": digest(model, trainable_only=True),
     }
+    metrics = {**evaluation.metrics, **validation, **ours}
+    if len(metrics) < len(evaluation.metrics) + len(validation) + len(ours):
+        raise InputError(f"{case.experiment.case}: evaluation and validation give a metric of one name; use two names")
     return SeedRun(seed, in_order(metrics, str(case.experiment.case)), evaluation.samples)
 
 

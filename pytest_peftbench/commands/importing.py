@@ -146,10 +146,11 @@ def read_result(file: Path, data: dict[str, Any]) -> Baseline:
 
 def _task_of(figures: dict[str, Any], place: str) -> TaskSpec:
     """The task whose first published figure is among these. Raises InputError for none or several."""
-    published = {spec.published[0].figure: spec for spec in specs().values() if spec.published}
-    found = [spec for figure, spec in published.items() if figure in figures]
+    published = [spec for spec in specs().values() if spec.published]
+    found = [spec for spec in published if spec.published[0].figure in figures]
     if len(found) != 1:
-        raise InputError(f"{place}: holds {'several' if found else 'none'} of {', '.join(published)}")
+        known = ", ".join(spec.published[0].figure for spec in published)
+        raise InputError(f"{place}: holds {'several' if found else 'none'} of {known}")
     return found[0]
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from pytest_peftbench.commands.command import Command, require_folder, say, tell_progress
 from pytest_peftbench.results.files import InputError, read_json, write_json
-from pytest_peftbench.results.metrics import Value
+from pytest_peftbench.results.metrics import METRICS, Value
 from pytest_peftbench.results.words import error_line
 from pytest_peftbench.suites import PARAMS_FILE, Experiment, find_suites, read_suite
 
@@ -87,12 +87,12 @@ def _trial(experiment: Experiment, rate: float, base_model: Any, task_data: Any)
 
 
 def _best(experiment: Experiment, trials: dict[str, dict[str, Value]]) -> float:
-    """The rate with the highest validation metric, the smaller of equals."""
+    """The rate with the best validation metric, the smaller of equals."""
     scores = [
-        (value, -float(rate))
+        (-value if METRICS[name].direction == "lower" else value, -float(rate))
         for rate, figures in trials.items()
         for name, value in figures.items()
-        if name.startswith("valid_") and isinstance(value, float)
+        if name.startswith("valid_") and isinstance(value, (int, float))
     ]
     if not scores:
         raise InputError(f"{experiment.path}: no learning rate trains it: {trials}")

@@ -231,7 +231,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 def pytest_terminal_summary(terminalreporter: TerminalReporter, config: pytest.Config) -> None:
     """What an update changed, the table, the count of every verdict."""
     command = shlex.join(["pytest", *config.invocation_params.args, "--peft-update-baselines"])
-    lines = closing(config.stash[COLLECTOR].outcomes, columns(), command)
+    outcomes = config.stash[COLLECTOR].outcomes
+    lines = closing(outcomes, columns(), command) if any(outcome.verdict for outcome in outcomes) else []
     if lines:
         terminalreporter.section("PEFT benchmark")
     for line, markup in lines:

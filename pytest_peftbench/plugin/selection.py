@@ -40,8 +40,9 @@ class Selection:
         nothing must not pass. (`--peft-suite` may name suites of other tests' tasks, as long as some test takes a
         case: `problem_of_suites`.)
         """
-        folder, task, kind = test.path.parent, self._task_of(test), self._kind_of(test)
+        folder, kind = test.path.parent, self._kind_of(test)
         try:
+            task = self._task_of(test)
             found = self._experiments(folder)
         except InputError as error:
             self._add_problem(str(error))

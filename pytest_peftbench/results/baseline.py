@@ -212,11 +212,15 @@ class _Evidence:
 
 @dataclass(frozen=True)
 class _File:
-    """A baseline as its file holds it; what a metric's value may be is checked with the catalogue, not here."""
+    """A baseline as its file holds it; what a metric's value may be is checked with the catalogue, not here.
+
+    holds: how many metrics. One that a file lost would pass for one that a newer version added.
+    """
 
     schema: int
     case: CaseId
     case_version: str
+    holds: int
     environment: dict[str, str]
     metrics: dict[str, Any]
     seeds: list[int]
@@ -249,6 +253,9 @@ def read(path: Path, metrics: Mapping[str, Metric] = METRICS) -> Baseline:
     baseline = _from_file(file, path)
     for reason in _problems(baseline, metrics):
         raise InputError(f"{path}: {reason}")
+    held = sum(map(len, (file.metrics, file.evidence.metrics, file.per_seed, file.evidence.per_seed)))
+    if held != file.holds:
+        raise InputError(f"{path}: holds {held} metrics and says {file.holds}; restore what is missing, or delete it")
     return baseline
 
 
@@ -335,6 +342,7 @@ def _to_json(baseline: Baseline, metrics: Mapping[str, Metric]) -> dict[str, Any
         schema=SCHEMA_VERSION,
         case=baseline.case,
         case_version=baseline.case_version,
+        holds=sum(map(len, (figures, parts, per_seed, parts_per_seed))),
         environment=baseline.environment,
         metrics=figures,
         seeds=[run.seed for run in baseline.seeds],

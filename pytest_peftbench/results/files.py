@@ -83,6 +83,9 @@ def converted(source: Path | str, value: Any, kind: type[T], place: str = "") ->
             converted(source, part, kind_of_part, f"{place}{name}".lstrip("."))
         words = _worded(str(error), value, kind)
         raise InputError(f"{source}: {place}: {words}" if place else f"{source}: {words}") from error
+    except (NameError, TypeError) as error:  # of annotations that cannot be resolved, in a config of a user's own
+        name = getattr(kind, "__name__", str(kind))
+        raise InputError(f"{source}: {name}: {error}; define it in a module that can be imported") from error
 
 
 def _parts(value: Any, kind: Any) -> Iterator[tuple[str, Any, Any]]:

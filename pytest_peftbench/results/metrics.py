@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from pytest_peftbench.results.files import InputError
 
@@ -36,6 +36,11 @@ class Metric:
     kind: Kind = "number"
     samples: str = ""
     interval: str = ""
+
+    def __post_init__(self) -> None:
+        for key, choices in (("direction", get_args(Direction)), ("lane", get_args(Lane)), ("kind", get_args(Kind))):
+            if getattr(self, key) not in choices:
+                raise InputError(f"metric {self.name!r}: {key} is {getattr(self, key)!r}, not {' or '.join(choices)}")
 
     def margin(self, expected: float) -> float:
         """Largest difference from `expected` that nobody cares about, in the metric's unit."""
@@ -254,13 +259,16 @@ def declare(metrics: Iterable[Metric], by: str) -> None:
     Raises InputError where one has the name of another.
     """
     metrics = list(metrics)
+    names = [metric.name for metric in metrics]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise InputError(f"{by}: metric {twice[0]!r} is declared twice")
     for metric in metrics:
         if METRICS.get(metric.name, metric) != metric:
             raise InputError(f"{by}: metric {metric.name!r} is declared already, as another one; choose another name")
     new = {metric.name: metric for metric in metrics if metric.name not in METRICS}
     # what a task is about is read before the training loss and the times
-    names = [*METRICS]
-    later = {name: METRICS.pop(name) for name in names[names.index("train_loss") :]}
+    known = [*METRICS]
+    later = {name: METRICS.pop(name) for name in known[known.index("train_loss") :]}
     METRICS.update(new | later)
 
 

@@ -166,6 +166,8 @@ class Result(Measured):
         schema = converted(source, block.get("schema"), int, "peftbench.schema")
         if schema != SCHEMA_VERSION:
             raise InputError(f"{source}: peftbench.schema is {schema}, this version reads {SCHEMA_VERSION}")
+        if missing := [key for key in ("case_version", "status", "metrics", "seeds", "operators") if key not in block]:
+            raise InputError(f"{source}: peftbench.{missing[0]} is missing")
         fields = {key: value for key, value in block.items() if key != "pictures"}
         peft = {key: value for key, value in data.items() if key != "peftbench"}
         return replace(converted(source, fields, cls, "peftbench"), peft=peft)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -23,7 +23,8 @@ class TrainConfig:
     class of `torch.optim`, or "lora+", "lora-fa", "riemannian".
     """
 
-    # The keys that the base model, the data, and the base model's own figures depend on.
+    # The keys that the base model, the data, and the base model's own figures depend on: what agrees in them is shared.
+    # A config that does not narrow them itself shares nothing between cases that differ in a key of its own.
     BASE_MODEL: ClassVar[tuple[str, ...]] = ("model_id", "dtype", "use_gc")
     DATA: ClassVar[tuple[str, ...]] = ("model_id",)
     REFERENCE: ClassVar[tuple[str, ...]] = ("batch_size", "batch_size_eval")
@@ -46,8 +47,12 @@ class TrainConfig:
     use_amp: bool = False
     autocast_adapter_dtype: bool = True
 
-    def values(self, keys: tuple[str, ...]) -> str:
-        """The values of some keys as text, by which two configs can be told apart."""
+    def telling(self, what: Literal["BASE_MODEL", "DATA", "REFERENCE"]) -> str:
+        """The values of the keys that `what` depends on, as text: two configs that agree in it share it."""
+        keys: tuple[str, ...] = getattr(self, what)
+        if what not in vars(type(self)):
+            shared = {item.name for item in fields(TrainConfig)}
+            keys += tuple(item.name for item in fields(self) if item.name not in (*shared, *keys))
         return json.dumps({key: getattr(self, key) for key in keys})
 
     def problems(self) -> Iterator[str]:

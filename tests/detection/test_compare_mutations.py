@@ -313,14 +313,14 @@ MUTATIONS = [
     ),
     (
         "not recorded yet: quality always was",
-        '_NEVER_NEW: tuple[Lane, ...] = ("exact", "quality")',
-        '_NEVER_NEW: tuple[Lane, ...] = ("exact",)',
+        '_NEVER_NEW: tuple[Lane, ...] = ("exact", "numerics", "quality")',
+        '_NEVER_NEW: tuple[Lane, ...] = ("exact", "numerics")',
         "a baseline without any quality",
     ),
     (
         "not recorded yet: counters always were",
-        '_NEVER_NEW: tuple[Lane, ...] = ("exact", "quality")',
-        '_NEVER_NEW: tuple[Lane, ...] = ("quality",)',
+        '_NEVER_NEW: tuple[Lane, ...] = ("exact", "numerics", "quality")',
+        '_NEVER_NEW: tuple[Lane, ...] = ("numerics", "quality")',
         "a baseline without any counter",
     ),
     (

@@ -26,6 +26,7 @@ class ImageTrainConfig(TrainConfig):
     unused, as in PEFT; the size is that of the encoder's own processor.
     """
 
+    BASE_MODEL: ClassVar[tuple[str, ...]] = TrainConfig.BASE_MODEL
     DATA: ClassVar[tuple[str, ...]] = (
         *TrainConfig.DATA,
         *("dtype", "dataset_id", "dataset_split", "image_column", "resolution", "valid_size", "test_size"),
