@@ -193,6 +193,21 @@ def noise(bench, name="test_accuracy"):
     return entry["seeds"], entry["sd"]
 
 
+def test_as_many_seeds_run_as_were_asked_for_and_without_a_number_all_where_the_first_differs(bench):
+    bench.write(
+        "test_mini.py",
+        TRAINS_SEEDS.replace(
+            "        peft_baseline.check(", "        print('further', *stage)\n        peft_baseline.check("
+        ),
+    )
+    write_json(bench.path / "further.json", {})
+    bench.record("--peft-seeds", "3")
+    bench.measures("loha", OTHER_BITS)
+
+    assert "further 1 2\n" in output(bench.run("-s", "-k", "loha"))
+    assert "further\n" in output(bench.run("-s", "-k", "loha", "--peft-seeds", "1"))
+
+
 def test_calibrating_writes_the_noise_of_more_seeds_and_tells_it(calibrated):
     assert noise(calibrated) == (3, 0.002)
 

@@ -55,6 +55,8 @@ class BaselineCheck:
         if baseline is None or self._settings.update_baselines or self._settings.no_compare:
             return SecondStage()
         stage = second_stage(result, baseline, self._metrics)
+        if self._settings.seeds is not None:  # so many were asked for, and no more
+            stage = replace(stage, seeds=())
         last = max((run.seed for run in (*baseline.seeds, *result.seeds)), default=-1)
         further = range(last + 1, last + 1 + (self._settings.calibrate or 0))
         return replace(stage, seeds=(*stage.seeds, *further))
