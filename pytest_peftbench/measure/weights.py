@@ -26,6 +26,20 @@ def max_difference(a: Tensor, b: Tensor) -> float:
     return float((a.double() - b.double()).abs().max()) if a.numel() else 0.0
 
 
+@torch.no_grad()
+def move(model: nn.Module, size: float, seed: int = 0) -> nn.Module:
+    """Multiply each parameter of a float type by 1 + `size` times a standard normal number; returns the model.
+
+    How far figures move with it tells rounding's part in them: 1e-7 is about the last digit of float32.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in model.parameters():
+        if parameter.is_floating_point():
+            noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+            parameter.mul_((1 + size * noise).to(parameter.device, parameter.dtype))
+    return model
+
+
 def digest(model: nn.Module, trainable_only: bool = False) -> str:
     """sha256 of a model's parameters and buffers, or of its trainable parameters: names, shapes, types and bits.
 

@@ -101,13 +101,25 @@ class BaseReference:
 
 
 @dataclass(frozen=True)
+class Witness:
+    """What a short training in double precision gave: equal on any machine but for rounding, see `cases.witness`.
+
+    quantities: lists of numbers by name, in the order in which they come about, so that the first one that moved says
+    where a change began. bound: the largest relative deviation that rounding explains; 0 where it was not measured.
+    """
+
+    quantities: dict[str, list[float]]
+    bound: float = 0.0
+
+
+@dataclass(frozen=True)
 class Measured:
     """What one case measures, in a `Result`, or should measure, in a `Baseline`.
 
     metrics: the metrics that do not depend on the training seed (counters, checks, times). seeds: the others, by
     seed, ascending. case_version: a hash of all that defines the case; figures of different versions are not
     comparable. environment: see `environment.describe`. peak_tensors: the tensors alive at a phase's peak. base: the
-    base model's own figures.
+    base model's own figures. witness: what tells rounding from change; a result has it where it was asked for.
     """
 
     case: CaseId
@@ -118,6 +130,7 @@ class Measured:
     operators: Operators = field(default_factory=dict)
     peak_tensors: PeakTensors = field(default_factory=dict)
     base: BaseReference | None = None
+    witness: Witness | None = None
 
 
 @dataclass(frozen=True)
