@@ -23,6 +23,7 @@ from pytest_peftbench.compare import (
     with_margins,
 )
 from pytest_peftbench.compare.noise import check_noise, refreshed, with_noise
+from pytest_peftbench.compare.witness import bounded
 from pytest_peftbench.plugin.options import OPTIONS, SETTINGS, Settings, short_path
 from pytest_peftbench.plugin.outcome import OUTCOME
 from pytest_peftbench.plugin.selection import SELECTION, experiment_of
@@ -52,7 +53,9 @@ class BaselineCheck:
     def second_stage(self, result: Result) -> SecondStage:
         """What else the case must run: the baseline's other seeds where the first is not identical to it."""
         baseline = baseline_of(result.case, self._settings)
-        if baseline is None or self._settings.update_baselines or self._settings.no_compare:
+        if self._settings.update_baselines:
+            return SecondStage(witness=True, disturb=True)
+        if baseline is None or self._settings.no_compare:
             return SecondStage()
         stage = second_stage(result, baseline, self._metrics)
         if self._settings.seeds is not None:  # so many were asked for, and no more
@@ -95,6 +98,8 @@ class BaselineCheck:
         count = len(measured.seeds) - (self._settings.calibrate or 0)
         kept, others = replace(measured, seeds=measured.seeds[:count]), measured.seeds[count:]
         check_noise(kept, others, self._metrics)
+        if result.witness is not None:
+            kept = replace(kept, witness=bounded(result.case, result.witness.quantities, result.disturbed))
         new = refreshed(old, with_noise(kept, others, self._metrics), self._metrics)
         if problems := margin_problems(new, self._margins):
             raise InputError("\n".join(f"{result.case}: not recorded: {problem}" for problem in problems))

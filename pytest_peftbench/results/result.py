@@ -138,7 +138,8 @@ class Result(Measured):
     """Everything that one case measured.
 
     warnings: of a device that was not idle. pictures: samples of the first seed's model. notes: what a reader must
-    know about how the figures came about. peft: the fields that PEFT's own schema wants and we do not compare
+    know about how the figures came about. disturbed: quantities of the witness under what moves last digits only; a
+    baseline's bound comes from them. peft: the fields that PEFT's own schema wants and we do not compare
     (`run_info`, `train_info`, `meta_info`).
     """
 
@@ -147,6 +148,7 @@ class Result(Measured):
     warnings: list[str] = field(default_factory=list)
     pictures: list[Picture] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    disturbed: list[dict[str, list[float]]] = field(default_factory=list)
     peft: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
@@ -164,6 +166,7 @@ class Result(Measured):
             "operators": self.operators,
             "peak_tensors": self.peak_tensors,
             "base": asdict(self.base) if self.base else None,
+            "witness": asdict(self.witness) if self.witness else None,
             "notes": self.notes,
             "pictures": [{"file": item.name, "prompt": item.prompt, "seed": item.seed} for item in self.pictures],
         }
@@ -188,10 +191,16 @@ class Result(Measured):
 
 @dataclass(frozen=True)
 class SecondStage:
-    """What a case does after its first seed: the further seeds that it trains, and whether it takes its times again."""
+    """What a case does after its first seed.
+
+    seeds: further ones that it trains. retime: whether it takes its times again. witness: whether it runs its witness,
+    after which it asks once more. disturb: whether that is disturbed as well, for its bound.
+    """
 
     seeds: tuple[int, ...] = ()
     retime: bool = False
+    witness: bool = False
+    disturb: bool = False
 
 
 def mean(values: list[float]) -> float:
