@@ -21,8 +21,9 @@ from pytest_peftbench.measure.environment import installed
 
 ON_Q_AND_V = {"target_modules": ["q_proj", "v_proj"], "task_type": "CAUSAL_LM"}
 EXPERIMENTS = {
-    "lora/r4": ({"peft_type": "LORA", "r": 4, **ON_Q_AND_V}, None),
-    "loha/r4": ({"peft_type": "LOHA", "r": 4, **ON_Q_AND_V}, None),
+    # scaled by 3: no power of two, so that the order of a product is seen in its last bit
+    "lora/r4": ({"peft_type": "LORA", "r": 4, "lora_alpha": 12, **ON_Q_AND_V}, None),
+    "loha/r4": ({"peft_type": "LOHA", "r": 4, "alpha": 12, **ON_Q_AND_V}, None),
 }
 # Large steps: after three of them the adapter has an effect.
 PARAMS = {
@@ -67,11 +68,14 @@ def task_data(task_data):
 @pytest.fixture(scope="session")
 def base_model(base_model):
     def of_another_torch(experiment):
-        # what an update of torch may bring: an operator more in each block, and other last bits
+        # what an update of torch may bring: operators more in each block, and other last bits
         model = base_model(experiment)
         for layer in model.model.layers:
-            layer.mlp.register_forward_hook(lambda module, inputs, output: output * (1 + 2**-20))
+            layer.mlp.register_forward_hook(lambda module, inputs, output: change(output))
         return model
+
+    def change(output):
+        return output * (1 + 2**-20) if os.environ.get("ANOTHER_BASE") else output * 3 / 3
 
     return of_another_torch if os.environ.get("ANOTHER_TORCH") or os.environ.get("ANOTHER_BASE") else base_model
 
@@ -100,11 +104,11 @@ class Run:
 
 
 class Benchmark:
-    """A suite of LoRA and LoHa on the embedded base model, and the baselines of the installed PEFT."""
+    """A suite of a few methods on the embedded base model, and the baselines of the installed PEFT."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, experiments):
         self.folder = folder
-        make_suite(folder / "MetaMathQA" / "mini", EXPERIMENTS, **PARAMS)
+        make_suite(folder / "MetaMathQA" / "mini", experiments, **PARAMS)
         # a name of its own: this process may hold another test_math_reasoning
         shutil.copy(REPOSITORY / "benchmarks" / "test_math_reasoning.py", folder / "test_faulty.py")
         (folder / "conftest.py").write_text(CONFTEST)
@@ -134,9 +138,20 @@ class Benchmark:
 @pytest.fixture(scope="session")
 def benchmark_of_peft(tmp_path_factory):
     """The suite with its baselines; each worker of xdist records its own."""
-    suite = Benchmark(tmp_path_factory.mktemp("faults"))
-    recorded = suite.run("--peft-update-baselines", "--peft-seeds", "2")
-    assert recorded.code == 0, recorded.text
+    return recorded(tmp_path_factory.mktemp("faults"), EXPERIMENTS)
+
+
+@pytest.fixture(scope="session")
+def benchmark_of_glora(tmp_path_factory):
+    """The same of GLoRA, whose weight is a sum of three."""
+    glora = {"peft_type": "GLORA", "r": 4, **ON_Q_AND_V}
+    return recorded(tmp_path_factory.mktemp("sums"), {"glora/r4": (glora, None)})
+
+
+def recorded(folder, experiments):
+    suite = Benchmark(folder, experiments)
+    run = suite.run("--peft-update-baselines", "--peft-seeds", "2")
+    assert run.code == 0, run.text
     return suite
 
 
@@ -156,8 +171,8 @@ def run_with(benchmark_of_peft, tmp_path):
 def run_edited(benchmark_of_peft, pytester, monkeypatch):
     """Function that runs the benchmark in this process with functions of PEFT edited: function, text, faulty text."""
 
-    def run(target, old, new):
-        monkeypatch.chdir(benchmark_of_peft.folder)
+    def run(target, old, new, folder=benchmark_of_peft.folder):
+        monkeypatch.chdir(folder)
         monkeypatch.setenv("COLUMNS", "200")
         with patched([Edit(f"peft.{target}", old, new)]):
             result = pytester.runpytest_inprocess(
@@ -204,7 +219,7 @@ def test_another_torch_is_one_drift_and_no_adapter_s_fault(benchmark_of_peft):
     result = benchmark_of_peft.run(ANOTHER_TORCH="1")
 
     assert result.code == 0, result.text
-    assert result.verdicts == {LORA: "environment drift", LOHA: "environment drift"}
+    assert result.verdicts == {LORA: "same to rounding", LOHA: "same to rounding"}
     assert result.text.count(DRIFT) == result.text.count("environment drift of ") == 1
     assert "losses of the base model part at step 1" in result.text
 
@@ -222,7 +237,7 @@ def test_another_torch_is_red_where_the_environment_must_not_change(benchmark_of
     result = benchmark_of_peft.run("--peft-strict-env", ANOTHER_TORCH="1")
 
     assert result.code == 1
-    assert result.verdicts == {LORA: "environment drift", LOHA: "environment drift"}
+    assert result.verdicts == {LORA: "not comparable", LOHA: "not comparable"}
 
 
 def test_a_method_that_costs_more_is_alone_red_under_another_torch(run_with):
@@ -235,7 +250,7 @@ def test_a_method_that_costs_more_is_alone_red_under_another_torch(run_with):
     )
 
     assert result.code == 1
-    assert result.verdicts == {LORA: "environment drift", LOHA: "regressed"}
+    assert result.verdicts == {LORA: "same to rounding", LOHA: "regressed"}
     assert result.text.count(DRIFT) == 1
     assert "8 -> 16 calls in LoHaLayer.get_delta_weight" in result.failure(LOHA)
     assert "must be equal, beside what changed in the base model" in result.failure(LOHA)
@@ -341,3 +356,45 @@ def test_adapter_weights_in_double_precision_are_a_regression_of_bytes_and_types
     assert "checkpoint.bytes regressed" in failure
     assert re.search(r"changed  .*lora_A\.weight: 4 x \[4, 128\] F32 -> 4 x \[4, 128\] F64", failure)
     assert "train_step.peak_bytes regressed" in failure
+
+
+# What changes no mathematics
+
+
+@pytest.mark.parametrize(
+    "reordered",
+    ["((w1a @ w1b) * scale) * (w2a @ w2b)", "(w1a @ w1b) * ((w2a @ w2b) * scale)"],
+    ids=["a scaling moved to another factor", "a product bracketed otherwise"],
+)
+def test_a_refactoring_that_only_rounds_otherwise_is_green_in_one_training(run_edited, reordered):
+    result = run_edited("tuners.loha.layer:HadaWeight.forward", "((w1a @ w1b) * (w2a @ w2b)) * scale", reordered)
+
+    assert result.code == 0, result.text
+    assert result.verdicts == {LORA: "identical", LOHA: "same to rounding"}
+
+
+def test_a_sum_taken_in_another_order_is_green(benchmark_of_glora, run_edited):
+    result = run_edited(
+        "tuners.glora.layer:Linear.forward",
+        "self.weight + self.weight * A + B",
+        "self.weight + (self.weight * A + B)",
+        folder=benchmark_of_glora.folder,
+    )
+
+    assert result.code == 0, result.text
+    assert result.verdicts == {"MetaMathQA-mini-glora-r4": "same to rounding"}
+
+
+def test_a_refactoring_that_costs_an_operator_is_told_as_one_and_not_as_a_slip(run_edited):
+    result = run_edited(
+        "tuners.lora.layer:Linear.forward",
+        "lora_B(lora_A(dropout(x))) * scaling",
+        "lora_B(lora_A(dropout(x)) * (scaling / 3)) * 3.0",
+    )
+
+    failure = result.failure(LORA)
+    assert result.verdicts == {LORA: "regressed", LOHA: "identical"}
+    assert "train_step.calls regressed" in failure
+    assert "numerics changed" not in failure
+    assert "witness same to rounding: bits differ" in failure
+    assert "metrics same to rounding: the witness agrees" in failure

@@ -38,16 +38,21 @@ def environment_drift(comparison: Comparison) -> list[str]:
     ours, theirs = comparison.obtained.environment, comparison.expected.environment
     lines = differences(ours, theirs, [key for key in DRIFTING if key in ours and key in theirs])
     before, after = comparison.expected.base, comparison.obtained.base
-    return lines if before is None or after is None else [*lines, *_moved_base_model(before, after)]
+    if before is None or after is None:
+        return lines
+    return [*lines, *_moved_counters(before, after), *_moved_losses(before, after)]
 
 
-def _moved_base_model(before: BaseReference, after: BaseReference) -> Iterable[str]:
+def _moved_counters(before: BaseReference, after: BaseReference) -> Iterable[str]:
     for phase in sorted(before.operators.keys() & after.operators.keys()):
         for column, unit in enumerate(("calls", "flops")):
             old, new = (sum(row[column] for row in side.operators[phase].values()) for side in (before, after))
             if new != old:
                 change = words.change(METRICS["train_step.calls"], new, old)
                 yield f"base model {phase}.{unit} {old:,} -> {new:,} ({change})"
+
+
+def _moved_losses(before: BaseReference, after: BaseReference) -> Iterable[str]:
     if before.losses and after.losses and before.losses != after.losses:
         pairs = enumerate(zip(before.losses, after.losses, strict=False), start=1)
         step = next((step for step, (old, new) in pairs if old != new), 1)
@@ -63,10 +68,16 @@ def drifted(comparison: Comparison, drift: Iterable[str]) -> Finding:
     told = "; ".join(drift)
     if any(ours[key] != theirs[key] for key in ours.keys() & theirs.keys() - _NO_CAUSE):
         return Finding.of("environment", "environment drift", told)
-    if says(comparison) == "agrees":
+    if says(comparison) == "agrees" and not _costs_otherwise(comparison):
         return Finding.of("base model", "same to rounding", f"{told}; the witness agrees")
     cause = "in the same environment, so it is the benchmark's own code, its base model or another library"
     return Finding.of("base model", "numerics changed", f"{told}; {cause}")
+
+
+def _costs_otherwise(comparison: Comparison) -> bool:
+    """Whether counters of the base model moved, which no rounding does."""
+    before, after = comparison.expected.base, comparison.obtained.base
+    return before is not None and after is not None and any(_moved_counters(before, after))
 
 
 def why_drifted(comparison: Comparison, metric: Metric) -> str:

@@ -20,11 +20,14 @@ from pytest_peftbench.results.words import first_line
 THREADS = 1
 # The same bits on processors of one kind with AVX2: AVX-512 and AVX2 differ in the seventh digit after 15 steps. There
 # is no branch of MKL that Intel and AMD share to the bit: COMPATIBLE takes three times as long per product, and
-# training still parts within four steps. `arithmetic` tells the kinds apart, and seeds decide where it differs.
+# training still parts within four steps. `arithmetic` tells the kinds apart; where it differs, the witness tells.
 _PINS = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_CBWR": "AVX2"}
 # On Intel's newest processors the same product comes out otherwise in the last bit beside an adapter, unless it is
 # strict; AMD's have no such mode.
 _INTEL_PINS = {"MKL_CBWR": "AVX2,STRICT"}
+# Another instruction set, as a stand-in for another processor: asked for by ARITHMETIC=other.
+_OTHER_PINS = {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41", "MKL_CBWR": "COMPATIBLE"}
+ARITHMETIC = "PEFTBENCH_ARITHMETIC"
 _THREADS = {"OMP_NUM_THREADS": str(THREADS), "MKL_NUM_THREADS": str(THREADS), "TOKENIZERS_PARALLELISM": "false"}
 # A bar per file of a few kilobytes tells nothing; the plugin shows its own progress.
 _QUIET = {"HF_DATASETS_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
@@ -35,8 +38,17 @@ def pin() -> None:
     if "torch" in sys.modules:
         return  # too late: `describe` then says which instruction set is in use, and bits are not compared
     os.environ.update(_THREADS | _QUIET)
-    if platform.machine().lower() in ("x86_64", "amd64"):
+    if not is_x86():
+        return
+    if os.environ.get(ARITHMETIC) == "other":
+        os.environ.update(_OTHER_PINS)
+    else:
         os.environ.update(_PINS | (_INTEL_PINS if _is_intel() else {}))
+
+
+def is_x86() -> bool:
+    """Whether the processor is one whose instruction sets are pinned."""
+    return platform.machine().lower() in ("x86_64", "amd64")
 
 
 def _is_intel() -> bool:

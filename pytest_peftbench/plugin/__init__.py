@@ -65,7 +65,7 @@ def pytest_configure(config: pytest.Config) -> None:
     for line in _markers():
         config.addinivalue_line("markers", line)
     config.stash[SELECTION] = Selection(settings)
-    collector = config.stash[COLLECTOR] = Collector(settings.passing)
+    collector = config.stash[COLLECTOR] = Collector(settings.green)
     config.stash[BISECTION] = Bisection(collector)
     config.pluginmanager.register(collector, "peftbench-collector")
     config.pluginmanager.register(config.stash[BISECTION], "peftbench-bisection")

@@ -19,7 +19,15 @@ ABORT = 130
 
 # Every other verdict, `regressed` apart, means that the case was not measured or could not be compared.
 _NOT_REGRESSED: frozenset[Verdict] = frozenset(
-    {"identical", "within noise", "improved", "environment drift", "not recorded yet", "numerics changed"}
+    {
+        "identical",
+        "environment drift",
+        "within noise",
+        "same to rounding",
+        "improved",
+        "not recorded yet",
+        "numerics changed",
+    }
 )
 
 

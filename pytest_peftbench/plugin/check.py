@@ -87,7 +87,8 @@ class BaselineCheck:
         found = compare(result, baseline_of(result.case, self._settings), self._metrics, self._tests)
         path = baseline_path(self._settings.baselines, result.case)
         verdict = replace(found, baseline=short_path(path, self._item.config))
-        red = not is_green(verdict, self._settings.passing)
+        verdict = _without_drift(verdict) if self._settings.strict_env else verdict
+        red = not is_green(verdict, self._settings.green)
         self._note(verdict=verdict, red=red)
         if red:
             pytest.fail(verdict.text(_recording_command(self._item)), pytrace=False)
@@ -147,6 +148,17 @@ class BaselineCheck:
 
     def _note(self, **fields: Any) -> None:
         self._item.stash[OUTCOME] = replace(self._item.stash[OUTCOME], **fields)
+
+
+def _without_drift(verdict: CaseVerdict) -> CaseVerdict:
+    """The verdict where an environment must be the baseline's: what drifted with another one is not comparable."""
+    findings = [
+        replace(finding, verdict="not comparable", reason=f"{finding.reason} (--peft-strict-env)")
+        if finding.verdict == "environment drift"
+        else finding
+        for finding in verdict.findings
+    ]
+    return replace(verdict, findings=tuple(findings))
 
 
 def baseline_of(case: CaseId, settings: Settings) -> Baseline | None:

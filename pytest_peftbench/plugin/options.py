@@ -230,11 +230,6 @@ class Settings:
             )
         return settings
 
-    @property
-    def passing(self) -> frozenset[Verdict]:
-        """The verdicts that pass, as `green` and `strict_env` say together."""
-        return self.green - {"environment drift"} if self.strict_env else self.green
-
 
 OPTIONS: tuple[Option, ...] = tuple(
     replace(option, name=name)

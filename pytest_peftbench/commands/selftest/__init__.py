@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
+from typing import get_args
 
 from pytest_peftbench.commands.command import Command, require_file, say, tell_progress
-from pytest_peftbench.results.files import positive, write_json
+from pytest_peftbench.measure import environment
+from pytest_peftbench.results.files import InputError, positive, write_json
+from pytest_peftbench.results.metrics import Lane
 from pytest_peftbench.suites import find_suites
 
 
@@ -16,6 +20,12 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--baselines", type=Path, default=Path("baselines"), metavar="DIR")
     parser.add_argument(
         "--unchanged", type=_none_or_more, default=1, metavar="N", help="unchanged runs a case (default: 1)"
+    )
+    parser.add_argument(
+        "--arithmetic",
+        choices=("own", "other"),
+        default="own",
+        help="other: another instruction set, as another processor would compute; faults of numerics and quality",
     )
     parser.add_argument("--jobs", type=positive, default=1, metavar="N", help="processes at a time (default: 1)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write outcomes and their findings")
@@ -31,12 +41,24 @@ def _run(options: argparse.Namespace) -> int:
     find_suites(options.suite)  # a folder, or a usage error
     if options.json:
         require_file(f"--json {options.json}", options.json)
-    trials = runner.trials(options.suite, options.baselines, options.only, options.unchanged)
+    lanes = tuple(get_args(Lane))
+    if options.arithmetic == "other":
+        _compute_otherwise()
+        lanes = ("numerics", "quality")
+    trials = runner.trials(options.suite, options.baselines, options.only, options.unchanged, lanes)
     outcomes = runner.run(trials, options.jobs, tell_progress)
     if options.json:
         write_json(options.json, report.to_json(outcomes))
     say(report.text(outcomes))
     return 0 if all(outcome.passed for outcome in outcomes) else 1
+
+
+def _compute_otherwise() -> None:
+    """Have all trials, in processes of their own, compute with another instruction set."""
+    if not environment.is_x86():
+        raise InputError("--arithmetic other: there is another instruction set for x86 processors alone")
+    os.environ[environment.ARITHMETIC] = "other"
+    environment.pin()
 
 
 COMMAND = Command(

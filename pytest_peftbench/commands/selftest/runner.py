@@ -5,13 +5,13 @@ from __future__ import annotations
 import multiprocessing
 import time
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pytest_peftbench.commands.selftest.faults import FAULTS
 from pytest_peftbench.commands.selftest.faults.fault import Fault
@@ -113,14 +113,17 @@ def judge(experiment: Experiment, baseline: Baseline, lane: Lane | None, tests: 
     return corrected({"": verdict})[""]
 
 
-def trials(suite: Path, root: Path, chosen: str, unchanged: int) -> list[Trial]:
-    """The faults whose lane, case or name contains `chosen`, then each of their cases unchanged, that many times.
+def trials(
+    suite: Path, root: Path, chosen: str, unchanged: int, lanes: Collection[Lane] = get_args(Lane)
+) -> list[Trial]:
+    """The faults of these lanes whose lane, case or name contains `chosen`, then each of their cases unchanged.
 
     Raises InputError when there are none, or when the suite lacks a case or the root folder its baseline.
     """
-    faults = [fault for fault in FAULTS if chosen in f"{fault.lane} {fault.experiment} {fault.name}"]
+    among = [fault for fault in FAULTS if fault.lane in lanes]
+    faults = [fault for fault in among if chosen in f"{fault.lane} {fault.experiment} {fault.name}"]
     if not faults:
-        raise InputError(f"--only {chosen}: no fault's lane, case or name contains it")
+        raise InputError(f"--only {chosen}: no fault's lane, case or name contains it, of those that can run")
     names = list(dict.fromkeys(fault.experiment for fault in faults))
     known = {experiment.case.experiment: experiment for experiment in read_suite(suite)}
     for name in names:

@@ -11,7 +11,7 @@ from pytest_peftbench.commands.selftest.faults.own import (
 from pytest_peftbench.commands.selftest.faults.places import ADALORA, LOHA, LORA, LORA_FORWARD, MISS, OFT, PROMPT
 from pytest_peftbench.commands.selftest.patching import Edit
 
-_BITS = ("first_losses", "adapter_sha256")
+_BITS = ("witness", "first_losses", "adapter_sha256")
 _BITS_OR_BASE = (*_BITS, "base model")  # of the benchmark's own loss and step, which train the base model too
 
 
@@ -26,6 +26,12 @@ NUMERICS = (
         "lora/rank8",
         "x1.02",
         Edit(f"{LORA}:Linear.forward", LORA_FORWARD, "lora_B(lora_A(dropout(x))) * (scaling * 1.02)"),
+    ),
+    _numerics(
+        "scaling off",
+        "lora/rank8",
+        "x1.000001",
+        Edit(f"{LORA}:Linear.forward", LORA_FORWARD, "lora_B(lora_A(dropout(x))) * (scaling * 1.000001)"),
     ),
     _numerics(
         "scaling off",
