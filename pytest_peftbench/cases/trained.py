@@ -33,7 +33,7 @@ from pytest_peftbench.measure import timing
 from pytest_peftbench.measure.collector import freeze_collector
 from pytest_peftbench.measure.environment import describe, deterministic, seed_everything
 from pytest_peftbench.measure.memory import MemoryTracker
-from pytest_peftbench.measure.weights import digest
+from pytest_peftbench.measure.weights import digest, move
 from pytest_peftbench.results.files import InputError
 from pytest_peftbench.results.metrics import METRICS, Value, in_order
 from pytest_peftbench.results.result import Operators, PeakTensors, Picture, Result, SecondStage, SeedRun, mean
@@ -50,7 +50,8 @@ FIRST_LOSSES = 20
 class Case:
     """A case under way, and what it has measured up to now, if it does not get to its end.
 
-    started: seconds since the epoch. phase: what it is doing. reserved_peaks: the accelerator's peak in each phase.
+    started: seconds since the epoch. phase: what it is doing. base_digest: of the base model, once it was loaded.
+    reserved_peaks: the accelerator's peak in each phase.
     """
 
     experiment: Experiment
@@ -58,6 +59,7 @@ class Case:
     progress: Progress
     started: float = field(default_factory=time.time)
     phase: str = "loading"
+    base_digest: str = ""
     reserved_peaks: list[int] = field(default_factory=list)
     metrics: dict[str, Value] = field(default_factory=dict)
     history: list[dict[str, Value]] = field(default_factory=list)
@@ -115,7 +117,7 @@ def run_experiment(
     base_model: gives a base model with fresh weights, the same ones each time after the same seed. task_data: gives
     the task's data. memory: tracker of the device's memory. benchmark: pytest-benchmark's fixture, to time the step
     as well. progress: gets a few words now and then. second_stage: gets what the first seed gave, its checks yet to
-    come, and says what else to run; not asked where the experiment names several seeds.
+    come, and says what else to run; where the experiment names several seeds, no others.
     A device that runs out of memory gives a result that did not succeed, with the figures up to then. What else PEFT,
     torch or the task raise passes through: what did not train has no result.
     """
@@ -125,9 +127,10 @@ def run_experiment(
             subject = subject_of(experiment, base_model, task_data, Path(folder))
             freeze_collector()
             # nothing holds on to the first model when the other seeds train: an accelerator may have no room for two
-            result, seeds = _run_first(case, subject, Path(folder), benchmark, second_stage)
-            further = [train(case, subject, seed, validate=False).seed_run for seed in seeds]
-            return replace(result, seeds=[*result.seeds, *further])
+            result, stage = _run_first(case, subject, Path(folder), benchmark, second_stage)
+            further = [train(case, subject, seed, validate=False).seed_run for seed in stage.seeds]
+            moved = [train(case, subject, seed, validate=False, moved=True).seed_run for seed in stage.moved]
+            return replace(result, seeds=[*result.seeds, *further], moved=moved)
         except torch.OutOfMemoryError as error:
             result = _out_of_memory(case, str(error))
     case.memory.release()  # here, where the exception no longer holds on to models
@@ -153,8 +156,8 @@ def _run_first(
     folder: Path,
     benchmark: Any,
     second_stage: Callable[[Result], SecondStage] | None,
-) -> tuple[Result, tuple[int, ...]]:
-    """The first seed, and which seeds else to run; the merge comes last: it changes weights."""
+) -> tuple[Result, SecondStage]:
+    """The first seed, and what else to train; the merge comes last: it changes weights."""
     experiment = case.experiment
     first, *others = experiment.seeds
     trained = train(case, subject, first)
@@ -175,14 +178,16 @@ def _run_first(
         base=base_figures(subject, trained.base_digest),
         pictures=trained.pictures,
     )
-    stage = second_stage(result) if second_stage is not None and not others else SecondStage(tuple(others))
+    stage = second_stage(result) if second_stage is not None else SecondStage()
+    if others:
+        stage = replace(stage, seeds=tuple(others))
     if stage.retime:
         metrics.update(_time(case, subject, trained, blocks=timing.CONFIRMING_BLOCKS))
     metrics.update(_check(subject, trained, folder))
     metrics = in_order(metrics, str(experiment.case))
     if benchmark is not None:
         benchmark.extra_info.update(case=str(experiment.case), **metrics, **trained.seed_run.metrics)
-    return replace(result, metrics=metrics, peft=_peft(case, subject, trained, metrics)), stage.seeds
+    return replace(result, metrics=metrics, peft=_peft(case, subject, trained, metrics)), stage
 
 
 def _peft(case: Case, subject: Subject, trained: Trained, metrics: dict[str, Value]) -> dict[str, Any]:
@@ -208,19 +213,26 @@ def _case_version(experiment: Experiment, base_digest: str, data_digest: str) ->
 # Training -------------------------------------------------------------------------------------------------------------
 
 
-def train(case: Case, subject: Subject, seed: int, *, validate: bool = True) -> Trained:
-    """Train with one seed and evaluate; validate on the way, too."""
+def train(case: Case, subject: Subject, seed: int, *, validate: bool = True, moved: bool = False) -> Trained:
+    """Train with one seed and evaluate; validate on the way, too.
+
+    moved: on base weights moved by their last digit. What is compared with is then what the unmoved base model gave:
+    of its own it would cost another evaluation, and differ by as much as nobody sees.
+    """
     config, memory = case.experiment.train, case.memory
     case.phase = "loading"
     memory.reset()
     base = subject.injectable_base(seed)
     load = memory.read()
     case.reserved_peaks = [load.reserved_peak_bytes or 0]
-    base_digest = digest(base)
+    if not moved:
+        case.base_digest = digest(base)
     times_s: list[float] = []
     case.phase = "measuring the base model"
     with _timed(times_s):
-        reference = reference_of(subject, base, base_digest, case.telling("base model"))
+        reference = reference_of(subject, base, case.base_digest, case.telling("base model"))
+    if moved:
+        move(base, _last_digit(base), seed)
     case.phase = f"training with seed {seed}"
     memory.reset()
     model = subject.inject(base, seed)
@@ -250,8 +262,17 @@ def train(case: Case, subject: Subject, seed: int, *, validate: bool = True) -> 
         reserved_peak_bytes=max(case.reserved_peaks),
         history=case.history,
         train_time_s=sum(times_s) - course.validation_time_s,
-        base_digest=base_digest,
+        base_digest=case.base_digest,
     )
+
+
+def _last_digit(model: nn.Module) -> float:
+    """The relative size of the last digit of a model's weights, of the coarsest of its float types; 1e-7 for float32.
+
+    A smaller step would be rounded away.
+    """
+    types = {parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()}
+    return max((torch.finfo(dtype).eps for dtype in types), default=0.0)
 
 
 def _evaluate(case: Case, subject: Subject, model: nn.Module, reference: Reference, seed: int) -> Evaluation:
