@@ -289,6 +289,33 @@ def test_calibrating_without_a_second_stage_says_so(bench, recording):
     assert f"not calibrated: {words}" in output(result)
 
 
+def test_another_case_version_is_not_calibrated_and_trains_no_moved_weights(recorded):
+    recorded.measures("loha", case_version="2")
+
+    result = recorded.run("-s", "-k", "loha", "--peft-calibrate", "--peft-green", "not comparable")
+
+    result.assert_outcomes(failed=1, deselected=2)
+    assert "further moved\n" in output(result)
+    assert "not calibrated: case is not comparable, not identical to the baseline" in output(result)
+
+
+def test_a_case_that_trains_is_calibrated_while_it_is_recorded_or_later(bench):
+    bench.trains()
+    bench.record("-k", "loha", "--peft-seeds", "2", "--peft-calibrate")
+    at_once = noise(bench, "forgetting")
+    bench.baseline("loha").unlink()
+    bench.record("-k", "loha", "--peft-seeds", "2")
+    apart = noise(bench, "forgetting")
+
+    later = bench.run("-k", "loha", "--peft-calibrate")
+
+    later.assert_outcomes(passed=1, deselected=2)
+    assert noise(bench, "forgetting") == at_once
+    assert at_once["paired_sd"] < 0.01 * apart["sd"]
+    assert at_once["sd"] == apart["sd"]
+    assert table(bench.run("-k", "loha")) == {LOHA_CASE: "identical"}
+
+
 def test_a_single_seed_is_not_calibrated(recorded):
     recorded.baseline("loha").unlink()
 

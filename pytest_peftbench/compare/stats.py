@@ -61,7 +61,8 @@ def noise_floor(sd: float, known_seeds: int, seeds: int, *, paired: bool = False
 def detectable(margin: float, sd: float, known_seeds: int, seeds: int, *, paired: bool = False) -> float:
     """Smallest regression of the mean that is caught with a probability of POWER, in the metric's unit.
 
-    margin: differences up to this one pass, the noise floor included. paired: as in `noise_floor`.
+    margin: differences up to this one pass, the noise floor included. paired: as in `noise_floor`; of a regression
+    that moves all seeds alike, for pairs that scatter more with it than unchanged code does are less certain.
     """
     from scipy.stats import t
 

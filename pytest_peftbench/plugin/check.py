@@ -63,9 +63,15 @@ class BaselineCheck:
         stage = second_stage(result, baseline, self._metrics)
         if settings.seeds is not None:  # so many were asked for, and no more
             stage = replace(stage, seeds=())
-        if settings.calibrate and not self._unlike(compare(result, baseline, self._metrics, self._tests)):
+        if settings.calibrate and self._reproduces(result, baseline):
             stage = replace(stage, moved=tuple(run.seed for run in baseline.seeds))
         return stage
+
+    def _reproduces(self, result: Result, baseline: Baseline) -> bool:
+        """Whether the case is the baseline's by what it has measured: its checks are yet to come."""
+        unlike = self._unlike(compare(result, baseline, self._metrics, self._tests))
+        measured = {"case", *result.metrics, *(name for run in result.seeds for name in run.metrics)}
+        return not any(finding.subject in measured for finding in unlike)
 
     def check(self, result: Result) -> None:
         """Fail unless the result's verdict passes; with `--peft-update-baselines` write the baseline instead."""
@@ -108,16 +114,16 @@ class BaselineCheck:
         old = baseline_of(result.case, self._settings)
         for finding in self._unlike(self._compare(result)):
             raise InputError(
-                f"{result.case}: not calibrated: {finding.metric} is {finding.verdict}, not identical to the "
+                f"{result.case}: not calibrated: {finding.subject} is {finding.verdict}, not identical to the "
                 f"baseline, whose noise is asked for; record it first: {_recording_command(self._item)}"
             )
         assert old is not None  # or the comparison had failed
         self._write(result, old, self._with_noise(old, result))
 
     def _unlike(self, verdict: CaseVerdict) -> list[Finding]:
-        """Why a case is not the baseline's: what of its numerics and quality is not identical."""
-        names = [*by_lane(self._metrics, "numerics"), *by_lane(self._metrics, "quality")]
-        return [finding for finding in verdict.findings if finding.metric in names and finding.verdict != "identical"]
+        """Why a case is not the baseline's: the whole case, or what of its numerics and quality is not identical."""
+        names = ["case", *by_lane(self._metrics, "numerics"), *by_lane(self._metrics, "quality")]
+        return [finding for finding in verdict.findings if finding.subject in names and finding.verdict != "identical"]
 
     def _with_noise(self, baseline: Baseline, result: Result) -> Baseline:
         """The baseline with the noise between its seeds and, to calibrate, that of pairs."""
