@@ -50,8 +50,7 @@ FIRST_LOSSES = 20
 class Case:
     """A case under way, and what it has measured up to now, if it does not get to its end.
 
-    started: seconds since the epoch. phase: what it is doing. base_digest: of the base model, once it was loaded.
-    reserved_peaks: the accelerator's peak in each phase.
+    started: seconds since the epoch. phase: what it is doing. reserved_peaks: the accelerator's peak in each phase.
     """
 
     experiment: Experiment
@@ -59,7 +58,6 @@ class Case:
     progress: Progress
     started: float = field(default_factory=time.time)
     phase: str = "loading"
-    base_digest: str = ""
     reserved_peaks: list[int] = field(default_factory=list)
     metrics: dict[str, Value] = field(default_factory=dict)
     history: list[dict[str, Value]] = field(default_factory=list)
@@ -216,8 +214,8 @@ def _case_version(experiment: Experiment, base_digest: str, data_digest: str) ->
 def train(case: Case, subject: Subject, seed: int, *, validate: bool = True, moved: bool = False) -> Trained:
     """Train with one seed and evaluate; validate on the way, too.
 
-    moved: on base weights moved by their last digit. What is compared with is then what the unmoved base model gave:
-    of its own it would cost another evaluation, and differ by as much as nobody sees.
+    moved: on base weights moved by their last digit, compared with what the unmoved base model gave: to evaluate each
+    moved one would cost much, and give what differs in the last digit, too.
     """
     config, memory = case.experiment.train, case.memory
     case.phase = "loading"
@@ -225,12 +223,11 @@ def train(case: Case, subject: Subject, seed: int, *, validate: bool = True, mov
     base = subject.injectable_base(seed)
     load = memory.read()
     case.reserved_peaks = [load.reserved_peak_bytes or 0]
-    if not moved:
-        case.base_digest = digest(base)
+    base_digest = digest(base)
     times_s: list[float] = []
     case.phase = "measuring the base model"
     with _timed(times_s):
-        reference = reference_of(subject, base, case.base_digest, case.telling("base model"))
+        reference = reference_of(subject, base, base_digest, case.telling("base model"))
     if moved:
         move(base, _last_digit(base), seed)
     case.phase = f"training with seed {seed}"
@@ -262,7 +259,7 @@ def train(case: Case, subject: Subject, seed: int, *, validate: bool = True, mov
         reserved_peak_bytes=max(case.reserved_peaks),
         history=case.history,
         train_time_s=sum(times_s) - course.validation_time_s,
-        base_digest=case.base_digest,
+        base_digest=base_digest,
     )
 
 

@@ -91,9 +91,8 @@ def _merged(noise: Noise, known: Noise | None = None, *, metric: Metric, runs: l
         return noise
     if noise.seeds < known.seeds:
         return known
-    return (
-        noise if noise.paired_sd is not None else _noise(metric, list(_by_seed(runs, metric).values()), known.paired_sd)
-    )
+    paired_sd = known.paired_sd if noise.paired_sd is None else noise.paired_sd
+    return _noise(metric, list(_by_seed(runs, metric).values()), paired_sd)
 
 
 def check_pairs(baseline: Baseline, moved: Iterable[SeedRun], metrics: Mapping[str, Metric]) -> None:

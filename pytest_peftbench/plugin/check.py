@@ -127,9 +127,10 @@ class BaselineCheck:
 
     def _with_noise(self, baseline: Baseline, result: Result) -> Baseline:
         """The baseline with the noise between its seeds and, to calibrate, that of pairs."""
+        if not self._settings.calibrate:
+            return with_noise(baseline, (), self._metrics)
         moved = from_result(replace(result, seeds=result.moved)).seeds
-        if self._settings.calibrate:
-            check_pairs(baseline, moved, self._metrics)
+        check_pairs(baseline, moved, self._metrics)
         return with_noise(baseline, moved, self._metrics)
 
     def _write(self, result: Result, old: Baseline | None, new: Baseline) -> None:

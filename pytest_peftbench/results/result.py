@@ -137,10 +137,10 @@ class Measured:
 class Result(Measured):
     """Everything that one case measured.
 
-    moved: the same seeds once more, as many as were asked for, on base weights moved by their last digit. warnings: of
-    a device that was not idle. pictures: samples of the first seed's model. notes: what a reader must
-    know about how the figures came about. peft: the fields that PEFT's own schema wants and we do not compare
-    (`run_info`, `train_info`, `meta_info`).
+    moved: seeds once more, those that were asked for, on base weights moved by their last digit. warnings: of a device
+    that was not idle. pictures: samples of the first seed's model. notes: what a reader must know about how the figures
+    came about. peft: the fields that PEFT's own schema wants and we do not compare (`run_info`, `train_info`,
+    `meta_info`).
     """
 
     status: str = "success"
