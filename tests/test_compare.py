@@ -23,7 +23,9 @@ from pytest_peftbench.compare import (
     second_stage,
 )
 from pytest_peftbench.compare.noise import with_noise
+from pytest_peftbench.compare.witness import bounded
 from pytest_peftbench.results.baseline import from_result, read, write
+from pytest_peftbench.results.files import InputError
 from pytest_peftbench.results.metrics import METRICS, Metric
 from pytest_peftbench.results.result import BaseReference, CaseId, Result, SecondStage, SeedRun, Witness
 from pytest_peftbench.results.words import bytes_text, flops_text
@@ -181,7 +183,7 @@ def test_an_improvement_counts_only_when_nothing_is_worse():
 
 
 def test_only_what_is_no_worse_moved_with_its_environment_or_is_new_is_green():
-    green = {"identical", "within noise", "improved", "environment drift", "not recorded yet"}
+    green = {"identical", "environment drift", "within noise", "same to rounding", "improved", "not recorded yet"}
     assert green == GREEN_BY_DEFAULT
     for word in SEVERITY:
         verdict = CaseVerdict(CASE, (Finding("a", word),))
@@ -380,12 +382,13 @@ def test_a_case_of_which_nothing_could_be_compared_is_red():
 
 
 def test_what_moved_with_its_environment_is_no_comparison_either():
-    """Only losses are recorded, and they drift; the time is new."""
-    recorded = a_result(metrics={}, seeds=[SeedRun(0, {"first_losses": [5.5]})])
-    timed = measuring(recorded, step_time_ratio=1.2)
-    verdict = against(replace(timed, environment={**ENVIRONMENT, "arithmetic": "ba9876543210"}), recorded)
+    """Only a counter is recorded, and it drifts with the base model's own; the time is new."""
+    recorded = replace(with_base(), metrics={"train_step.peak_bytes": 900}, seeds=[])
+    timed = measuring(recorded, train_step__peak_bytes=990, step_time_ratio=1.2)
+    base = replace(timed.base, metrics={"train_step.peak_bytes": 1090})
+    verdict = against(replace(timed, base=base, environment={**ENVIRONMENT, "torch": "2.14.0"}), recorded)
 
-    assert found(verdict, "first_losses").verdict == "environment drift"
+    assert found(verdict, "train_step.peak_bytes").verdict == "environment drift"
     assert found(verdict, "step_time_ratio").verdict == "not recorded yet"
     assert found(verdict, "case").verdict == "missing metric"
     assert not is_green(verdict)
@@ -503,15 +506,169 @@ def test_counters_of_another_torch_are_not_comparable_without_the_base_model_s_o
     ) in verdict.text()
 
 
-def test_bits_of_another_processor_drift_but_counters_are_compared():
-    verdict = against(a_result(environment={**ENVIRONMENT, "arithmetic": "ba9876543210"}))
+def test_equal_bits_of_another_processor_are_identical_beside_a_note():
+    verdict = against(a_result(environment=OTHER_PROCESSOR))
 
-    assert moved_metrics(verdict) == ["environment", "first_losses", "adapter_sha256"]
-    assert found(verdict, "first_losses").verdict == "environment drift"
-    assert found(verdict, "first_losses").reason == "environment differs: arithmetic 0123456789ab -> ba9876543210"
+    assert moved_metrics(verdict) == ["environment"]
     assert verdict.environment_drift == ("arithmetic 0123456789ab -> ba9876543210",)
     assert verdict.verdict == "environment drift"
     assert is_green(verdict)
+
+
+# The witness
+
+OTHER_PROCESSOR = {**ENVIRONMENT, "arithmetic": "ba9876543210"}
+TOLD = {
+    "start: q_proj.lora_A": [3.25],
+    "start: q_proj.lora_B": [0.0],
+    "untrained output": [7.5, -2.5],
+    "gradient: q_proj.lora_B": [0.5],
+    "losses": [3.5, 3.25],
+    "learned: q_proj.lora_B": [0.125],
+    "merged output": [7.5, -2.25],
+}
+
+
+def witnessed(bound=1e-9, told=None, **changes):
+    """A result with a witness; `changes` multiply its quantities: `losses=1.01`."""
+    quantities = {name: list(numbers) for name, numbers in (told or TOLD).items()}
+    for name, factor in changes.items():
+        for key in quantities:
+            if key.startswith(name.replace("_", " ")):
+                quantities[key] = [factor * number for number in quantities[key]]
+    return replace(a_result(), witness=Witness(quantities, bound))
+
+
+def other_bits(result):
+    """The same result, trained to other last bits on another processor."""
+    runs = [replace(run, metrics={**run.metrics, "adapter_sha256": "1" * 64}) for run in result.seeds]
+    return replace(result, seeds=runs, environment=OTHER_PROCESSOR)
+
+
+def test_other_bits_with_a_witness_that_agrees_are_rounding_on_any_processor():
+    verdict = against(other_bits(witnessed(losses=1 + 1e-12)), witnessed())
+
+    assert verdict.verdict == "same to rounding"
+    assert is_green(verdict)
+    assert found(verdict, "adapter_sha256").reason == "the witness agrees"
+    assert found(verdict, "witness").text() == (
+        "witness same to rounding: bits differ, and its largest deviation is 1.0e-12, bound 1.0e-09"
+    )
+
+
+def test_a_witness_that_moved_is_red_and_names_what_moved_first():
+    verdict = against(other_bits(witnessed(gradient=1 + 1e-6, losses=1.5)), witnessed())
+
+    assert verdict.verdict == "numerics changed"
+    assert not is_green(verdict)
+    assert found(verdict, "adapter_sha256").verdict == "numerics changed"
+    assert found(verdict, "witness").text() == (
+        "witness numerics changed: 0.5 -> 0.5000005 (by 1.0e-06 of its size, gradient: q_proj.lora_B moved first, "
+        "bound 1.0e-09; 2 of 7 quantities moved)"
+    )
+
+
+def test_a_witness_that_moved_is_red_though_all_bits_are_the_baseline_s():
+    assert against(witnessed(losses=1.01), witnessed()).verdict == "numerics changed"
+    assert against(witnessed(), witnessed()).verdict == "identical"
+
+
+@pytest.mark.parametrize("lacking", ["merged output", "losses"])
+def test_a_quantity_that_vanished_or_is_no_number_moved(lacking):
+    gone = {name: numbers for name, numbers in TOLD.items() if name != lacking}
+    verdict = against(other_bits(witnessed(told=gone)), witnessed())
+
+    assert found(verdict, "witness").verdict == "numerics changed"
+    assert "vanished, or is no number" in found(verdict, "witness").text()
+    assert not is_green(against(other_bits(witnessed(told={**TOLD, lacking: [math.nan, 1.0]})), witnessed()))
+
+
+def test_a_quantity_that_only_the_result_has_is_not_looked_at():
+    gained = {**TOLD, "unmerged output": [1.0]}
+
+    assert against(other_bits(witnessed(told=gained)), witnessed()).verdict == "same to rounding"
+
+
+def test_a_quantity_of_nothing_but_rounding_is_held_against_its_stage():
+    """A group's gradient that is 0 but for the last digit says nothing; one that is 0 to the bit says all."""
+    expected = {**TOLD, "gradient: bias": [1e-17], "gradient: frozen": [0.0]}
+    rounding = {**expected, "gradient: bias": [-3e-17], "gradient: frozen": [1e-17]}
+
+    assert against(other_bits(witnessed(told=rounding)), witnessed(told=expected)).verdict == "same to rounding"
+    change = {**expected, "gradient: frozen": [1e-9]}
+    assert against(other_bits(witnessed(told=change)), witnessed(told=expected)).verdict == "numerics changed"
+
+
+@pytest.mark.parametrize("lacking", ["result", "baseline", "both"])
+def test_other_bits_without_a_witness_are_never_green(lacking):
+    obtained = other_bits(witnessed() if lacking == "baseline" else a_result())
+    expected = witnessed() if lacking == "result" else a_result()
+    verdict = against(obtained, expected)
+
+    assert found(verdict, "adapter_sha256").verdict == "cannot tell"
+    assert ("no witness ran" if lacking == "result" else "the baseline holds no witness") in verdict.text()
+    assert not is_green(verdict)
+    at_home = against(replace(obtained, environment=ENVIRONMENT), expected)
+    assert found(at_home, "adapter_sha256").verdict == "numerics changed"
+
+
+def test_the_witness_holds_on_another_device_too():
+    """Counters of another device are another matter."""
+    verdict = against(replace(other_bits(witnessed()), environment={**OTHER_PROCESSOR, "device": "cuda"}), witnessed())
+
+    assert found(verdict, "adapter_sha256").verdict == "same to rounding"
+    assert found(verdict, "train_step.flops").verdict == "not comparable"
+
+
+def test_one_seed_that_rounding_moved_is_green_within_what_rounding_explains():
+    """A fault of the evaluation alone leaves the witness as it was: all seeds must tell it."""
+    expected = replace(quality(), witness=witnessed().witness)
+    one = other_bits(replace(expected, seeds=[quality_run(0, 0.47, 0.07)]))
+    lost = other_bits(replace(expected, seeds=[quality_run(0, 0.0)]))
+
+    assert found(against(one, expected), "test_accuracy").verdict == "same to rounding"
+    assert is_green(against(one, expected))
+    assert found(against(lost, expected), "test_accuracy").verdict == "cannot tell"
+
+
+def test_a_base_model_that_moved_with_an_agreeing_witness_was_rounded():
+    told = witnessed().witness
+    obtained = replace(with_base(losses=[5.0, 4.1]), witness=told)
+    obtained = replace(obtained, seeds=other_bits(obtained).seeds)
+    verdict = against(obtained, replace(with_base(), witness=told))
+
+    assert found(verdict, "base model").verdict == "same to rounding"
+    assert is_green(verdict)
+
+
+def test_what_runs_next_is_the_witness_and_seeds_only_where_it_moved_or_is_missing():
+    expected = from_result(replace(quality(), witness=witnessed().witness))
+    first = other_bits(a_result(seeds=[quality_run(0, 0.48, 0.08)]))
+    others = tuple(run.seed for run in expected.seeds[1:])
+
+    assert second_stage(first, expected, METRICS) == SecondStage(others, witness=True)
+    told = replace(first, witness=witnessed(losses=1 + 1e-12).witness)
+    assert second_stage(told, expected, METRICS) == SecondStage()
+    assert second_stage(replace(first, witness=witnessed(losses=1.01).witness), expected, METRICS) == SecondStage(
+        others
+    )
+    worse = replace(told, seeds=other_bits(a_result(seeds=[quality_run(0, 0.0)])).seeds)
+    assert second_stage(worse, expected, METRICS) == SecondStage(others)
+    assert second_stage(first, replace(expected, witness=None), METRICS) == SecondStage(others)
+
+
+def test_the_bound_is_that_of_the_worst_disturbance_and_not_beyond_what_hides_a_change():
+    def disturbed(factor):
+        return {**TOLD, "losses": [factor * loss for loss in TOLD["losses"]]}
+
+    assert bounded(CASE, TOLD, [TOLD, TOLD]).bound == 1e-10
+    assert bounded(CASE, TOLD, [disturbed(1 + 1e-10), TOLD]).bound == pytest.approx(3e-9)
+    with pytest.raises(
+        InputError, match=r"loha-rank8: not recorded: rounding alone moves its witness, losses by 1\.0e-05"
+    ):
+        bounded(CASE, TOLD, [TOLD, disturbed(1 + 1e-5)])
+    with pytest.raises(InputError, match="losses by inf"):
+        bounded(CASE, TOLD, [disturbed(math.nan)])
 
 
 # Environment drift
@@ -571,13 +728,6 @@ def test_an_adapter_that_costs_more_is_red_though_the_base_model_moved_too():
     )
 
 
-def test_losses_of_the_base_model_that_part_make_bits_drift():
-    verdict = against(replace(with_base(losses=[5.0, 4.1]), seeds=[a_run(0, adapter_sha256="1" * 64)]), with_base())
-
-    assert found(verdict, "adapter_sha256").verdict == "environment drift"
-    assert verdict.environment_drift == ("losses of the base model part at step 2",)
-
-
 def without(figures):
     """A result whose base model has none of these figures of its own."""
     result = with_base()
@@ -589,7 +739,6 @@ def without(figures):
     [
         ("operators", "train_step.flops"),
         ("metrics", "train_step.peak_bytes"),
-        ("losses", "first_losses"),
     ],
 )
 @pytest.mark.parametrize("side", ["the baseline", "the result"])

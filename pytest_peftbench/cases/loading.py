@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import torch
 from torch import nn
 
 from pytest_peftbench.cases.subject import BaseModel, TaskData
@@ -25,7 +26,7 @@ def cached_base_models() -> BaseModel:
         if config.dtype in QUANTISED:
             model: nn.Module = task.load_base_model(config, experiment.place)
             return model
-        key = (experiment.case.task, experiment.models, config.telling("BASE_MODEL"))
+        key = (experiment.case.task, experiment.models, config.telling("BASE_MODEL"), torch.get_default_dtype())
         if key not in loaded:
             model = task.load_base_model(config, experiment.place)
             loaded[key] = model, fingerprint(model)
@@ -44,7 +45,7 @@ def cached_task_data() -> TaskData:
 
     def task_data(experiment: Experiment) -> Any:
         places = (experiment.device, experiment.data, experiment.models)
-        key = (experiment.case.task, places, experiment.train.telling("DATA"))
+        key = (experiment.case.task, places, experiment.train.telling("DATA"), torch.get_default_dtype())
         if key not in loaded:
             loaded[key] = experiment.spec.load("task").load_data(experiment.train, experiment.place)
         return loaded[key]

@@ -85,6 +85,19 @@ _NEEDS: dict[str, Needs] = {
 }
 
 
+# Keys of `adapter_config.json` that count training steps.
+_STEPS = {
+    "ADALORA": ("tinit", "tfinal", "deltaT", "total_step"),
+    "ADAMSS": ("init_warmup", "final_warmup", "mask_interval"),
+}
+
+
+def compressed_steps(adapter: dict[str, Any], share: float) -> dict[str, Any]:
+    """The adapter's keys with all that count training steps at a share of them, at least one."""
+    counts = {key: adapter[key] for key in _STEPS.get(adapter["peft_type"], ()) if adapter.get(key)}
+    return {**adapter, **{key: max(1, round(share * count)) for key, count in counts.items()}}
+
+
 def needs_of(adapter: dict[str, Any] | None) -> Needs:
     """The needs of an adapter's method; none for full fine-tuning."""
     return _NEEDS.get(adapter["peft_type"], Needs()) if adapter else Needs()

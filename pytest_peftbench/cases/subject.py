@@ -110,8 +110,8 @@ class Subject:
         """The output on the probe batch of a model without adapter."""
         return self.task.output(model.eval(), self.probe).clone()
 
-    def decoding(self, model: nn.Module, steps: int) -> Callable[[], None]:
-        """A function that takes `steps` decoding steps with the model."""
+    def decoding(self, model: nn.Module, steps: int) -> Callable[[], Tensor]:
+        """A function that takes `steps` decoding steps with the model, and returns what they gave."""
         return partial(self.task.decode, model, steps, self.needs.inputs)
 
     # Counting -------------------------------------------------------------------------------------------------------

@@ -29,6 +29,7 @@ from pytest_peftbench.cases.subject import (
     subject_of,
 )
 from pytest_peftbench.cases.training import Trainer
+from pytest_peftbench.cases.witness import can_be_witnessed, disturbed_witnesses, witness
 from pytest_peftbench.measure import timing
 from pytest_peftbench.measure.collector import freeze_collector
 from pytest_peftbench.measure.environment import describe, deterministic, seed_everything
@@ -36,7 +37,7 @@ from pytest_peftbench.measure.memory import MemoryTracker
 from pytest_peftbench.measure.weights import digest, move
 from pytest_peftbench.results.files import InputError
 from pytest_peftbench.results.metrics import METRICS, Value, in_order
-from pytest_peftbench.results.result import Operators, PeakTensors, Picture, Result, SecondStage, SeedRun, mean
+from pytest_peftbench.results.result import Operators, PeakTensors, Picture, Result, SecondStage, SeedRun, Witness, mean
 from pytest_peftbench.results.words import first_line
 from pytest_peftbench.suites import Experiment
 from pytest_peftbench.tasks.task import Batch, Evaluation, Progress, silent
@@ -115,7 +116,7 @@ def run_experiment(
     base_model: gives a base model with fresh weights, the same ones each time after the same seed. task_data: gives
     the task's data. memory: tracker of the device's memory. benchmark: pytest-benchmark's fixture, to time the step
     as well. progress: gets a few words now and then. second_stage: gets what the first seed gave, its checks yet to
-    come, and says what else to run; where the experiment names several seeds, no others.
+    come, and says what else to run (seeds only where the experiment names one); asked once more with the witness.
     A device that runs out of memory gives a result that did not succeed, with the figures up to then. What else PEFT,
     torch or the task raise passes through: what did not train has no result.
     """
@@ -125,7 +126,8 @@ def run_experiment(
             subject = subject_of(experiment, base_model, task_data, Path(folder))
             freeze_collector()
             # nothing holds on to the first model when the other seeds train: an accelerator may have no room for two
-            result, stage = _run_first(case, subject, Path(folder), benchmark, second_stage)
+            testify = partial(_testified, case, base_model, task_data)
+            result, stage = _run_first(case, subject, Path(folder), benchmark, second_stage, testify)
             further = [train(case, subject, seed, validate=False).seed_run for seed in stage.seeds]
             moved = [train(case, subject, seed, validate=False, moved=True).seed_run for seed in stage.moved]
             return replace(result, seeds=[*result.seeds, *further], moved=moved)
@@ -154,6 +156,7 @@ def _run_first(
     folder: Path,
     benchmark: Any,
     second_stage: Callable[[Result], SecondStage] | None,
+    testify: Callable[[Result, bool], Result | None],
 ) -> tuple[Result, SecondStage]:
     """The first seed, and what else to train; the merge comes last: it changes weights."""
     experiment = case.experiment
@@ -177,6 +180,9 @@ def _run_first(
         pictures=trained.pictures,
     )
     stage = second_stage(result) if second_stage is not None else SecondStage()
+    if stage.witness and second_stage is not None and (found := testify(result, stage.disturb)) is not None:
+        result = found
+        stage = second_stage(result)
     if others:
         stage = replace(stage, seeds=tuple(others))
     if stage.retime:
@@ -186,6 +192,21 @@ def _run_first(
     if benchmark is not None:
         benchmark.extra_info.update(case=str(experiment.case), **metrics, **trained.seed_run.metrics)
     return replace(result, metrics=metrics, peft=_peft(case, subject, trained, metrics)), stage
+
+
+def _testified(case: Case, base_model: BaseModel, task_data: TaskData, result: Result, disturb: bool) -> Result | None:
+    """The result with its witness, disturbed too where its bound is asked for; None where there can be none."""
+    experiment = case.experiment
+    if not can_be_witnessed(experiment):
+        return None
+    case.progress("witness")
+    case.memory.release()
+    try:
+        quantities = witness(experiment, base_model, task_data)
+        disturbed = disturbed_witnesses(experiment, base_model, task_data) if disturb else []
+    except torch.OutOfMemoryError as error:  # the experiment itself fitted
+        return replace(result, warnings=[*result.warnings, f"no witness: {first_line(error)}"])
+    return replace(result, witness=Witness(quantities), disturbed=disturbed)
 
 
 def _peft(case: Case, subject: Subject, trained: Trained, metrics: dict[str, Value]) -> dict[str, Any]:

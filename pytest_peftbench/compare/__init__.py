@@ -17,6 +17,7 @@ from pytest_peftbench.compare.noise import margin_problems
 from pytest_peftbench.compare.quality import corrected
 from pytest_peftbench.compare.stages import second_stage
 from pytest_peftbench.compare.verdicts import GREEN_BY_DEFAULT, SEVERITY, CaseVerdict, Finding, Verdict, is_green
+from pytest_peftbench.compare.witness import witnessed
 from pytest_peftbench.results.baseline import Baseline, from_result, problem
 from pytest_peftbench.results.metrics import Metric
 from pytest_peftbench.results.result import Result, mean
@@ -73,7 +74,8 @@ def _findings(
     findings = [bad.get(name) or compare_metric(comparison, name) for name in names]
     # an imported baseline holds neither counters nor bits, the figures that drift
     drift = [] if baseline.imported else environment_drift(comparison)
-    whole = [*nothing_compared(findings), *([drifted(comparison, drift)] if drift else [])]
+    told = [] if baseline.imported else witnessed(comparison)
+    whole = [*nothing_compared(findings), *told, *([drifted(comparison, drift)] if drift else [])]
     return [*whole, *findings], drift
 
 

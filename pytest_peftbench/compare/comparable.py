@@ -16,6 +16,7 @@ from pytest_peftbench.compare.comparison import (
 )
 from pytest_peftbench.compare.environment import DRIFTING, differences
 from pytest_peftbench.compare.verdicts import Finding, Verdict
+from pytest_peftbench.compare.witness import says
 from pytest_peftbench.results import words
 from pytest_peftbench.results.baseline import Baseline, problem
 from pytest_peftbench.results.metrics import Lane, Metric, Value
@@ -72,7 +73,8 @@ def incomparable(comparison: Comparison, name: str) -> Finding | None:
     shown = _shown(metric, ours, theirs)
     if not ours:
         return Finding(name, "missing metric", *shown, reason="vanished; the baseline holds it")
-    if reason := _why_environment(comparison, metric):
+    anywhere = metric.lane == "numerics" and says(comparison) != "missing"
+    if not anywhere and (reason := _why_environment(comparison, metric)):
         return Finding(name, "not comparable", *shown, reason=reason)
     if not theirs:
         verdict, reason = _unrecorded(comparison, metric, ours)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pytest_peftbench.compare.noise import with_noise
 from pytest_peftbench.results import words
 from pytest_peftbench.results.baseline import Baseline, from_result
-from pytest_peftbench.results.metrics import METRICS, Metric, Value
+from pytest_peftbench.results.metrics import METRICS, Lane, Metric, Value, by_lane
 from pytest_peftbench.results.result import Result, mean
 
 # Values of one metric by training seed, ascending; None for a metric that does not depend on the seed.
@@ -44,6 +44,24 @@ class Comparison:
         theirs = by_seed(self.expected, name)
         return by_seed(self.obtained, name), {seed: value for seed, value in theirs.items() if seed in ran}
 
+    def same_bits(self) -> bool:
+        """Whether the seeds that ran gave the same to the bit: losses, hashes, quality and samples."""
+        return self.same_samples() and self.same("numerics") and self.same("quality")
+
+    def same(self, lane: Lane) -> bool:
+        """Whether all figures of a lane are the same for the seeds that ran.
+
+        What the baseline does not hold yet does not count: no bit of it is known.
+        """
+        recorded = {run.seed: run.metrics for run in self.expected.seeds}
+        names = by_lane(self.metrics, lane)
+        return all(
+            run.metrics.get(name) == value
+            for run in self.obtained.seeds
+            for name, value in recorded.get(run.seed, {}).items()
+            if name in names
+        )
+
     def same_samples(self) -> bool:
         """Whether the seeds that ran have all samples that the baseline holds of them; further ones may be new."""
         recorded = {run.seed: run.samples for run in self.expected.seeds}
@@ -56,10 +74,8 @@ class Comparison:
     def base_figures(self, metric: Metric) -> tuple[object, object]:
         """What the base models' own figures, the baseline's first, tell about the metric; None for nothing."""
         before, after = self.expected.base, self.obtained.base
-        if not metric.needs or before is None or after is None:
+        if metric.lane == "numerics" or not metric.needs or before is None or after is None:
             return None, None
-        if metric.lane == "numerics":
-            return before.losses or None, after.losses or None
         if metric.name in before.metrics.keys() | after.metrics.keys():
             return before.metrics.get(metric.name), after.metrics.get(metric.name)
         phase = metric.name.partition(".")[0]

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from pytest_peftbench.compare.comparison import Comparison
 from pytest_peftbench.compare.verdicts import Finding
+from pytest_peftbench.compare.witness import says
 from pytest_peftbench.results import words
 from pytest_peftbench.results.metrics import METRICS, Metric
 from pytest_peftbench.results.result import BaseReference
@@ -62,6 +63,8 @@ def drifted(comparison: Comparison, drift: Iterable[str]) -> Finding:
     told = "; ".join(drift)
     if any(ours[key] != theirs[key] for key in ours.keys() & theirs.keys() - _NO_CAUSE):
         return Finding.of("environment", "environment drift", told)
+    if says(comparison) == "agrees":
+        return Finding.of("base model", "same to rounding", f"{told}; the witness agrees")
     cause = "in the same environment, so it is the benchmark's own code, its base model or another library"
     return Finding.of("base model", "numerics changed", f"{told}; {cause}")
 

@@ -12,6 +12,7 @@ from pytest_peftbench.compare.comparison import BySeed, Comparison, average, ave
 from pytest_peftbench.compare.environment import why_drifted
 from pytest_peftbench.compare.quality import quality
 from pytest_peftbench.compare.verdicts import SEVERITY, Finding, Verdict
+from pytest_peftbench.compare.witness import says, who_lacks
 from pytest_peftbench.results import words
 from pytest_peftbench.results.baseline import problem, within_margin
 from pytest_peftbench.results.metrics import Metric, Value
@@ -25,11 +26,8 @@ def compare_metric(comparison: Comparison, name: str) -> Finding:
     if finding := incomparable(comparison, name):
         return finding
     metric = comparison.metrics[name]
-    reason = why_drifted(comparison, metric)
-    if reason and metric.lane == "exact":
+    if metric.lane == "exact" and (reason := why_drifted(comparison, metric)):
         return exact_under_drift(comparison, metric, reason)
-    if reason:
-        return Finding(name, "environment drift", reason=reason)
     lanes = {"exact": exact, "numerics": numerics, "quality": quality, "noisy": noisy}
     return lanes[metric.lane](comparison, metric)
 
@@ -108,8 +106,19 @@ def _side(metric: Metric, obtained: float, expected: float) -> Literal["improved
 
 
 def numerics(comparison: Comparison, metric: Metric) -> Finding:
-    """The same bits."""
-    return worst_of_seeds(metric, *comparison.values(metric.name))
+    """The same bits; where they differ, what the witness says about them.
+
+    Without a witness they are a change where nothing else moved, and nobody can tell in another environment.
+    """
+    finding = worst_of_seeds(metric, *comparison.values(metric.name))
+    if finding.verdict == "identical":
+        return finding
+    told = says(comparison)
+    if told == "agrees":
+        return replace(finding, verdict="same to rounding", reason="the witness agrees", details=())
+    if told == "missing" and (reason := why_drifted(comparison, metric)):
+        return replace(finding, verdict="cannot tell", reason=f"{reason}, and {who_lacks(comparison)}", details=())
+    return finding
 
 
 def same_bits(metric: Metric, obtained: Value, expected: Value) -> Finding:

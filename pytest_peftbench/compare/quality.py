@@ -9,8 +9,9 @@ from pytest_peftbench.compare import stats
 from pytest_peftbench.compare.comparison import BySeed, Comparison, averaged, for_seeds
 from pytest_peftbench.compare.noise import floor_of
 from pytest_peftbench.compare.verdicts import CaseVerdict, Finding, Verdict
-from pytest_peftbench.compare.witness import same_start
+from pytest_peftbench.compare.witness import same_start, says
 from pytest_peftbench.results import words
+from pytest_peftbench.results.baseline import Noise
 from pytest_peftbench.results.metrics import Metric
 from pytest_peftbench.results.result import mean
 
@@ -35,6 +36,8 @@ def quality(comparison: Comparison, metric: Metric) -> Finding:
     if new and new == old and comparison.same_samples():
         return Finding.between(metric, "identical", obtained, expected)
     noise = comparison.expected.noise.get(metric.name)
+    if len(new) == 1 and not comparison.same("numerics") and says(comparison) == "agrees":
+        return _rounded(metric, obtained, expected, noise)
     if len(new) < 2 or noise is None:
         reason = "one seed cannot tell a change from noise; the second stage, or --peft-seeds, runs more"
         return Finding.between(metric, "cannot tell", obtained, expected, reason)
@@ -56,6 +59,16 @@ def quality(comparison: Comparison, metric: Metric) -> Finding:
     how = "paired by seed" if paired else "unpaired"
     reason = f"margin {words.amount(metric, margin)}{because}{averaged(ours)}, {how}, p = {p:.2g}"
     return Finding.between(metric, verdict, obtained, expected, reason, p)
+
+
+def _rounded(metric: Metric, obtained: float, expected: float, noise: Noise | None) -> Finding:
+    """One seed where the witness agrees: it may differ by what rounding makes of a training, and by no more."""
+    floor = floor_of(noise, 1, paired=True) if noise else 0.0
+    margin = max(metric.margin(expected), floor)
+    if abs(obtained - expected) <= margin * (1 + 1e-9):
+        return Finding.between(metric, "same to rounding", obtained, expected, "the witness agrees")
+    reason = f"more than rounding explains ({words.amount(metric, margin)}); the witness agrees, so all seeds must tell"
+    return Finding.between(metric, "cannot tell", obtained, expected, reason)
 
 
 def _numbers(values: BySeed) -> list[float]:

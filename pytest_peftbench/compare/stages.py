@@ -7,37 +7,42 @@ from collections.abc import Mapping
 from pytest_peftbench.compare.comparable import another_case
 from pytest_peftbench.compare.comparison import Comparison, seeds_of
 from pytest_peftbench.compare.lanes import compare_metric
+from pytest_peftbench.compare.verdicts import GREEN_BY_DEFAULT
+from pytest_peftbench.compare.witness import says
 from pytest_peftbench.results.baseline import Baseline, problem
 from pytest_peftbench.results.metrics import Metric, by_lane
 from pytest_peftbench.results.result import Result, SecondStage
 
 
 def second_stage(result: Result, baseline: Baseline, metrics: Mapping[str, Metric]) -> SecondStage:
-    """What else must run before the case can be judged, by what its first seed gave.
+    """What else must run before the case can be judged, by what its first seed gave, and its witness if it ran.
 
-    Of the seeds none, where all that the first one tells is bit-identical to the baseline's, or cannot be compared
-    with it; else all others of the baseline: their number is fixed, nobody looks on the way. Times that regressed are
-    taken once more; those that cannot tell were, with the same number of blocks.
+    Nothing, where all that the first seed tells is bit-identical to the baseline's, or cannot be compared with it.
+    Else the witness: where it agrees and quality moved no more than by rounding, nothing else; where it does not, or
+    there is none, all other seeds of the baseline: their number is fixed, nobody looks on the way. Times that
+    regressed are taken once more; those that cannot tell were, with the same number of blocks.
     """
     comparison = Comparison.of(result, baseline, metrics, tests=1)
     times = [metric.name for metric in metrics.values() if metric.interval]
     both = [name for name in times if name in result.metrics and name in baseline.metrics]
     retime = any(compare_metric(comparison, name).verdict == "regressed" for name in both)
-    return SecondStage(_further_seeds(comparison), retime)
+    if not _comparable(comparison) or comparison.same_bits() or _only_rounded(comparison):
+        return SecondStage(retime=retime)
+    others = tuple(run.seed for run in comparison.expected.seeds if run.seed not in seeds_of(comparison.obtained))
+    asks = result.witness is None and baseline.witness is not None
+    return SecondStage(others, retime, witness=asks)
 
 
-def _further_seeds(comparison: Comparison) -> tuple[int, ...]:
-    obtained, recorded = comparison.obtained, {run.seed: run for run in comparison.expected.seeds}
-    if another_case(obtained, comparison.expected) or not recorded.keys() >= set(seeds_of(obtained)):
-        return ()
-    if any(problem(value) for run in obtained.seeds for value in run.metrics.values()):
-        return ()
-    # what the baseline does not hold yet asks for no further seed: none could tell anything about it
-    compared = {*by_lane(comparison.metrics, "numerics"), *by_lane(comparison.metrics, "quality")}
-    same = comparison.same_samples() and all(
-        run.metrics.get(name) == value
-        for run in obtained.seeds
-        for name, value in recorded[run.seed].metrics.items()
-        if name in compared
+def _comparable(comparison: Comparison) -> bool:
+    obtained, recorded = comparison.obtained, {run.seed for run in comparison.expected.seeds}
+    if another_case(obtained, comparison.expected) or not recorded >= set(seeds_of(obtained)):
+        return False
+    return not any(problem(value) for run in obtained.seeds for value in run.metrics.values())
+
+
+def _only_rounded(comparison: Comparison) -> bool:
+    held = {name for run in comparison.expected.seeds for name in run.metrics}
+    quality = [name for name in by_lane(comparison.metrics, "quality") if name in held]
+    return says(comparison) == "agrees" and all(
+        compare_metric(comparison, name).verdict in GREEN_BY_DEFAULT for name in quality
     )
-    return () if same else tuple(seed for seed in recorded if seed not in seeds_of(obtained))

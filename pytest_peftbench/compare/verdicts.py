@@ -15,11 +15,12 @@ from pytest_peftbench.results.result import CaseId
 
 Verdict = Literal[
     "identical",
+    "environment drift",
     "within noise",
+    "same to rounding",
     "recorded",
     "not compared",
     "improved",
-    "environment drift",
     "not recorded yet",
     "numerics changed",
     "cannot tell",
@@ -33,14 +34,14 @@ Verdict = Literal[
 # From best to worst. A case that failed comes last: it measured nothing, so nothing else about it can be trusted.
 SEVERITY: tuple[Verdict, ...] = get_args(Verdict)
 GREEN_BY_DEFAULT: frozenset[Verdict] = frozenset(
-    {"identical", "within noise", "improved", "environment drift", "not recorded yet"}
+    {"identical", "environment drift", "within noise", "same to rounding", "improved", "not recorded yet"}
 )
 
-About = Literal["metric", "case", "environment", "base model"]
+About = Literal["metric", "case", "environment", "base model", "witness"]
 
 # Alike findings of one cause (another torch moves every counter) are told once.
 _TOLD_TOGETHER: frozenset[Verdict] = frozenset(
-    {"environment drift", "not recorded yet", "not comparable", "missing metric"}
+    {"environment drift", "same to rounding", "not recorded yet", "not comparable", "missing metric"}
 )
 
 

@@ -23,6 +23,7 @@ from pytest_peftbench.compare import (
     with_margins,
 )
 from pytest_peftbench.compare.noise import check_pairs, refreshed, with_noise
+from pytest_peftbench.compare.witness import bounded
 from pytest_peftbench.plugin.options import OPTIONS, SETTINGS, Settings, short_path
 from pytest_peftbench.plugin.outcome import OUTCOME
 from pytest_peftbench.plugin.selection import SELECTION, experiment_of
@@ -57,7 +58,8 @@ class BaselineCheck:
         settings, baseline = self._settings, baseline_of(result.case, self._settings)
         if settings.update_baselines:
             experiment = experiment_of(self._item)
-            return SecondStage(moved=experiment.seeds if experiment and settings.calibrate else ())
+            moved = experiment.seeds if experiment and settings.calibrate else ()
+            return SecondStage(witness=True, disturb=True, moved=moved)
         if baseline is None or settings.no_compare:
             return SecondStage()
         stage = second_stage(result, baseline, self._metrics)
@@ -104,6 +106,8 @@ class BaselineCheck:
 
     def _update(self, result: Result) -> None:
         old, measured = baseline_of(result.case, self._settings), from_result(result)
+        if result.witness is not None:
+            measured = replace(measured, witness=bounded(result.case, result.witness.quantities, result.disturbed))
         new = refreshed(old, self._with_noise(measured, result), self._metrics)
         if problems := margin_problems(new, self._margins):
             raise InputError("\n".join(f"{result.case}: not recorded: {problem}" for problem in problems))
@@ -121,9 +125,10 @@ class BaselineCheck:
         self._write(result, old, self._with_noise(old, result))
 
     def _unlike(self, verdict: CaseVerdict) -> list[Finding]:
-        """Why a case is not the baseline's: the whole case, or what of its numerics and quality is not identical."""
+        """Why a case is not the baseline's: the whole case, or what of its numerics and quality differs."""
         names = ["case", *by_lane(self._metrics, "numerics"), *by_lane(self._metrics, "quality")]
-        return [finding for finding in verdict.findings if finding.subject in names and finding.verdict != "identical"]
+        same = ("identical", "same to rounding")
+        return [finding for finding in verdict.findings if finding.subject in names and finding.verdict not in same]
 
     def _with_noise(self, baseline: Baseline, result: Result) -> Baseline:
         """The baseline with the noise between its seeds and, to calibrate, that of pairs."""

@@ -16,7 +16,16 @@ from msgspec import Meta
 
 from pytest_peftbench.results.files import TOO_LARGE, InputError, converted, read_json, write_json
 from pytest_peftbench.results.metrics import METRICS, Kind, Metric, Value
-from pytest_peftbench.results.result import SCHEMA_VERSION, BaseReference, CaseId, Measured, Operators, Result, SeedRun
+from pytest_peftbench.results.result import (
+    SCHEMA_VERSION,
+    BaseReference,
+    CaseId,
+    Measured,
+    Operators,
+    Result,
+    SeedRun,
+    Witness,
+)
 
 # Significant digits of a quality or a time.
 DIGITS = 6
@@ -106,12 +115,12 @@ def from_result(result: Result, metrics: Mapping[str, Metric] = METRICS) -> Base
         operators=_sorted_operators(result.operators),
         peak_tensors=_sorted_operators(result.peak_tensors),
         base=replace(result.base, operators=_sorted_operators(result.base.operators)) if result.base else None,
+        witness=result.witness,
         intervals={
             metric.name: result.metrics[metric.interval]
             for metric in metrics.values()
             if metric.interval in result.metrics
         },
-        witness=result.witness,
     )
 
 
@@ -212,6 +221,7 @@ class _Evidence:
     operators: _ByOwner
     peak_tensors: _ByOwner
     base: _BaseInFile | None
+    witness: Witness | None = None
 
 
 @dataclass(frozen=True)
@@ -331,6 +341,7 @@ def _from_file(file: _File, path: Path) -> Baseline:
         operators=_by_row(evidence.operators),
         peak_tensors=_by_row(evidence.peak_tensors),
         base=BaseReference(base.losses, base.metrics, _by_row(base.operators)) if base else None,
+        witness=evidence.witness,
         noise=file.noise,
         imported=file.imported,
         path=path,
@@ -360,11 +371,14 @@ def _to_json(baseline: Baseline, metrics: Mapping[str, Metric]) -> dict[str, Any
             operators=_by_owner(baseline.operators),
             peak_tensors=_by_owner(baseline.peak_tensors),
             base=_BaseInFile(base.losses, base.metrics, _by_owner(base.operators)) if base else None,
+            witness=baseline.witness,
         ),
         imported=baseline.imported,
     )
     noise = {name: _without_none(asdict(found)) for name, found in baseline.noise.items()}
     values = asdict(file) | {"case": baseline.case.to_json(), "noise": noise}
+    if baseline.witness is None:  # a case that is not trained has none
+        del values["evidence"]["witness"]
     return {key: value for key, value in values.items() if value or key != "imported"}
 
 
@@ -430,6 +444,8 @@ def _problems(baseline: Baseline, metrics: Mapping[str, Metric]) -> Iterator[str
         yield f"seeds must be ascending and differ, found {', '.join(map(str, seeds))}"
     if baseline.imported and not seeds:
         yield "seeds is empty; an imported baseline holds the one that PEFT trained"
+    if baseline.witness is not None:
+        yield from _problems_of_witness(baseline.witness)
     if baseline.base is not None:
         yield from _problems_of("base.metrics.", baseline.base.metrics, metrics)
         if reason := problem(baseline.base.losses, "list"):
@@ -438,6 +454,16 @@ def _problems(baseline: Baseline, metrics: Mapping[str, Metric]) -> Iterator[str
         empty = [f"base.operators.{phase}" for phase, rows in operators.items() if not rows]
         if empty or not operators:
             yield f"{[*empty, 'base.operators'][0]} is empty, so it cannot tell what the environment changed"
+
+
+def _problems_of_witness(witness: Witness) -> Iterator[str]:
+    if not witness.quantities:
+        yield "witness.quantities is empty, so it could tell nothing"
+    if not 0 < witness.bound < 1:
+        yield f"witness.bound must be between 0 and 1, is {witness.bound}"
+    for name, numbers in witness.quantities.items():
+        if reason := problem(numbers, "list"):
+            yield f"witness.quantities: {name} {reason}"
 
 
 def _problems_of(place: str, values: Mapping[str, Any], metrics: Mapping[str, Metric]) -> Iterator[str]:

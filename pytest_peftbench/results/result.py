@@ -139,8 +139,8 @@ class Result(Measured):
 
     moved: seeds once more, those that were asked for, on base weights moved by their last digit. warnings: of a device
     that was not idle. pictures: samples of the first seed's model. notes: what a reader must know about how the figures
-    came about. peft: the fields that PEFT's own schema wants and we do not compare (`run_info`, `train_info`,
-    `meta_info`).
+    came about. disturbed: quantities of the witness under what moves last digits only; a baseline's bound comes from
+    them. peft: the fields that PEFT's own schema wants and we do not compare (`run_info`, `train_info`, `meta_info`).
     """
 
     status: str = "success"
@@ -149,6 +149,7 @@ class Result(Measured):
     warnings: list[str] = field(default_factory=list)
     pictures: list[Picture] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    disturbed: list[dict[str, list[float]]] = field(default_factory=list)
     peft: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
@@ -167,6 +168,7 @@ class Result(Measured):
             "operators": self.operators,
             "peak_tensors": self.peak_tensors,
             "base": asdict(self.base) if self.base else None,
+            "witness": asdict(self.witness) if self.witness else None,
             "notes": self.notes,
             "pictures": [{"file": item.name, "prompt": item.prompt, "seed": item.seed} for item in self.pictures],
         }
@@ -194,12 +196,15 @@ class SecondStage:
     """What a case does after its first seed.
 
     seeds: further ones that it trains. retime: whether it takes its times again. moved: seeds that it trains once more,
-    on base weights moved by their last digit.
+    on base weights moved by their last digit. witness: whether it runs its witness, after which it asks once more.
+    disturb: whether that is disturbed as well, for its bound.
     """
 
     seeds: tuple[int, ...] = ()
     retime: bool = False
     moved: tuple[int, ...] = ()
+    witness: bool = False
+    disturb: bool = False
 
 
 def mean(values: list[float]) -> float:

@@ -30,7 +30,8 @@ class TaskSpec:
     PEFT's results of this task from others. embedded: folder of the base model that comes with the package, for
     model_id "tiny". architecture: file in a base model's folder that holds its config. shapes: class of the task
     without numbers, which footprints are counted on; empty: it has none. build: function that builds the embedded
-    model and its data.
+    model and its data. in_double_precision: whether its code runs where float32 means float64; only then a case has a
+    witness (see `cases.witness`).
     """
 
     name: str
@@ -43,6 +44,7 @@ class TaskSpec:
     architecture: str = "config.json"
     shapes: Any = ""
     build: Any = ""
+    in_double_precision: bool = True
 
     @property
     def quality_metrics(self) -> int:

@@ -86,9 +86,9 @@ class Task:
         """The model's prediction for one batch, by which two models are told apart."""
         raise NotImplementedError
 
-    def decode(self, model: nn.Module, steps: int, extra: Extra) -> None:
-        """Generate with exactly `steps` steps for one batch: tokens, the first of which reads the prompt, or noise
-        removed with guidance. Never called where the task does not generate."""
+    def decode(self, model: nn.Module, steps: int, extra: Extra) -> Tensor:
+        """Generate with exactly `steps` steps for one batch and return it: tokens, the first of which reads the prompt,
+        or latents after noise was removed with guidance. Never called where the task does not generate."""
         raise NotImplementedError
 
     def reference(self, base: nn.Module, progress: Progress = silent) -> Any:

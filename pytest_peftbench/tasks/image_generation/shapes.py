@@ -68,8 +68,9 @@ class ImageShapes(ImageGeneration):
         }
 
     @torch.no_grad()
-    def decode(self, model: nn.Module, steps: int, extra: Extra) -> None:
+    def decode(self, model: nn.Module, steps: int, extra: Extra) -> Tensor:
         """Each step reads the noisy picture with its prompt and with the empty one, as guidance does."""
         batch = self.probe_batch()
         for _ in range(2 * steps):
-            self.output(model, batch)
+            velocity = self.output(model, batch)
+        return velocity

@@ -116,9 +116,9 @@ class ImageGeneration(Task):
         )[0]
         return velocity
 
-    def decode(self, model: nn.Module, steps: int, extra: Extra) -> None:
+    def decode(self, model: nn.Module, steps: int, extra: Extra) -> Tensor:
         prompts = [self.data.train[row % len(self.data.train)].prompt for row in range(self.config.batch_size)]
-        self._generate(model, prompts, list(range(len(prompts))), steps=steps, output_type="latent")
+        return torch.stack(self._generate(model, prompts, list(range(len(prompts))), steps=steps, output_type="latent"))
 
     def reference(self, base: nn.Module, progress: Progress = silent) -> BaseDrawn:
         return self.draw_samples(base, progress)

@@ -63,7 +63,7 @@ class MathShapes(MathReasoning):
         names = ("input_ids", "attention_mask", "labels")
         return {name: torch.zeros(shape, dtype=torch.long, device=META) for name in names}
 
-    def decode(self, model: nn.Module, steps: int, extra: Extra) -> None:
+    def decode(self, model: nn.Module, steps: int, extra: Extra) -> Tensor:
         from transformers import GenerationMixin
 
         generating = next(module for module in model.modules() if isinstance(module, GenerationMixin))
@@ -74,7 +74,7 @@ class MathShapes(MathReasoning):
             mock.patch.object(generating, "_has_unfinished_sequences", unfinished),
             mock.patch.object(torch, "inference_mode", torch.no_grad),
         ):
-            super().decode(model, steps, extra)
+            return super().decode(model, steps, extra)
 
 
 class _Tokenizer:

@@ -90,9 +90,11 @@ class MathReasoning(Task):
         logits: Tensor = model(**{key: value for key, value in batch.items() if key != "labels"}).logits
         return logits[:, -batch["input_ids"].shape[1] :]
 
-    def decode(self, model: nn.Module, steps: int, extra: Extra) -> None:
+    def decode(self, model: nn.Module, steps: int, extra: Extra) -> Tensor:
         prompts = [problem.prompt for problem in self.data.test[: self.config.batch_size]]
-        self._generate(model, self._pad(prompts, "left"), {"max_new_tokens": steps, "min_new_tokens": steps}, extra)
+        return self._generate(
+            model, self._pad(prompts, "left"), {"max_new_tokens": steps, "min_new_tokens": steps}, extra
+        )
 
     def reference(self, base: nn.Module, progress: Progress = silent) -> list[Tensor]:
         """Losses of each document's tokens under the base model."""
