@@ -289,6 +289,21 @@ def test_calibrating_without_a_second_stage_says_so(bench, recording):
     assert f"not calibrated: {words}" in output(result)
 
 
+def test_a_program_that_is_the_baselines_but_for_rounding_is_calibrated(recorded):
+    told = "{'untrained output': [1.0], 'gradient: a': [2.0]}"
+    witnessed = f"seeds=[run(first)], witness=Witness({told}), disturbed=[{told}])"
+    test = TRAINS_SEEDS.replace("seeds=[run(first)])", witnessed).replace("import SeedRun", "import SeedRun, Witness")
+    recorded.write("test_mini.py", test)
+    recorded.record("--peft-seeds", "3")
+    recorded.measures("loha", OTHER_BITS)
+
+    result = recorded.run("-s", "-k", "loha", "--peft-calibrate")
+
+    result.assert_outcomes(passed=1, deselected=2)
+    assert "further moved 0 1 2\n" in output(result)
+    assert noise(recorded)["paired_sd"] == 0.001
+
+
 def test_another_case_version_is_not_calibrated_and_trains_no_moved_weights(recorded):
     recorded.measures("loha", case_version="2")
 
