@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pytest_peftbench.compare import SEVERITY, compare, corrected, is_green, stats
 from pytest_peftbench.results.baseline import from_result
 from pytest_peftbench.results.metrics import METRICS
-from pytest_peftbench.results.result import CaseId, Result, SeedRun
+from pytest_peftbench.results.result import CaseId, Result, SeedRun, Witness
 
 CASE = CaseId("MetaMathQA", "tiny", "loha", "rank8")
 ENVIRONMENT = dict.fromkeys(("torch", "transformers", "device", "arithmetic", "accelerator"), "same")
@@ -156,6 +156,54 @@ def test_a_larger_loss_of_quality_is_never_judged_better(losses):
             verdicts(result(right=[n - lost for n in (20, 21, 22)]), result(right=(20, 21, 22)))["test_accuracy"]
         )
         for lost in (small, large)
+    ]
+
+    assert ranks[0] <= ranks[1]
+
+
+def witnessed(told, bound=0.0, **changes):
+    """A result of other bits than those of `result()`, with a witness."""
+    runs = [replace(item, metrics={**item.metrics, "adapter_sha256": "1" * 64}) for item in result().seeds]
+    return replace(result(), seeds=runs, witness=None if told is None else Witness(told, bound), **changes)
+
+
+quantities = st.dictionaries(
+    st.sampled_from(["start: a", "untrained output", "gradient: a", "losses", "merged output"]),
+    st.lists(st.floats(min_value=0.5, max_value=2), min_size=1, max_size=3),
+    min_size=1,
+)
+
+
+@given(quantities, st.data())
+def test_a_witness_that_is_missing_no_number_or_beyond_its_bound_is_never_green(told, data):
+    baseline = from_result(replace(result(), witness=Witness(told, 1e-9)))
+    name = data.draw(st.sampled_from(sorted(told)))
+    numbers, place = list(told[name]), data.draw(st.integers(min_value=0, max_value=len(told[name]) - 1))
+    numbers[place] = data.draw(
+        st.sampled_from([math.nan, math.inf, -math.inf, numbers[place] + 1e-6 * max(told[name])])
+    )
+    gone = {key: value for key, value in told.items() if key != name}
+    shorter = {**told, name: told[name][1:]}
+
+    assert is_green(compare(witnessed(told), baseline, METRICS, tests=1))
+    for bad in (None, gone, shorter, {**told, name: numbers}):
+        elsewhere = {**ENVIRONMENT, "arithmetic": "other"}
+        assert not is_green(compare(witnessed(bad, environment=elsewhere), baseline, METRICS, tests=1))
+        assert not is_green(compare(witnessed(bad), baseline, METRICS, tests=1))
+
+
+@given(quantities, st.floats(min_value=0, max_value=1e-3), st.floats(min_value=0, max_value=1e-3), st.data())
+def test_a_larger_deviation_is_never_judged_better(told, first, second, data):
+    small, large = sorted([first, second])
+    name = data.draw(st.sampled_from(sorted(told)))
+    baseline = from_result(replace(result(), witness=Witness(told, 1e-6)))
+    ranks = [
+        SEVERITY.index(
+            compare(
+                witnessed({**told, name: [number * (1 + size) for number in told[name]]}), baseline, METRICS, tests=1
+            ).verdict
+        )
+        for size in (small, large)
     ]
 
     assert ranks[0] <= ranks[1]

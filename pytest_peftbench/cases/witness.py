@@ -28,7 +28,7 @@ from pytest_peftbench.tasks.config import QUANTISED
 from pytest_peftbench.tasks.task import Batch
 
 STEPS = 10
-ROWS = 4
+ROWS = 2
 # Of the experiment's own learning rate: at this share of it training keeps still, see `docs/verdicts.md`.
 RATE = 0.1
 # By how much the base weights are moved, relative to each, to see what rounding can do.

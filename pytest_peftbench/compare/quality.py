@@ -67,8 +67,8 @@ def _rounded(metric: Metric, obtained: float, expected: float, noise: Noise | No
     margin = max(metric.margin(expected), floor)
     if abs(obtained - expected) <= margin * (1 + 1e-9):
         return Finding.between(metric, "same to rounding", obtained, expected, "the witness agrees")
-    reason = f"more than rounding explains ({words.amount(metric, margin)}); the witness agrees, so all seeds must tell"
-    return Finding.between(metric, "cannot tell", obtained, expected, reason)
+    why = f"more than rounding explains ({words.amount(metric, margin)}); the witness agrees, so all seeds must tell"
+    return Finding.between(metric, "cannot tell", obtained, expected, why)
 
 
 def _numbers(values: BySeed) -> list[float]:

@@ -74,6 +74,21 @@ WITH_LOSS = [a_run(seed, train_loss=1.0) for seed in SEEDS]
 NO_QUALITY = [replace(run, metrics={"first_losses": [5.5, 5.4, 5.3]}, samples={}) for run in PLAIN.seeds]
 TIME = {"step_time_ratio": 1.2, "step_time_interval": [1.2, 1.2]}
 
+TOLD = {"start: a": [1.0], "untrained output": [2.0, 1.0], "gradient: a": [0.5], "learned: a": [0.25]}
+
+
+def elsewhere(told=None, seeds=UNLIKE, **changes):
+    """A result of other bits on another processor, with the witness's quantities where they are given."""
+    found = a_result(seeds=seeds, environment={**ENVIRONMENT, "arithmetic": "1" * 12}, **changes)
+    return replace(found, witness=None if told is None else Witness(told))
+
+
+WITNESSED = replace(PLAIN, witness=Witness(TOLD, 1e-9))
+ROUNDED = {**TOLD, "learned: a": [0.25 * (1 + 1e-11)]}
+FIRST_OF = replace(elsewhere(ROUNDED), seeds=[a_run(0, solved=49, **UNLIKE)])
+WORSE_FIRST = replace(elsewhere(ROUNDED), seeds=[a_run(0, solved=0, **UNLIKE)])
+SAME_BITS_WORSE = replace(WITNESSED, seeds=[a_run(0, solved=49)])
+
 
 def scattered(rise=0.0, start=1.0, bound=1e-9):
     """Seeds that differ by much more than a rise of all of them, and a witness of their untrained adapter."""
@@ -140,6 +155,57 @@ EXPECTATIONS = {
     "slower, perhaps": (timed(2.4, [1.1, 3.7]), PLAIN, "cannot tell"),
     "a clock held back": (timed(1.2, []), PLAIN, "cannot tell"),
     "a single seed": (replace(PLAIN, seeds=[a_run(0, solved=20, **UNLIKE)]), PLAIN, ("cannot tell", "test_accuracy")),
+    "other bits, the witness agrees": (elsewhere(ROUNDED), WITNESSED, "same to rounding"),
+    "other bits, the witness moved": (
+        elsewhere({**TOLD, "learned: a": [0.25 * (1 + 1e-6)]}),
+        WITNESSED,
+        ("numerics changed", "adapter_sha256"),
+    ),
+    "other bits, a quantity vanished": (
+        elsewhere({name: told for name, told in TOLD.items() if name != "learned: a"}),
+        WITNESSED,
+        ("numerics changed", "witness"),
+    ),
+    "other bits, a quantity is NaN": (
+        elsewhere({**TOLD, "learned: a": [math.nan]}),
+        WITNESSED,
+        ("numerics changed", "witness"),
+    ),
+    "other bits, no witness ran": (elsewhere(), WITNESSED, ("cannot tell", "adapter_sha256")),
+    "other bits, none recorded": (elsewhere(TOLD), PLAIN, ("cannot tell", "adapter_sha256")),
+    "the same bits, the witness moved": (
+        replace(PLAIN, witness=Witness({**TOLD, "start: a": [1.1]})),
+        WITNESSED,
+        "numerics changed",
+    ),
+    "a gradient from nothing": (
+        elsewhere({**TOLD, "gradient: b": [1e-3]}),
+        replace(PLAIN, witness=Witness({**TOLD, "gradient: b": [0.0]}, 1e-9)),
+        ("numerics changed", "witness"),
+    ),
+    "nothing that became something": (
+        elsewhere({**TOLD, "zero: b": [1e-12]}),
+        replace(PLAIN, witness=Witness({**TOLD, "zero: b": [0.0]}, 1e-9)),
+        ("numerics changed", "witness"),
+    ),
+    "a gradient of rounding alone": (
+        elsewhere({**TOLD, "gradient: b": [1e-17]}),
+        replace(PLAIN, witness=Witness({**TOLD, "gradient: b": [-1e-17]}, 1e-9)),
+        "same to rounding",
+    ),
+    "one seed, a little moved by rounding": (FIRST_OF, WITNESSED, ("same to rounding", "test_accuracy")),
+    "one seed, more than rounding moves": (WORSE_FIRST, WITNESSED, ("cannot tell", "test_accuracy")),
+    "one seed, the same training, worse": (SAME_BITS_WORSE, WITNESSED, ("cannot tell", "test_accuracy")),
+    "a base model that moved, the witness agrees": (
+        replace(
+            PLAIN,
+            seeds=[a_run(seed, **UNLIKE) for seed in SEEDS],
+            witness=Witness(TOLD),
+            base=BaseReference([5.0, 4.1], {}, {}),
+        ),
+        replace(WITNESSED, base=BaseReference([5.0, 4.0], {}, {})),
+        ("same to rounding", "base model"),
+    ),
     "another torch": (
         a_result(environment={**ENVIRONMENT, "torch": "2.14.0"}),
         PLAIN,
@@ -343,6 +409,93 @@ MUTATIONS = [
         "twice the memory",
     ),
     (
+        "witness: agrees",
+        'return replace(finding, verdict="same to rounding", reason="the witness agrees", details=())',
+        "return finding",
+        "other bits, the witness agrees",
+    ),
+    ("witness: moved", 'return "moved" if beyond', 'return "agrees" if beyond', "other bits, the witness moved"),
+    (
+        "witness: bound",
+        "if not found.size <= theirs.bound]",
+        "if found.size <= theirs.bound]",
+        "other bits, the witness agrees",
+    ),
+    (
+        "witness: a bound of another size",
+        "if not found.size <= theirs.bound]",
+        "if not found.size <= 1e6 * theirs.bound]",
+        "other bits, the witness moved",
+    ),
+    (
+        "witness: lengths",
+        "if len(ours) != len(theirs) or not all(",
+        "if len(ours) == len(theirs) and not all(",
+        "other bits, a quantity vanished",
+    ),
+    (
+        "witness: all of it is expected",
+        "for name, theirs in expected.items():",
+        "for name, theirs in obtained.items():",
+        "other bits, a quantity vanished",
+    ),
+    (
+        "witness: missing",
+        'if not _both(comparison):\n        return "missing"',
+        'if not _both(comparison):\n        return "agrees"',
+        "other bits, no witness ran",
+    ),
+    (
+        "witness: missing in the baseline",
+        'if told == "missing" and (reason :=',
+        'if told != "missing" and (reason :=',
+        "other bits, none recorded",
+    ),
+    (
+        "witness: though bits are equal",
+        "if moved := beyond(comparison):",
+        "if (moved := beyond(comparison)) and not comparison.same_bits():",
+        "the same bits, the witness moved",
+    ),
+    (
+        "witness: its finding",
+        'Finding("", "numerics changed", ours',
+        'Finding("", "identical", ours',
+        "the same bits, the witness moved",
+    ),
+    (
+        "witness: zero",
+        "return difference / scale if scale else math.inf",
+        "return difference / (scale or 1)",
+        "nothing that became something",
+    ),
+    ("witness: negligible", "_NEGLIGIBLE = 1e-6", "_NEGLIGIBLE = 0.0", "a gradient of rounding alone"),
+    ("witness: negligible is little", "_NEGLIGIBLE = 1e-6", "_NEGLIGIBLE = 1e9", "a gradient from nothing"),
+    (
+        "rounding: how far",
+        "if abs(obtained - expected) <= margin * (1 + 1e-9):",
+        "if abs(obtained - expected) >= 0:",
+        "one seed, more than rounding moves",
+    ),
+    (
+        "rounding: within it",
+        "if abs(obtained - expected) <= margin * (1 + 1e-9):",
+        "if abs(obtained - expected) < 0:",
+        "one seed, a little moved by rounding",
+    ),
+    (
+        "rounding: not where the training is the same to the bit",
+        'if len(new) == 1 and not comparison.same("numerics") and',
+        "if len(new) == 1 and",
+        "one seed, the same training, worse",
+    ),
+    (
+        "rounding: of a base model",
+        'Finding.of("base model", "same to rounding"',
+        'Finding.of("base model", "numerics changed"',
+        "a base model that moved, the witness agrees",
+    ),
+    (
         "environment drift",
         'Finding.of("environment", "environment drift"',
         'Finding.of("environment", "identical"',
@@ -416,14 +569,14 @@ MUTATIONS = [
     ),
     (
         "not recorded yet: where it could have been recorded",
-        "if reason := _why_environment(comparison, metric):",
-        "if theirs and (reason := _why_environment(comparison, metric)):",
+        "if not anywhere and (reason := _why_environment(comparison, metric)):",
+        "if theirs and not anywhere and (reason := _why_environment(comparison, metric)):",
         "a baseline of another accelerator that lacks a metric",
     ),
     ("unknown metric", 'Finding(name, "unknown metric"', 'Finding(name, "identical"', "a metric that nobody declared"),
     (
         "not comparable: environment",
-        "if reason := _why_environment(comparison, metric):",
+        "if not anywhere and (reason := _why_environment(comparison, metric)):",
         "if reason := '':",
         "another accelerator",
     ),
