@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from support import REPOSITORY
 
-from pytest_peftbench.compare.noise import check_noise, refreshed, with_noise
+from pytest_peftbench.compare.noise import check_pairs, refreshed, with_noise
 from pytest_peftbench.results.baseline import (
     baseline_path,
     from_result,
@@ -385,6 +385,10 @@ BASE = {"losses": [1.0], "metrics": {}, "operators": {"train_step": {"A.f": {"at
             {"noise": {"forgetting": {**NOISE, "detectable": -0.1}}},
             "noise.forgetting.detectable: expected `float` >= 0",
         ),
+        (
+            {"noise": {"forgetting": {**NOISE, "paired_sd": -1.0}}},
+            r"noise.forgetting.paired_sd: expected `float` >= 0.0",
+        ),
         ({"noise": {"forgetting": {**NOISE, "seeds": 1}}}, "noise.forgetting.seeds: expected `int` >= 2, found 1"),
         ({"noise": {"forgetting": {**NOISE, "seeds": 10**5}}}, "noise.forgetting.seeds: expected `int` <= 10000"),
         ({"noise": {"forgetting": {**NOISE, "seeds": 10**400}}}, "noise.forgetting.seeds is NaN or infinite"),
@@ -543,7 +547,7 @@ def test_an_update_records_a_noisy_metric_that_is_new_or_vanished():
 
 
 def test_an_update_keeps_the_noise_of_more_seeds():
-    old = with_noise(with_ratio(1.0, seeds=[a_run(0), a_run(1, train_loss=1.5)]), [a_run(2)], METRICS)
+    old = with_noise(with_ratio(1.0, seeds=[a_run(0), a_run(1, train_loss=1.5), a_run(2)]), (), METRICS)
     one = with_noise(with_ratio(2.0, seeds=[a_run(0)]), (), METRICS)
     another = with_noise(with_ratio(2.0, case_version="v2", seeds=[a_run(0)]), (), METRICS)
 
@@ -553,16 +557,61 @@ def test_an_update_keeps_the_noise_of_more_seeds():
     assert refreshed(old, another, METRICS).noise == {}
 
 
-def test_a_seed_that_lacks_a_quality_or_holds_nan_cannot_calibrate():
-    baseline = from_result(a_result())
+def of_two_seeds(change=0.0):
+    """A baseline of two seeds whose losses are 1.25 and 1.5, both moved by `change`."""
+    return with_ratio(1.0, seeds=[a_run(0, train_loss=1.25 + change), a_run(1, train_loss=1.5 + change)])
+
+
+def test_pairs_move_by_their_differences_from_zero_and_tell_smaller_regressions():
+    apart, pairs = (with_noise(of_two_seeds(), moved, METRICS).noise for moved in ((), of_two_seeds(0.002).seeds))
+
+    assert apart["train_loss"].paired_sd is None
+    # all seeds moved alike, so the differences scatter by nothing; but unchanged code moved by so much
+    assert pairs["train_loss"].paired_sd == pytest.approx(0.002)
+    assert pairs["train_loss"].sd == apart["train_loss"].sd
+    assert pairs["train_loss"].detectable < apart["train_loss"].detectable
+    assert pairs["test_accuracy"].paired_sd == 0.0
+
+
+def test_the_noise_of_pairs_is_kept_in_the_file_and_left_out_where_it_was_not_measured(tmp_path):
+    for moved in ((), of_two_seeds(0.002).seeds):
+        baseline = with_noise(of_two_seeds(), moved, METRICS)
+        write(baseline, tmp_path / "x.json")
+
+        assert read(tmp_path / "x.json") == baseline
+        assert ("paired_sd" in (tmp_path / "x.json").read_text()) == bool(moved)
+
+
+def test_an_update_keeps_the_noise_of_pairs_where_it_has_as_many_seeds():
+    old = with_noise(of_two_seeds(), of_two_seeds(0.002).seeds, METRICS)
+    three = [*of_two_seeds().seeds, a_run(2)]
+
+    again = refreshed(old, with_noise(of_two_seeds(), (), METRICS), METRICS)
+    changed = refreshed(old, with_noise(of_two_seeds(0.1), (), METRICS), METRICS)
+    more = refreshed(old, with_noise(with_ratio(1.0, seeds=three), (), METRICS), METRICS)
+    calibrated = refreshed(old, with_noise(of_two_seeds(), of_two_seeds(0.004).seeds, METRICS), METRICS)
+
+    assert again is old
+    assert changed.noise["train_loss"].paired_sd == pytest.approx(0.002)
+    assert more.noise["train_loss"].paired_sd is None
+    assert calibrated.noise["train_loss"].paired_sd == pytest.approx(0.004)
+
+
+def test_seeds_that_do_not_pair_up_cannot_calibrate():
+    baseline = from_result(a_result(seeds=[a_run(0), a_run(7)]))
     run = a_run(7)
     less = replace(run, metrics={name: value for name, value in run.metrics.items() if name != "train_loss"})
+    cannot = f"{CASE}: not calibrated: "
 
-    check_noise(baseline, [run], METRICS)
-    with pytest.raises(InputError, match=f"{CASE}: not calibrated: seed 7: train_loss is missing"):
-        check_noise(baseline, [run, less], METRICS)
-    with pytest.raises(InputError, match=f"{CASE}: not calibrated: seed 7: test_accuracy is NaN"):
-        check_noise(baseline, [a_run(7, test_accuracy=math.nan)], METRICS)
+    check_pairs(baseline, baseline.seeds, METRICS)
+    with pytest.raises(InputError, match=f"{cannot}one seed has no spread; record more with --peft-seeds"):
+        check_pairs(replace(baseline, seeds=[run]), [run], METRICS)
+    with pytest.raises(InputError, match=f"{cannot}seed 7 was not trained on moved base weights; pass second_stage="):
+        check_pairs(baseline, [a_run(0)], METRICS)
+    with pytest.raises(InputError, match=f"{cannot}seed 7 on moved base weights: train_loss is missing"):
+        check_pairs(baseline, [a_run(0), less], METRICS)
+    with pytest.raises(InputError, match=f"{cannot}seed 7 on moved base weights: test_accuracy is NaN"):
+        check_pairs(baseline, [a_run(0), a_run(7, test_accuracy=math.nan)], METRICS)
 
 
 def test_the_first_update_records_the_result():

@@ -1025,7 +1025,7 @@ def test_quality_has_a_margin_and_beyond_it_a_direction(changes, metric, verdict
 def test_a_regression_of_quality_gives_values_margin_seeds_and_probability():
     assert re.fullmatch(
         r"test_accuracy regressed: 50 % -> 37.5 % \(-12.5 points, margin 6.23 points, noise of 5 seeds, "
-        r"mean of seeds 0, 1, 2, 3, 4, p = \S+\)",
+        r"mean of seeds 0, 1, 2, 3, 4, unpaired, p = \S+\)",
         found(against(quality(0.375), quality()), "test_accuracy").text(),
     )
     assert "margin 0.02 loss, mean" in found(against(quality(train_loss=1.5), quality()), "train_loss").text()
@@ -1107,6 +1107,82 @@ def test_a_baseline_says_what_it_can_detect_and_refuses_a_finer_margin():
     )
 
 
+# Seeds in pairs
+
+
+def starting(result, start=1.0, bound=1e-9):
+    """The result with a witness: its untrained adapter gives `start`, its first gradient something else."""
+    return replace(result, witness=Witness({"untrained output": [start, 2.0], "first gradient": [start / 3]}, bound))
+
+
+def scattered(forgetting=0.1, **fields):
+    """Seeds that differ by much more than a change that moves all of them."""
+    return starting(quality(forgetting=forgetting, spread=0.2), **fields)
+
+
+def calibrated(moved=0.0005):
+    """The baseline of those seeds; each moves by so much when rounding differs, the other way every second time."""
+    baseline = from_result(scattered())
+    again = [
+        replace(run, metrics={**run.metrics, "forgetting": run.metrics["forgetting"] + (-1) ** run.seed * moved})
+        for run in baseline.seeds
+    ]
+    return with_noise(baseline, again, METRICS)
+
+
+def test_seeds_that_start_alike_are_pairs_and_others_are_two_groups():
+    pairs = found(held(scattered(0.2), calibrated()), "forgetting")
+    groups = found(held(scattered(0.2, start=1.1), calibrated()), "forgetting")
+    without = found(held(quality(forgetting=0.2, spread=0.2), calibrated()), "forgetting")
+
+    assert pairs.verdict == "regressed"
+    assert "mean of seeds 0, 1, 2, 3, 4, paired by seed, p = 1e-05" in pairs.reason
+    assert "noise of" not in pairs.reason  # the margin is wider
+    assert groups.verdict == without.verdict == "within noise"
+    assert "noise of 5 seeds, mean of seeds 0, 1, 2, 3, 4, unpaired, p = 0.3" in groups.reason
+    assert without == groups
+
+
+def test_an_improvement_is_told_by_pairs_too():
+    assert found(held(scattered(0.0), calibrated()), "forgetting").verdict == "improved"
+
+
+def test_starts_that_rounding_explains_are_the_same():
+    close = scattered(0.2, start=1.0 + 5e-10)
+
+    assert "paired by seed" in found(held(close, calibrated()), "forgetting").reason
+
+
+def test_pairs_that_rounding_moves_far_widen_the_margin():
+    finding = found(held(scattered(0.2), calibrated(moved=0.1)), "forgetting")
+
+    assert finding.verdict == "within noise"
+    assert "noise of 5 pairs" in finding.reason
+
+
+def test_pairs_without_their_own_noise_are_held_against_that_of_seeds():
+    finding = found(held(scattered(0.2), from_result(scattered())), "forgetting")
+
+    assert finding.verdict == "within noise"
+    assert "noise of 5 seeds, mean of seeds 0, 1, 2, 3, 4, paired by seed, p = 1e-05" in finding.reason
+
+
+def test_one_pair_that_differs_is_not_told_from_noise():
+    runs = [replace(run, metrics={**run.metrics}) for run in scattered().seeds]
+    runs[2].metrics["forgetting"] += 1.0
+
+    assert found(held(replace(scattered(), seeds=runs), calibrated()), "forgetting").verdict == "cannot tell"
+
+
+def test_a_margin_that_pairs_support_is_not_refused_for_the_spread_between_seeds():
+    assert margin_problems(calibrated(), {"forgetting": 0.05}) == []
+    (apart,) = margin_problems(with_noise(calibrated(), (), METRICS), {"forgetting": 0.05})
+    (paired,) = margin_problems(calibrated(), {"forgetting": 0.0005})
+
+    needed = [int(re.search(r"it takes (\d+) seeds", text)[1]) for text in (apart, paired)]
+    assert needed[1] < 50 < needed[0]
+
+
 # The second stage
 
 
@@ -1144,7 +1220,7 @@ def test_only_the_seeds_that_ran_are_compared():
     assert against(a_result(seeds=quality().seeds[:1]), quality()).verdict == "identical"
     some = found(against(a_result(seeds=quality(0.2).seeds[1:4]), quality()), "test_accuracy")
     assert some.verdict == "regressed"
-    assert "mean of seeds 1, 2, 3, p = " in some.reason
+    assert "mean of seeds 1, 2, 3, unpaired, p = " in some.reason
 
 
 def test_seeds_that_the_baseline_does_not_hold_are_not_comparable():
@@ -1449,6 +1525,10 @@ def test_an_update_tells_the_noise_the_base_model_and_what_is_not_compared():
         "noise of test_accuracy: detectable 0.07631 -> 0.1",
         "noise of forgetting: removed",
         "noise of train_loss: removed",
+    ]
+    paired = replace(noise, detectable=0.1, paired_sd=0.00123)
+    assert diff_lines(old, replace(old, noise={**old.noise, "test_accuracy": paired}), METRICS) == [
+        "noise of test_accuracy: sd of pairs not measured -> 0.00123"
     ]
     assert diff_lines(old, replace(old, base=with_base().base), METRICS) == ["base model's figures: added"]
     assert diff_lines(replace(old, imported={"file": "x.json"}), old, METRICS) == ["imported result: removed"]

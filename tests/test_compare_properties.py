@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_peftbench.compare import SEVERITY, compare, corrected, is_green
+from pytest_peftbench.compare import SEVERITY, compare, corrected, is_green, stats
 from pytest_peftbench.results.baseline import from_result
 from pytest_peftbench.results.metrics import METRICS
 from pytest_peftbench.results.result import CaseId, Result, SeedRun, Witness
@@ -63,6 +63,47 @@ def test_quality_that_regressed_never_regresses_the_other_way_round(right, forge
     for name in ("test_accuracy", "forgetting"):
         assert (there[name], back[name]) not in (("regressed", "regressed"), ("improved", "improved"))
         assert (there[name] == "identical") == (back[name] == "identical")
+
+
+pairs = st.lists(st.tuples(st.integers(-1000, 1000), st.integers(-1000, 1000)), min_size=3, max_size=8)
+
+
+def sides(pairs, shift=0.0):
+    """Old and new values of these pairs, in thousandths."""
+    return [old / 1000 for old, _ in pairs], [new / 1000 + shift for _, new in pairs]
+
+
+@given(pairs)
+def test_what_pairs_tell_one_way_they_deny_the_other(pairs):
+    old, new = sides(pairs)
+
+    assert stats.worse_by_pair(old, new) + stats.worse_by_pair(new, old) == pytest.approx(1.0)
+    assert 0.0 <= stats.worse_by_pair(old, new) <= 1.0
+
+
+@given(pairs, st.randoms(use_true_random=False))
+def test_the_order_of_pairs_does_not_count(pairs, random):
+    shuffled = random.sample(pairs, len(pairs))
+
+    assert stats.worse_by_pair(*sides(shuffled)) == pytest.approx(stats.worse_by_pair(*sides(pairs)))
+
+
+@given(pairs, st.floats(min_value=0.001, max_value=1.0))
+def test_a_larger_shift_of_all_pairs_is_never_more_likely(pairs, shift):
+    # the last digit of six grows with the values: of pairs that scatter less than that, at the end of the scale
+    slack = 1e-9
+
+    assert stats.worse_by_pair(*sides(pairs, shift)) <= stats.worse_by_pair(*sides(pairs)) + slack
+
+
+@given(pairs, st.floats(min_value=-1.0, max_value=1.0))
+def test_what_seeds_have_in_common_does_not_count_for_pairs(pairs, common):
+    old, new = sides(pairs)
+    moved = [[value + common for value in side] for side in (old, new)]
+
+    differences = {round(after - before, 9) for before, after in zip(old, new, strict=True)}
+    if len(differences) > 1:  # else their spread is that of the last digit, which is relative
+        assert stats.worse_by_pair(*moved) == pytest.approx(stats.worse_by_pair(old, new), rel=1e-6)
 
 
 @given(

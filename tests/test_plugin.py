@@ -168,129 +168,182 @@ TRAINS_SEEDS = """
         known = {run.seed: run for run in result.seeds}
 
         def run(seed):
-            further = {"test_accuracy": 0.5 + 0.01 * (seed - 5), **json.loads(Path("further.json").read_text())}
-            metrics = known[seed].metrics if seed in known else {**known[0].metrics, **further}
+            return SeedRun(seed, known[seed % 3].metrics)
+
+        def moved(seed):
+            # a seed's accuracy moves by 0.001, up and down in turn
+            metrics = {**known[seed].metrics, **json.loads(Path("moved.json").read_text())}
+            metrics["test_accuracy"] += (-1) ** seed / 1000
             return SeedRun(seed, {name: value for name, value in metrics.items() if value is not None})
 
         first, *others = experiment.seeds
         result = replace(result, seeds=[run(first)])
-        stage = () if others else peft_baseline.second_stage(result).seeds
-        peft_baseline.check(replace(result, seeds=[run(seed) for seed in (first, *others, *stage)]))
+        stage = peft_baseline.second_stage(result)
+        seeds = [run(seed) for seed in (first, *(others or stage.seeds))]
+        print("further", *stage.seeds, "moved", *stage.moved)
+        peft_baseline.check(replace(result, seeds=seeds, moved=[moved(seed) for seed in stage.moved]))
 """
 
 
 @pytest.fixture
-def calibrated(bench):
-    """Three seeds recorded; `--peft-calibrate 4` trains four more, whose accuracies differ more."""
+def recorded(bench):
+    """Three seeds recorded, which `--peft-calibrate` trains again."""
     bench.write("test_mini.py", TRAINS_SEEDS)
-    write_json(bench.path / "further.json", {})
+    write_json(bench.path / "moved.json", {})
     bench.record("--peft-seeds", "3")
     return bench
 
 
 def noise(bench, name="test_accuracy"):
-    entry = json.loads(bench.baseline("loha").read_text())["noise"][name]
-    return entry["seeds"], entry["sd"]
+    return json.loads(bench.baseline("loha").read_text())["noise"][name]
 
 
-def test_as_many_seeds_run_as_were_asked_for_and_without_a_number_all_where_the_first_differs(bench):
-    bench.write(
-        "test_mini.py",
-        TRAINS_SEEDS.replace(
-            "        peft_baseline.check(", "        print('further', *stage)\n        peft_baseline.check("
-        ),
-    )
-    write_json(bench.path / "further.json", {})
-    bench.record("--peft-seeds", "3")
-    bench.measures("loha", OTHER_BITS)
+def test_as_many_seeds_run_as_were_asked_for_and_without_a_number_all_where_the_first_differs(recorded):
+    recorded.measures("loha", OTHER_BITS)
 
-    assert "further 1 2\n" in output(bench.run("-s", "-k", "loha"))
-    assert "further\n" in output(bench.run("-s", "-k", "loha", "--peft-seeds", "1"))
+    assert "further 1 2 moved\n" in output(recorded.run("-s", "-k", "loha"))
+    assert "further moved\n" in output(recorded.run("-s", "-k", "loha", "--peft-seeds", "1"))
 
 
-def test_calibrating_writes_the_noise_of_more_seeds_and_tells_it(calibrated):
-    assert noise(calibrated) == (3, 0.002)
+def test_calibrating_writes_the_noise_of_pairs_and_tells_it(recorded):
+    before = noise(recorded)
 
-    result = calibrated.run("-k", "loha", "--peft-calibrate", "4")
+    result = recorded.run("-s", "-k", "loha", "--peft-calibrate")
 
     result.assert_outcomes(passed=1, deselected=2)
-    assert noise(calibrated) == (7, 0.00958173)
-    assert "noise of test_accuracy: sd 0.002 of 3 seeds -> 0.009582 of 7" in output(result)
+    assert "further moved 0 1 2\n" in output(result)
+    after = noise(recorded)
+    assert "paired_sd" not in before
+    assert after == {**before, "paired_sd": 0.001, "detectable": after["detectable"]}
+    assert "noise of test_accuracy: sd of pairs not measured -> 0.001" in output(result)
     assert table(result) == {LOHA_CASE: "recorded"}
-    assert table(calibrated.run("-k", "loha")) == {LOHA_CASE: "identical"}
-
-
-def test_the_noise_of_more_seeds_stays_when_fewer_calibrate_or_record(calibrated):
-    calibrated.run("--peft-calibrate", "4").assert_outcomes(passed=3)
-    before = noise(calibrated)
-
-    again = calibrated.run("-k", "loha", "--peft-calibrate", "2")
-    calibrated.measures("loha", FASTER)
-    calibrated.record("-k", "loha", "--peft-seeds", "1")
-
-    assert "unchanged" in output(again)
-    assert noise(calibrated) == before
-
-
-@pytest.mark.parametrize(
-    ("further", "words"),
-    [
-        ({"forgetting": float("nan")}, "seed 3: forgetting is NaN"),
-        ({"train_loss": None}, "seed 3: train_loss is missing"),
-    ],
-)
-@pytest.mark.parametrize("recording", [(), ("--peft-update-baselines", "--peft-seeds", "3")])
-def test_a_seed_that_measured_no_quality_calibrates_nothing(calibrated, further, words, recording):
-    before = calibrated.baseline("loha").read_bytes()
-    write_json(calibrated.path / "further.json", further)
-
-    result = calibrated.run("-k", "loha", "--peft-calibrate", "4", *recording)
-
-    result.assert_outcomes(failed=1, deselected=2)
-    assert f"{LOHA_CASE}: not calibrated: {words}" in output(result)
-    assert calibrated.baseline("loha").read_bytes() == before
-
-
-def test_another_program_than_the_baselines_is_not_calibrated(calibrated):
-    before = calibrated.baseline("loha").read_bytes()
-    calibrated.measures("loha", {"test_accuracy": 0.51})
-
-    result = calibrated.run("-k", "loha", "--peft-calibrate", "4")
-
-    result.assert_outcomes(failed=1, deselected=2)
-    words = f"{LOHA_CASE}: not calibrated: test_accuracy is within noise, not identical to the baseline"
-    assert words in output(result)
-    assert "record it first: pytest " in output(result)
-    assert calibrated.baseline("loha").read_bytes() == before
-
-
-def test_calibrating_without_a_second_stage_says_so(bench):
-    bench.record()
-
-    result = bench.run("-k", "loha", "--peft-calibrate", "4")
-
-    result.assert_outcomes(failed=1, deselected=2)
-    assert "not calibrated: no further seed ran; pass second_stage=peft_baseline.second_stage" in output(result)
+    assert table(recorded.run("-k", "loha")) == {LOHA_CASE: "identical"}
+    assert "unchanged" in output(recorded.run("-k", "loha", "--peft-calibrate"))
 
 
 @pytest.mark.parametrize("in_ini", [False, True])
-def test_calibrating_beside_named_seeds_is_refused_unless_both_are_recorded(calibrated, in_ini):
+def test_recording_and_calibrating_go_together_for_as_many_seeds(recorded, in_ini):
+    recorded.baseline("loha").unlink()
     if in_ini:
-        ini(calibrated, peft_seeds=3)
-    arguments = ["-k", "loha", "--peft-calibrate", "4", *([] if in_ini else ["--peft-seeds", "3"])]
+        ini(recorded, peft_calibrate="true")
+    arguments = [] if in_ini else ["--peft-calibrate"]
 
-    refused = calibrated.spawn(*arguments)
-    calibrated.record(*arguments)
+    result = recorded.record("-s", "-k", "loha", "--peft-seeds", "2", *arguments)
 
-    assert_usage_error(refused, "peft_calibrate", "peft_seeds", "--peft-update-baselines")
-    assert noise(calibrated)[0] == 7
+    assert "further moved 0 1\n" in output(result)
+    assert (noise(recorded)["seeds"], noise(recorded)["paired_sd"]) == (2, 0.001)
 
 
-def test_a_baseline_without_any_seed_misses_them_and_raises_nothing(calibrated):
-    file = calibrated.baseline("loha")
+def test_the_noise_of_pairs_stays_when_a_case_is_recorded_anew(recorded):
+    recorded.run("--peft-calibrate").assert_outcomes(passed=3)
+    before = noise(recorded)
+
+    recorded.measures("loha", FASTER)
+    recorded.record("-k", "loha", "--peft-seeds", "3")
+    recorded.record("-k", "loha", "--peft-seeds", "1")
+
+    assert noise(recorded) == before
+
+
+@pytest.mark.parametrize(
+    ("moved", "words"),
+    [
+        ({"forgetting": float("nan")}, "seed 0 on moved base weights: forgetting is NaN"),
+        ({"train_loss": None}, "seed 0 on moved base weights: train_loss is missing"),
+    ],
+)
+@pytest.mark.parametrize("recording", [(), ("--peft-update-baselines", "--peft-seeds", "3")])
+def test_a_seed_that_measured_no_quality_calibrates_nothing(recorded, moved, words, recording):
+    before = recorded.baseline("loha").read_bytes()
+    write_json(recorded.path / "moved.json", moved)
+
+    result = recorded.run("-k", "loha", "--peft-calibrate", *recording)
+
+    result.assert_outcomes(failed=1, deselected=2)
+    assert f"{LOHA_CASE}: not calibrated: {words}" in output(result)
+    assert recorded.baseline("loha").read_bytes() == before
+
+
+def test_another_program_than_the_baselines_is_not_calibrated_and_trains_no_moved_weights(recorded):
+    before = recorded.baseline("loha").read_bytes()
+    recorded.measures("loha", {"test_accuracy": 0.51})
+
+    result = recorded.run("-s", "-k", "loha", "--peft-calibrate")
+
+    result.assert_outcomes(failed=1, deselected=2)
+    assert "further 1 2 moved\n" in output(result)
+    words = f"{LOHA_CASE}: not calibrated: test_accuracy is within noise, not identical to the baseline"
+    assert words in output(result)
+    assert "record it first: pytest " in output(result)
+    assert recorded.baseline("loha").read_bytes() == before
+
+
+@pytest.mark.parametrize("recording", [(), ("--peft-update-baselines",)])
+def test_calibrating_without_a_second_stage_says_so(bench, recording):
+    bench.record()
+
+    result = bench.run("-k", "loha", "--peft-calibrate", *recording)
+
+    result.assert_outcomes(failed=1, deselected=2)
+    words = "seed 0 was not trained on moved base weights; pass second_stage=peft_baseline.second_stage"
+    assert f"not calibrated: {words}" in output(result)
+
+
+def test_a_program_that_is_the_baselines_but_for_rounding_is_calibrated(recorded):
+    told = "{'untrained output': [1.0], 'gradient: a': [2.0]}"
+    witnessed = f"seeds=[run(first)], witness=Witness({told}), disturbed=[{told}])"
+    test = TRAINS_SEEDS.replace("seeds=[run(first)])", witnessed).replace("import SeedRun", "import SeedRun, Witness")
+    recorded.write("test_mini.py", test)
+    recorded.record("--peft-seeds", "3")
+    recorded.measures("loha", OTHER_BITS)
+
+    result = recorded.run("-s", "-k", "loha", "--peft-calibrate")
+
+    result.assert_outcomes(passed=1, deselected=2)
+    assert "further moved 0 1 2\n" in output(result)
+    assert noise(recorded)["paired_sd"] == 0.001
+
+
+def test_another_case_version_is_not_calibrated_and_trains_no_moved_weights(recorded):
+    recorded.measures("loha", case_version="2")
+
+    result = recorded.run("-s", "-k", "loha", "--peft-calibrate", "--peft-green", "not comparable")
+
+    result.assert_outcomes(failed=1, deselected=2)
+    assert "further moved\n" in output(result)
+    assert "not calibrated: case is not comparable, not identical to the baseline" in output(result)
+
+
+def test_a_case_that_trains_is_calibrated_while_it_is_recorded_or_later(bench):
+    bench.trains()
+    bench.record("-k", "loha", "--peft-seeds", "2", "--peft-calibrate")
+    at_once = noise(bench, "forgetting")
+    bench.baseline("loha").unlink()
+    bench.record("-k", "loha", "--peft-seeds", "2")
+    apart = noise(bench, "forgetting")
+
+    later = bench.run("-k", "loha", "--peft-calibrate")
+
+    later.assert_outcomes(passed=1, deselected=2)
+    assert noise(bench, "forgetting") == at_once
+    assert at_once["paired_sd"] < 0.01 * apart["sd"]
+    assert at_once["sd"] == apart["sd"]
+    assert table(bench.run("-k", "loha")) == {LOHA_CASE: "identical"}
+
+
+def test_a_single_seed_is_not_calibrated(recorded):
+    recorded.baseline("loha").unlink()
+
+    result = recorded.run("-k", "loha", "--peft-update-baselines", "--peft-seeds", "1", "--peft-calibrate")
+
+    assert "not calibrated: one seed has no spread; record more with --peft-seeds" in output(result)
+
+
+def test_a_baseline_without_any_seed_misses_them_and_raises_nothing(recorded):
+    file = recorded.baseline("loha")
     write(replace(read(file), seeds=[], noise={}), file)
 
-    result = calibrated.run("-k", "loha", "--peft-calibrate", "2")
+    result = recorded.run("-k", "loha", "--peft-calibrate")
 
     assert table(result) == {LOHA_CASE: "missing metric"}
     assert "Traceback" not in output(result)
@@ -419,7 +472,7 @@ def test_a_new_metric_cannot_be_calibrated_before_it_is_recorded(bench):
     bench.record()
     bench.measures("loha", {"train_loss": 1.5})
 
-    result = bench.run("-k", "loha", "--peft-calibrate", "2")
+    result = bench.run("-k", "loha", "--peft-calibrate")
 
     assert "not calibrated: train_loss is not recorded yet, not identical to the baseline" in output(result)
     assert "Traceback" not in output(result)
@@ -747,7 +800,7 @@ def test_each_option_is_told_by_pytest_s_help_as_in_the_documentation(bench, mon
 
 
 def test_an_empty_value_in_the_ini_file_is_none(bench):
-    ini(bench, peft_seeds="", peft_green="", peft_baselines="", peft_suite="", peft_json="", peft_calibrate="")
+    ini(bench, peft_seeds="", peft_green="", peft_baselines="", peft_suite="", peft_json="")
     bench.record()
 
     assert table(bench.run()) == dict.fromkeys(CASES, "identical")

@@ -117,10 +117,49 @@ def test_the_second_stage_adds_seeds_to_what_the_first_one_measured(lora):
     assert from_result(by_itself).seeds == from_result(result).seeds[:2]
 
 
-def test_several_seeds_of_an_experiment_leave_nothing_to_a_second_stage():
-    result = run(make_experiment(seeds=(0, 1)), second_stage=lambda result: pytest.fail("asked"))
+def test_to_several_seeds_of_an_experiment_a_second_stage_adds_none():
+    result = run(make_experiment(seeds=(0, 1)), second_stage=lambda result: SecondStage(seeds=(2, 3)))
 
     assert [run.seed for run in result.seeds] == [0, 1]
+    assert result.moved == []
+
+
+@pytest.mark.parametrize("adapter", [LORA, None], ids=["lora", "full"])
+def test_seeds_on_moved_base_weights_differ_by_their_last_digit(adapter):
+    params = {"optimizer_kwargs": {"lr": 1e-3}}
+    plain = run(make_experiment(adapter, seeds=(0, 1), **params))
+
+    result = run(make_experiment(adapter, seeds=(0, 1), **params), second_stage=lambda _: SecondStage(moved=(0, 1)))
+
+    assert result.seeds == plain.seeds
+    assert exact(result) == exact(plain)
+    assert [run.seed for run in result.moved] == [0, 1]
+    for moved, unmoved in zip(result.moved, result.seeds, strict=True):
+        assert moved.metrics["first_losses"] == pytest.approx(unmoved.metrics["first_losses"], rel=1e-5)
+        assert moved.metrics["forgetting"] == pytest.approx(unmoved.metrics["forgetting"], abs=1e-4)
+        assert moved.metrics["adapter_sha256"] != unmoved.metrics["adapter_sha256"]
+
+
+def test_weights_of_half_precision_move_too():
+    experiment = make_experiment(dtype="bfloat16", autocast_adapter_dtype=False)
+
+    result = run(experiment, second_stage=lambda _: SecondStage(moved=(0,)))
+
+    assert result.moved[0].metrics["first_losses"] != result.seeds[0].metrics["first_losses"]
+
+
+def test_the_base_model_is_evaluated_once_for_moved_weights_and_others(monkeypatch):
+    evaluated = []
+    real = MathReasoning.reference
+
+    def reference(task, *args):
+        evaluated.append(task)
+        return real(task, *args)
+
+    monkeypatch.setattr(MathReasoning, "reference", reference)
+    run(task_data=fresh_items, second_stage=lambda _: SecondStage(moved=(0, 1)))
+
+    assert len(evaluated) == 1
 
 
 def test_nothing_holds_on_to_the_first_model_when_other_seeds_train():

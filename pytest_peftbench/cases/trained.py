@@ -34,7 +34,7 @@ from pytest_peftbench.measure import timing
 from pytest_peftbench.measure.collector import freeze_collector
 from pytest_peftbench.measure.environment import describe, deterministic, seed_everything
 from pytest_peftbench.measure.memory import MemoryTracker
-from pytest_peftbench.measure.weights import digest
+from pytest_peftbench.measure.weights import digest, move
 from pytest_peftbench.results.files import InputError
 from pytest_peftbench.results.metrics import METRICS, Value, in_order
 from pytest_peftbench.results.result import Operators, PeakTensors, Picture, Result, SecondStage, SeedRun, Witness, mean
@@ -127,9 +127,10 @@ def run_experiment(
             freeze_collector()
             # nothing holds on to the first model when the other seeds train: an accelerator may have no room for two
             testify = partial(_testified, case, base_model, task_data)
-            result, seeds = _run_first(case, subject, Path(folder), benchmark, second_stage, testify)
-            further = [train(case, subject, seed, validate=False).seed_run for seed in seeds]
-            return replace(result, seeds=[*result.seeds, *further])
+            result, stage = _run_first(case, subject, Path(folder), benchmark, second_stage, testify)
+            further = [train(case, subject, seed, validate=False).seed_run for seed in stage.seeds]
+            moved = [train(case, subject, seed, validate=False, moved=True).seed_run for seed in stage.moved]
+            return replace(result, seeds=[*result.seeds, *further], moved=moved)
         except torch.OutOfMemoryError as error:
             result = _out_of_memory(case, str(error))
     case.memory.release()  # here, where the exception no longer holds on to models
@@ -156,8 +157,8 @@ def _run_first(
     benchmark: Any,
     second_stage: Callable[[Result], SecondStage] | None,
     testify: Callable[[Result, bool], Result | None],
-) -> tuple[Result, tuple[int, ...]]:
-    """The first seed, and which seeds else to run; the merge comes last: it changes weights."""
+) -> tuple[Result, SecondStage]:
+    """The first seed, and what else to train; the merge comes last: it changes weights."""
     experiment = case.experiment
     first, *others = experiment.seeds
     trained = train(case, subject, first)
@@ -182,13 +183,15 @@ def _run_first(
     if stage.witness and second_stage is not None and (found := testify(result, stage.disturb)) is not None:
         result = found
         stage = second_stage(result)
+    if others:
+        stage = replace(stage, seeds=tuple(others))
     if stage.retime:
         metrics.update(_time(case, subject, trained, blocks=timing.CONFIRMING_BLOCKS))
     metrics.update(_check(subject, trained, folder))
     metrics = in_order(metrics, str(experiment.case))
     if benchmark is not None:
         benchmark.extra_info.update(case=str(experiment.case), **metrics, **trained.seed_run.metrics)
-    return replace(result, metrics=metrics, peft=_peft(case, subject, trained, metrics)), tuple(others) or stage.seeds
+    return replace(result, metrics=metrics, peft=_peft(case, subject, trained, metrics)), stage
 
 
 def _testified(case: Case, base_model: BaseModel, task_data: TaskData, result: Result, disturb: bool) -> Result | None:
@@ -229,8 +232,12 @@ def _case_version(experiment: Experiment, base_digest: str, data_digest: str) ->
 # Training -------------------------------------------------------------------------------------------------------------
 
 
-def train(case: Case, subject: Subject, seed: int, *, validate: bool = True) -> Trained:
-    """Train with one seed and evaluate; validate on the way, too."""
+def train(case: Case, subject: Subject, seed: int, *, validate: bool = True, moved: bool = False) -> Trained:
+    """Train with one seed and evaluate; validate on the way, too.
+
+    moved: on base weights moved by their last digit, compared with what the unmoved base model gave: to evaluate each
+    moved one would cost much, and give what differs in the last digit, too.
+    """
     config, memory = case.experiment.train, case.memory
     case.phase = "loading"
     memory.reset()
@@ -242,6 +249,8 @@ def train(case: Case, subject: Subject, seed: int, *, validate: bool = True) -> 
     case.phase = "measuring the base model"
     with _timed(times_s):
         reference = reference_of(subject, base, base_digest, case.telling("base model"))
+    if moved:
+        move(base, _last_digit(base), seed)
     case.phase = f"training with seed {seed}"
     memory.reset()
     model = subject.inject(base, seed)
@@ -273,6 +282,15 @@ def train(case: Case, subject: Subject, seed: int, *, validate: bool = True) -> 
         train_time_s=sum(times_s) - course.validation_time_s,
         base_digest=base_digest,
     )
+
+
+def _last_digit(model: nn.Module) -> float:
+    """The relative size of the last digit of a model's weights, of the coarsest of its float types; 1e-7 for float32.
+
+    A smaller step would be rounded away.
+    """
+    types = {parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()}
+    return max((torch.finfo(dtype).eps for dtype in types), default=0.0)
 
 
 def _evaluate(case: Case, subject: Subject, model: nn.Module, reference: Reference, seed: int) -> Evaluation:

@@ -57,8 +57,14 @@ def _of_noise(old: Baseline, new: Baseline, metrics: Mapping[str, Metric]) -> It
             yield f"noise of {name}: {'added' if before is None else 'removed'}"
         elif (before.sd, before.seeds) != (after.sd, after.seeds):
             yield f"noise of {name}: sd {before.sd:.4g} of {before.seeds} seeds -> {after.sd:.4g} of {after.seeds}"
+        elif before.paired_sd != after.paired_sd:
+            yield f"noise of {name}: sd of pairs {_size(before.paired_sd)} -> {_size(after.paired_sd)}"
         elif before != after:
             yield f"noise of {name}: detectable {before.detectable:.4g} -> {after.detectable:.4g}"
+
+
+def _size(sd: float | None) -> str:
+    return "not measured" if sd is None else f"{sd:.4g}"
 
 
 def _of_the_rest(old: Baseline, new: Baseline) -> Iterator[str]:

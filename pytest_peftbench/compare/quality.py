@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from pytest_peftbench.compare import stats
 from pytest_peftbench.compare.comparison import BySeed, Comparison, averaged, for_seeds
+from pytest_peftbench.compare.noise import floor_of
 from pytest_peftbench.compare.verdicts import CaseVerdict, Finding, Verdict
-from pytest_peftbench.compare.witness import says
+from pytest_peftbench.compare.witness import same_start, says
 from pytest_peftbench.results import words
 from pytest_peftbench.results.baseline import Noise
 from pytest_peftbench.results.metrics import Metric
@@ -16,12 +17,15 @@ from pytest_peftbench.results.result import mean
 
 # Of each seed, what a metric is the mean of.
 _Samples = Mapping[int, stats.Sample]
+# A test over seeds: old and new values in, a probability out.
+_SeedTest = Callable[[Sequence[float], Sequence[float]], float]
 
 
 def quality(comparison: Comparison, metric: Metric) -> Finding:
     """Both a margin and significance: beyond the margin alone a difference is one that nobody can tell from noise.
 
-    The margin allows for the noise between seeds, see `stats.noise_floor`.
+    The margin allows for the noise between seeds, see `stats.noise_floor`. Where both sides start from the same
+    adapter a seed's two values are a pair, and its noise is that of pairs.
     """
     ours, theirs = comparison.values(metric.name)
     before, after = _samples(comparison, metric)
@@ -39,23 +43,27 @@ def quality(comparison: Comparison, metric: Metric) -> Finding:
         return Finding.between(metric, "cannot tell", obtained, expected, reason)
     sign = -1 if metric.direction == "higher" else 1
     worse = sign * (obtained - expected)
-    floor = stats.noise_floor(noise.sd, noise.seeds, len(new))
+    paired = same_start(comparison)
+    floor = floor_of(noise, len(new), paired)
     margin = max(metric.margin(expected), floor)
-    p = _probability(sign, old, new, before, after)
+    by_seed = stats.worse_by_pair if paired else stats.worse_by_seed
+    p = _probability(by_seed, sign, old, new, before, after)
     verdict: Verdict = "within noise"
     if worse > margin * (1 + 1e-9):
         verdict = "regressed" if p <= stats.ALPHA / comparison.tests else "cannot tell"
     elif worse < -margin * (1 + 1e-9):
-        significant = _probability(-sign, old, new, before, after) <= stats.ALPHA / comparison.tests
+        significant = _probability(by_seed, -sign, old, new, before, after) <= stats.ALPHA / comparison.tests
         verdict = "improved" if significant else "within noise"
-    because = f", noise of {noise.seeds} seeds" if floor >= metric.margin(expected) else ""
-    reason = f"margin {words.amount(metric, margin)}{because}{averaged(ours)}, p = {p:.2g}"
+    of_pairs = paired and noise.paired_sd is not None
+    because = f", noise of {noise.seeds} {'pairs' if of_pairs else 'seeds'}" if floor >= metric.margin(expected) else ""
+    how = "paired by seed" if paired else "unpaired"
+    reason = f"margin {words.amount(metric, margin)}{because}{averaged(ours)}, {how}, p = {p:.2g}"
     return Finding.between(metric, verdict, obtained, expected, reason, p)
 
 
 def _rounded(metric: Metric, obtained: float, expected: float, noise: Noise | None) -> Finding:
     """One seed where the witness agrees: it may differ by what rounding makes of a training, and by no more."""
-    floor = stats.noise_floor(noise.sd, noise.seeds, 1) if noise else 0.0
+    floor = floor_of(noise, 1, paired=True) if noise else 0.0
     margin = max(metric.margin(expected), floor)
     if abs(obtained - expected) <= margin * (1 + 1e-9):
         return Finding.between(metric, "same to rounding", obtained, expected, "the witness agrees")
@@ -89,17 +97,19 @@ def _samples_missing(metric: Metric, before: _Samples, after: _Samples) -> Findi
     return Finding(metric.name, "missing metric", reason=reason if vanished else f"{reason}; update the baseline")
 
 
-def _probability(sign: int, old: list[float], new: list[float], before: _Samples, after: _Samples) -> float:
+def _probability(
+    by_seed: _SeedTest, sign: int, old: list[float], new: list[float], before: _Samples, after: _Samples
+) -> float:
     """Of a difference like this when nothing became worse: the larger one of the tests over seeds and samples.
 
-    sign: 1 where a larger value is worse, -1 where a smaller is.
+    by_seed: the test over seeds. sign: 1 where a larger value is worse, -1 where a smaller is.
     """
-    by_seed = stats.worse_by_seed([sign * value for value in old], [sign * value for value in new])
+    p = by_seed([sign * value for value in old], [sign * value for value in new])
     if not before:
-        return by_seed
+        return p
     pairs = [(before[seed], after[seed]) for seed in sorted(before)]
     try:
-        return max(by_seed, stats.worse_by_sample([old for old, _ in pairs], [new for _, new in pairs], sign))
+        return max(p, stats.worse_by_sample([old for old, _ in pairs], [new for _, new in pairs], sign))
     except ValueError:  # samples that do not pair up cannot show anything
         return 1.0
 

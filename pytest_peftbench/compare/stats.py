@@ -3,6 +3,10 @@
 Both sides hold one value of a metric per training seed, and the samples behind it (an answer, a document, a picture).
 Two kinds of noise must be ruled out: that of the samples, which are paired, and that of the seeds, whose spread the
 baseline records. A difference is significant when the tests of both say so, so its probability is the larger one.
+
+A seed's two runs are a pair where they begin with the same adapter: start, order of the data and noise of the
+evaluation are the same, and what is left is the change, and what rounding makes of it. Where a change draws other
+numbers at the start, seeds are two groups.
 """
 
 from __future__ import annotations
@@ -12,7 +16,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from pytest_peftbench.results.baseline import MOST_SEEDS
+from pytest_peftbench.results.baseline import DIGITS, MOST_SEEDS
 
 Key = TypeVar("Key")
 Sample = str | list[float]
@@ -31,46 +35,59 @@ def spread(values: Sequence[float]) -> float:
     return statistics.stdev(values)
 
 
-def noise_floor(sd: float, known_seeds: int, seeds: int) -> float:
+def paired_spread(differences: Sequence[float]) -> float:
+    """Standard deviation of a seed's two runs of unchanged code, in the metric's unit.
+
+    About zero, which is the mean that unchanged code has: what all seeds do alike is noise, too.
+    """
+    return math.sqrt(statistics.fmean(difference**2 for difference in differences))
+
+
+def noise_floor(sd: float, known_seeds: int, seeds: int, *, paired: bool = False) -> float:
     """Largest difference between two means of `seeds` seeds that unchanged code gives, in the metric's unit.
 
     sd: the spread between seeds, estimated from `known_seeds` of them. With that of the other group in it the floor
     would be exceeded with a probability of ALPHA / TESTS, by Student's one-sided test of two means; but what regresses
     often scatters more, too, and would widen its own margin. From the baseline's five seeds alone it is 0.0017, and
     such a difference is `cannot tell` unless it is significant as well.
+    paired: sd is the `paired_spread` of so many pairs. The floor of the mean of `seeds` pairs is then exceeded with a
+    probability of ALPHA / TESTS.
     """
     from scipy.stats import t
 
-    return float(t.isf(ALPHA / TESTS, _freedom(known_seeds, seeds))) * _standard_error(sd, seeds)
+    return float(t.isf(ALPHA / TESTS, _freedom(known_seeds, seeds, paired))) * _standard_error(sd, seeds, paired)
 
 
-def detectable(margin: float, sd: float, known_seeds: int, seeds: int) -> float:
+def detectable(margin: float, sd: float, known_seeds: int, seeds: int, *, paired: bool = False) -> float:
     """Smallest regression of the mean that is caught with a probability of POWER, in the metric's unit.
 
-    margin: differences up to this one pass, the noise floor included.
+    margin: differences up to this one pass, the noise floor included. paired: as in `noise_floor`; of a regression
+    that moves all seeds alike, for pairs that scatter more with it than unchanged code does are less certain.
     """
     from scipy.stats import t
 
-    return margin + float(t.ppf(POWER, _freedom(known_seeds, seeds))) * _standard_error(sd, seeds)
+    return margin + float(t.ppf(POWER, _freedom(known_seeds, seeds, paired))) * _standard_error(sd, seeds, paired)
 
 
-def seeds_needed(margin: float, sd: float) -> int:
-    """Seeds with which the noise floor comes down to `margin`; at most MOST_SEEDS."""
+def seeds_needed(margin: float, sd: float, *, paired: bool = False) -> int:
+    """Seeds with which the noise floor comes down to `margin`; at most MOST_SEEDS. paired: as in `noise_floor`."""
     low, high = 2, MOST_SEEDS
     while low < high:
         middle = (low + high) // 2
-        low, high = (low, middle) if noise_floor(sd, middle, middle) <= margin else (middle + 1, high)
+        enough = noise_floor(sd, middle, middle, paired=paired) <= margin
+        low, high = (low, middle) if enough else (middle + 1, high)
     return low
 
 
-def _freedom(known_seeds: int, seeds: int) -> int:
-    if min(known_seeds, seeds) < 1 or known_seeds + seeds < 3:
+def _freedom(known_seeds: int, seeds: int, paired: bool) -> int:
+    if min(known_seeds, seeds) < 1 or (not paired and known_seeds + seeds < 3):
         raise ValueError(f"no spread can be estimated from {known_seeds} and {seeds} seeds")
-    return known_seeds + seeds - 2
+    # about zero no mean is estimated
+    return known_seeds if paired else known_seeds + seeds - 2
 
 
-def _standard_error(sd: float, seeds: int) -> float:
-    return sd * math.sqrt(2 / seeds)
+def _standard_error(sd: float, seeds: int, paired: bool) -> float:
+    return sd * math.sqrt((1 if paired else 2) / seeds)
 
 
 def worse_by_seed(old: Sequence[float], new: Sequence[float]) -> float:
@@ -84,6 +101,25 @@ def worse_by_seed(old: Sequence[float], new: Sequence[float]) -> float:
         return 0.0 if new[0] > old[0] else 1.0
     found: Any = ttest_ind(new, old, equal_var=False, alternative="greater")
     return float(found.pvalue)
+
+
+def worse_by_pair(old: Sequence[float], new: Sequence[float]) -> float:
+    """Probability that pairs differ this much when neither side is larger: Student's one-sided test of differences.
+
+    old, new: at least two values each, in the same order of seeds. Larger is worse, as in `worse_by_seed`.
+    Differences that agree better than the last digit of a baseline are rounded, not equal, so their spread counts as
+    that digit at least. Two pairs that agree to it are then less certain than five; pairs that do not differ at all
+    give a half. A metric of few steps, of which many differences are equal by chance, needs its samples' test beside.
+    """
+    from scipy.stats import t
+
+    differences = [after - before for before, after in zip(old, new, strict=True)]
+    last_digit = max(map(abs, (*old, *new))) * 10.0 ** (1 - DIGITS)
+    size = statistics.fmean(differences)
+    if not size:
+        return 0.5
+    error = max(spread(differences), last_digit) / math.sqrt(len(differences))
+    return float(t.sf(size / error, len(differences) - 1))
 
 
 def worse_by_sample(old: Sequence[Sample], new: Sequence[Sample], sign: int) -> float:

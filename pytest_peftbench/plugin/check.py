@@ -22,7 +22,7 @@ from pytest_peftbench.compare import (
     second_stage,
     with_margins,
 )
-from pytest_peftbench.compare.noise import check_noise, refreshed, with_noise
+from pytest_peftbench.compare.noise import check_pairs, refreshed, with_noise
 from pytest_peftbench.compare.witness import bounded
 from pytest_peftbench.plugin.options import OPTIONS, SETTINGS, Settings, short_path
 from pytest_peftbench.plugin.outcome import OUTCOME
@@ -51,18 +51,29 @@ class BaselineCheck:
         item.stash[OUTCOME] = CaseOutcome()
 
     def second_stage(self, result: Result) -> SecondStage:
-        """What else the case must run: the baseline's other seeds where the first is not identical to it."""
-        baseline = baseline_of(result.case, self._settings)
-        if self._settings.update_baselines:
-            return SecondStage(witness=True, disturb=True)
-        if baseline is None or self._settings.no_compare:
+        """What else the case must run: the baseline's other seeds where the first is not identical to it.
+
+        To calibrate, the baseline's seeds once more where it is, or those that are recorded.
+        """
+        settings, baseline = self._settings, baseline_of(result.case, self._settings)
+        if settings.update_baselines:
+            experiment = experiment_of(self._item)
+            moved = experiment.seeds if experiment and settings.calibrate else ()
+            return SecondStage(witness=True, disturb=True, moved=moved)
+        if baseline is None or settings.no_compare:
             return SecondStage()
         stage = second_stage(result, baseline, self._metrics)
-        if self._settings.seeds is not None:  # so many were asked for, and no more
+        if settings.seeds is not None:  # so many were asked for, and no more
             stage = replace(stage, seeds=())
-        last = max((run.seed for run in (*baseline.seeds, *result.seeds)), default=-1)
-        further = range(last + 1, last + 1 + (self._settings.calibrate or 0))
-        return replace(stage, seeds=(*stage.seeds, *further))
+        if settings.calibrate and self._reproduces(result, baseline):
+            stage = replace(stage, moved=tuple(run.seed for run in baseline.seeds))
+        return stage
+
+    def _reproduces(self, result: Result, baseline: Baseline) -> bool:
+        """Whether the case is the baseline's by what it has measured: its checks are yet to come."""
+        unlike = self._unlike(compare(result, baseline, self._metrics, self._tests))
+        measured = {"case", *result.metrics, *(name for run in result.seeds for name in run.metrics)}
+        return not any(finding.subject in measured for finding in unlike)
 
     def check(self, result: Result) -> None:
         """Fail unless the result's verdict passes; with `--peft-update-baselines` write the baseline instead."""
@@ -96,41 +107,37 @@ class BaselineCheck:
 
     def _update(self, result: Result) -> None:
         old, measured = baseline_of(result.case, self._settings), from_result(result)
-        count = len(measured.seeds) - (self._settings.calibrate or 0)
-        kept, others = replace(measured, seeds=measured.seeds[:count]), measured.seeds[count:]
-        check_noise(kept, others, self._metrics)
         if result.witness is not None:
-            kept = replace(kept, witness=bounded(result.case, result.witness.quantities, result.disturbed))
-        new = refreshed(old, with_noise(kept, others, self._metrics), self._metrics)
+            measured = replace(measured, witness=bounded(result.case, result.witness.quantities, result.disturbed))
+        new = refreshed(old, self._with_noise(measured, result), self._metrics)
         if problems := margin_problems(new, self._margins):
             raise InputError("\n".join(f"{result.case}: not recorded: {problem}" for problem in problems))
         self._write(result, old, new)
 
     def _calibrate(self, result: Result) -> None:
-        """Add the noise of the seeds that the baseline does not have; its own must be as they were."""
+        """Add the noise of pairs to the baseline, which must be that of this program: the noise would be of two."""
         old = baseline_of(result.case, self._settings)
-        known = {run.seed for run in old.seeds} if old else set()
-        own = [run for run in result.seeds if not known or run.seed in known]
-        self._require_identical(self._compare(replace(result, seeds=own)))
-        assert old is not None  # or the comparison had failed
-        others = [run for run in from_result(result).seeds if run.seed not in known]
-        if known and not others:
+        for finding in self._unlike(self._compare(result)):
             raise InputError(
-                f"{result.case}: not calibrated: no further seed ran; pass second_stage=peft_baseline.second_stage to "
-                "run_experiment"
+                f"{result.case}: not calibrated: {finding.subject} is {finding.verdict}, not identical to the "
+                f"baseline, whose noise is asked for; record it first: {_recording_command(self._item)}"
             )
-        check_noise(old, others, self._metrics)
-        self._write(result, old, refreshed(old, with_noise(old, others, self._metrics), self._metrics))
+        assert old is not None  # or the comparison had failed
+        self._write(result, old, self._with_noise(old, result))
 
-    def _require_identical(self, verdict: CaseVerdict) -> None:
-        """Refuse to calibrate another program than the baseline's: the noise would be of two."""
-        names = [*by_lane(self._metrics, "numerics"), *by_lane(self._metrics, "quality")]
-        for finding in verdict.findings:
-            if finding.metric in names and finding.verdict != "identical":
-                raise InputError(
-                    f"{verdict.case}: not calibrated: {finding.metric} is {finding.verdict}, not identical to the "
-                    f"baseline, whose noise is asked for; record it first: {_recording_command(self._item)}"
-                )
+    def _unlike(self, verdict: CaseVerdict) -> list[Finding]:
+        """Why a case is not the baseline's: the whole case, or what of its numerics and quality differs."""
+        names = ["case", *by_lane(self._metrics, "numerics"), *by_lane(self._metrics, "quality")]
+        same = ("identical", "same to rounding")
+        return [finding for finding in verdict.findings if finding.subject in names and finding.verdict not in same]
+
+    def _with_noise(self, baseline: Baseline, result: Result) -> Baseline:
+        """The baseline with the noise between its seeds and, to calibrate, that of pairs."""
+        if not self._settings.calibrate:
+            return with_noise(baseline, (), self._metrics)
+        moved = from_result(replace(result, seeds=result.moved)).seeds
+        check_pairs(baseline, moved, self._metrics)
+        return with_noise(baseline, moved, self._metrics)
 
     def _write(self, result: Result, old: Baseline | None, new: Baseline) -> None:
         changes = diff_lines(old, new, self._metrics)

@@ -169,12 +169,10 @@ class Settings:
         ),
     ]
     calibrate: Annotated[
-        int | None,
+        bool,
         Option(
-            "train N further seeds per case and record the noise between seeds in its baseline; with --peft-seeds "
-            "only while recording",
-            "N",
-            _count,
+            "train each of a baseline's seeds once more, on base weights moved by their last digit, and record how far "
+            "its figures move"
         ),
     ]
     json: Annotated[Path | None, Option("write each case's result here, in PEFT's schema plus our block", "DIR", _path)]
@@ -222,13 +220,7 @@ class Settings:
     @classmethod
     def from_pytest_config(cls, config: pytest.Config) -> Settings:
         """The settings of a session. Raises InputError, naming the option, for a value that cannot be used."""
-        settings = cls(**{option.name: option.value(config) for option in OPTIONS})
-        if settings.calibrate and settings.seeds and not settings.update_baselines:
-            raise InputError(
-                "peft_calibrate trains seeds beside the baseline's own, so peft_seeds cannot be given too; leave it "
-                "out, or record both together with --peft-update-baselines"
-            )
-        return settings
+        return cls(**{option.name: option.value(config) for option in OPTIONS})
 
 
 OPTIONS: tuple[Option, ...] = tuple(

@@ -124,10 +124,7 @@ class Selection:
 
     def _configured(self, experiment: Experiment, kind: Kind) -> Experiment:
         settings, first = self.settings, experiment.train.seed
-        recording = settings.update_baselines
-        count = settings.seeds or (BASELINE_SEEDS if recording else 1)
-        if recording:
-            count += settings.calibrate or 0
+        count = settings.seeds or (BASELINE_SEEDS if settings.update_baselines else 1)
         return replace(
             experiment,
             case=replace(experiment.case, kind=kind.name),

@@ -52,12 +52,15 @@ class Noise:
     """How much a quality metric differs between seeds of unchanged code.
 
     sd: standard deviation between `seeds` seeds, in the metric's unit. detectable: smallest regression that a case is
-    caught with, nine times out of ten, when all of the baseline's seeds run.
+    caught with, nine times out of ten, when all of the baseline's seeds run. paired_sd: standard deviation of the same
+    seeds' differences when each is trained again on base weights moved by their last digit; None where that was not
+    measured. Where it was, `detectable` is that of pairs.
     """
 
     sd: Annotated[float, Meta(ge=0)]
     seeds: Annotated[int, Meta(ge=2, le=MOST_SEEDS)]
     detectable: Annotated[float, Meta(ge=0)]
+    paired_sd: Annotated[float, Meta(ge=0)] | None = None
 
 
 @dataclass(frozen=True)
@@ -372,10 +375,15 @@ def _to_json(baseline: Baseline, metrics: Mapping[str, Metric]) -> dict[str, Any
         ),
         imported=baseline.imported,
     )
-    values = asdict(file) | {"case": baseline.case.to_json()}
+    noise = {name: _without_none(asdict(found)) for name, found in baseline.noise.items()}
+    values = asdict(file) | {"case": baseline.case.to_json(), "noise": noise}
     if baseline.witness is None:  # a case that is not trained has none
         del values["evidence"]["witness"]
     return {key: value for key, value in values.items() if value or key != "imported"}
+
+
+def _without_none(values: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if value is not None}
 
 
 def _by_name(parts: list[dict[str, Any]]) -> dict[str, list[Any]]:

@@ -137,14 +137,15 @@ class Measured:
 class Result(Measured):
     """Everything that one case measured.
 
-    warnings: of a device that was not idle. pictures: samples of the first seed's model. notes: what a reader must
-    know about how the figures came about. disturbed: quantities of the witness under what moves last digits only; a
-    baseline's bound comes from them. peft: the fields that PEFT's own schema wants and we do not compare
-    (`run_info`, `train_info`, `meta_info`).
+    moved: seeds once more, those that were asked for, on base weights moved by their last digit. warnings: of a device
+    that was not idle. pictures: samples of the first seed's model. notes: what a reader must know about how the figures
+    came about. disturbed: quantities of the witness under what moves last digits only; a baseline's bound comes from
+    them. peft: the fields that PEFT's own schema wants and we do not compare (`run_info`, `train_info`, `meta_info`).
     """
 
     status: str = "success"
     error_msg: str = ""
+    moved: list[SeedRun] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     pictures: list[Picture] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -163,6 +164,7 @@ class Result(Measured):
             "environment": self.environment,
             "metrics": self.metrics,
             "seeds": [asdict(seed) for seed in self.seeds],
+            "moved": [asdict(seed) for seed in self.moved],
             "operators": self.operators,
             "peak_tensors": self.peak_tensors,
             "base": asdict(self.base) if self.base else None,
@@ -193,12 +195,14 @@ class Result(Measured):
 class SecondStage:
     """What a case does after its first seed.
 
-    seeds: further ones that it trains. retime: whether it takes its times again. witness: whether it runs its witness,
-    after which it asks once more. disturb: whether that is disturbed as well, for its bound.
+    seeds: further ones that it trains. retime: whether it takes its times again. moved: seeds that it trains once more,
+    on base weights moved by their last digit. witness: whether it runs its witness, after which it asks once more.
+    disturb: whether that is disturbed as well, for its bound.
     """
 
     seeds: tuple[int, ...] = ()
     retime: bool = False
+    moved: tuple[int, ...] = ()
     witness: bool = False
     disturb: bool = False
 

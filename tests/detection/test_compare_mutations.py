@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from pytest_peftbench import compare as original
+from pytest_peftbench.compare.noise import with_noise
 from pytest_peftbench.results.baseline import from_result
 from pytest_peftbench.results.metrics import METRICS
 from pytest_peftbench.results.result import BaseReference, CaseId, Result, SeedRun, Witness
@@ -88,6 +89,20 @@ FIRST_OF = replace(elsewhere(ROUNDED), seeds=[a_run(0, solved=49, **UNLIKE)])
 WORSE_FIRST = replace(elsewhere(ROUNDED), seeds=[a_run(0, solved=0, **UNLIKE)])
 SAME_BITS_WORSE = replace(WITNESSED, seeds=[a_run(0, solved=49)])
 
+
+def scattered(rise=0.0, start=1.0, bound=1e-9):
+    """Seeds that differ by much more than a rise of all of them, and a witness of their untrained adapter."""
+    seeds = [a_run(seed, rise=0.1 + rise + seed / 5) for seed in SEEDS]
+    return replace(a_result(), seeds=seeds, witness=Witness({"untrained output": [start]}, bound))
+
+
+def calibrated(moved):
+    """Their baseline, and how far rounding moves each seed."""
+    baseline = from_result(scattered())
+    again = [a_run(run.seed, rise=0.1 + run.seed / 5 + (-1) ** run.seed * moved) for run in baseline.seeds]
+    return with_noise(baseline, again, METRICS)
+
+
 # name -> obtained, expected, and what the case's verdict is, or that of one of its metrics: ("regressed", "forgetting")
 EXPECTATIONS = {
     "the same again": (PLAIN, PLAIN, "identical"),
@@ -108,6 +123,28 @@ EXPECTATIONS = {
     "fewer problems solved": (a_result(seeds={"solved": 20, **UNLIKE}), PLAIN, ("regressed", "test_accuracy")),
     "more problems solved": (a_result(seeds={"solved": 80, **UNLIKE}), PLAIN, ("improved", "test_accuracy")),
     "more forgotten": (a_result(seeds={"rise": 0.5, **UNLIKE}), PLAIN, ("regressed", "forgetting")),
+    "more forgotten by each pair of seeds": (scattered(0.1), calibrated(0.001), ("regressed", "forgetting")),
+    "more forgotten by each seed, from another start": (
+        scattered(0.1, start=2.0),
+        calibrated(0.001),
+        ("within noise", "forgetting"),
+    ),
+    "more forgotten, no more than rounding explains": (
+        scattered(0.1),
+        calibrated(0.1),
+        ("within noise", "forgetting"),
+    ),
+    "less forgotten by each pair of seeds": (scattered(-0.1), calibrated(0.001), ("improved", "forgetting")),
+    "more forgotten by each pair of seeds, from a start that rounding moved": (
+        scattered(0.1, start=1 + 1e-12),
+        calibrated(0.001),
+        ("regressed", "forgetting"),
+    ),
+    "more forgotten by each seed, without a witness": (
+        replace(scattered(0.1), witness=None),
+        calibrated(0.001),
+        ("within noise", "forgetting"),
+    ),
     "twice the memory": (a_result(metrics={"gpu.allocated_peak_bytes": 2_000_000}), PLAIN, "regressed"),
     "a time without its interval": (
         a_result(without=["step_time_interval"]),
@@ -292,6 +329,48 @@ MUTATIONS = [
         'Finding.between(metric, "cannot tell", obtained, expected, reason)',
         'Finding.between(metric, "within noise", obtained, expected, reason)',
         "a single seed",
+    ),
+    (
+        "pairs: of seeds that start alike",
+        "paired = same_start(comparison)",
+        "paired = False",
+        "more forgotten by each pair of seeds",
+    ),
+    (
+        "pairs: of no others",
+        "paired = same_start(comparison)",
+        "paired = True",
+        "more forgotten by each seed, from another start",
+    ),
+    (
+        "pairs: both sides need a witness",
+        "paired = same_start(comparison)",
+        "paired = True",
+        "more forgotten by each seed, without a witness",
+    ),
+    (
+        "pairs: their test",
+        "stats.worse_by_pair if paired",
+        "stats.worse_by_seed if paired",
+        "more forgotten by each pair of seeds",
+    ),
+    (
+        "pairs: its direction",
+        "size = statistics.fmean(differences)",
+        "size = -statistics.fmean(differences)",
+        "less forgotten by each pair of seeds",
+    ),
+    (
+        "pairs: their noise",
+        "noise_floor(noise.paired_sd, noise.seeds, seeds, paired=True)",
+        "0.0",
+        "more forgotten, no more than rounding explains",
+    ),
+    (
+        "pairs: no noise of theirs for others",
+        "if paired and noise.paired_sd is not None:",
+        "if noise.paired_sd is not None:",
+        "more forgotten by each seed, from another start",
     ),
     (
         "noisy: direction",
@@ -540,7 +619,8 @@ MUTATIONS = [
 def meets(compare, obtained, expected, word):
     """Whether this `compare` meets an expectation."""
     try:
-        verdict = compare.compare(obtained, None if expected is None else from_result(expected), METRICS, tests=1)
+        baseline = from_result(expected) if isinstance(expected, Result) else expected
+        verdict = compare.compare(obtained, baseline, METRICS, tests=1)
     except Exception:
         return False
     green = word in compare.GREEN_BY_DEFAULT
