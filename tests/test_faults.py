@@ -375,7 +375,7 @@ def test_a_refactoring_that_only_rounds_otherwise_is_green_in_one_training(run_e
 
 def test_a_sum_taken_in_another_order_is_green(benchmark_of_glora, run_edited):
     result = run_edited(
-        "tuners.glora.layer:Linear.forward",
+        "tuners.glora.layer:GloraLinear.forward",
         "self.weight + self.weight * A + B",
         "self.weight + (self.weight * A + B)",
         folder=benchmark_of_glora.folder,
