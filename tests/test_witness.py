@@ -1,0 +1,269 @@
+"""The witness: double precision all through, kept still by rounding, moved by faults, and it says where they begin."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from support import REPOSITORY
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from pytest_peftbench.cases.loading import cached_base_models, cached_task_data
+from pytest_peftbench.cases.witness import STEPS, can_be_witnessed, compressed, disturbed_witnesses, witness
+from pytest_peftbench.commands.selftest.patching import Edit, patched
+from pytest_peftbench.compare.witness import bounded, deviations, largest
+from pytest_peftbench.measure.precision import DIGITS, OtherRounding, digits, double_precision, project
+from pytest_peftbench.measure.weights import move
+from pytest_peftbench.suites import read_suite
+from pytest_peftbench.tasks.registry import spec_of
+
+LORA_FORWARD = "lora_B(lora_A(dropout(x))) * scaling"
+
+
+@pytest.fixture(scope="module")
+def loading():
+    return cached_base_models(), cached_task_data()
+
+
+@pytest.fixture(scope="module")
+def experiments():
+    suites = [REPOSITORY / "benchmarks" / task / "tiny" for task in ("MetaMathQA", "image-gen")]
+    return {f"{item.case.task} {item.case.experiment}": item for suite in suites for item in read_suite(suite)}
+
+
+@pytest.fixture(scope="module")
+def told(loading, experiments):
+    """Function that gives an experiment's witness, run once."""
+    known = {}
+
+    def of(name):
+        if name not in known:
+            known[name] = witness(experiments[name], *loading)
+        return known[name]
+
+    return of
+
+
+# Double precision
+
+
+class Narrow(TorchDispatchMode):
+    """Counts operators that give a tensor of single precision."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        # a number of NumPy's, as a scheduler has them, is lifted as it is
+        if func.overloadpacket.__name__ != "lift_fresh":
+            tensors = [leaf for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)]
+            self.found += [func for tensor in tensors if tensor.dtype in (SINGLE, COMPLEX_SINGLE)]
+        return result
+
+
+SINGLE, COMPLEX_SINGLE = torch.float32, torch.complex64
+
+
+@pytest.mark.parametrize("name", ["MetaMathQA lora/rank8-pissa", "MetaMathQA waveft/freq512", "image-gen oft/block16"])
+def test_nothing_is_in_single_precision_casts_and_refusals_included(loading, experiments, told, name):
+    told(name)  # data and base model are loaded
+    with Narrow() as narrow:
+        witness(experiments[name], *loading)
+
+    assert narrow.found == []
+    with Narrow() as narrow:
+        torch.ones(2) + 1
+    assert narrow.found  # it would see them
+
+
+def test_types_are_what_they_were_whatever_is_raised():
+    @double_precision()
+    def fail():
+        assert torch.float32 is torch.float64
+        assert torch.ones(1).dtype == torch.ones(1).float().dtype == torch.float64
+        assert nn.Linear(1, 1).float().weight.dtype == torch.float64
+        assert torch.fft.fft(torch.ones(2)).dtype == torch.complex64 is torch.complex128
+        raise ArithmeticError
+
+    with pytest.raises(ArithmeticError):
+        fail()
+
+    assert torch.float32 is torch.float is SINGLE
+    assert torch.complex64 is torch.cfloat is COMPLEX_SINGLE
+    assert torch.ones(1).dtype == torch.ones(1).double().float().dtype == SINGLE
+    assert nn.Linear(1, 1).double().float().weight.dtype == SINGLE
+
+
+def test_sums_are_rounded_otherwise_and_nothing_else():
+    values = torch.linspace(0.1, 3, 100, dtype=torch.float64)
+    with OtherRounding():
+        other, twice = values.sum(), values * 2
+
+    assert other != values.sum()
+    assert other == pytest.approx(float(values.sum()), rel=1e-14)
+    assert torch.equal(twice, values * 2)
+
+
+def test_moved_weights_that_are_equal_stay_equal():
+    model = nn.Linear(3, 1, bias=False)
+    model.weight.data = torch.tensor([[0.5, 0.25, 0.5]], dtype=torch.float64)
+    moved = move(model, 1e-15).weight[0].tolist()
+
+    assert moved[0] == moved[2] != 0.5
+    assert moved == pytest.approx([0.5, 0.25, 0.5], rel=1e-14)
+
+
+# What it tells
+
+
+def test_it_tells_the_whole_course_in_order_to_twelve_digits(told):
+    quantities = told("MetaMathQA lora/rank8")
+
+    stages = list(dict.fromkeys(name.partition(":")[0] for name in quantities))
+    assert stages == [
+        "start",
+        "untrained output",
+        "optimizer groups",
+        "gradient",
+        "losses",
+        "learning rates",
+        "learned",
+        "trained output",
+        "generation",
+        "disabled output",
+        "reloaded output",
+        "merged output",
+        "unmerged output",
+    ]
+    assert len(quantities["losses"]) == len(quantities["learning rates"]) == STEPS
+    assert quantities["disabled output"] == quantities["untrained output"] != quantities["trained output"]
+    assert all(numbers == digits(numbers) for numbers in quantities.values())
+    assert len(f"{quantities['losses'][0]:.15g}") <= DIGITS + 1
+
+
+def test_what_a_method_cannot_do_is_left_out_and_full_fine_tuning_has_no_adapter(told):
+    assert "merged output" not in told("MetaMathQA prompttuning/sample-vocab")
+    assert "disabled output" not in told("MetaMathQA full-finetuning/default")
+
+
+@pytest.mark.parametrize("name", ["MetaMathQA lora/rank8", "image-gen lora/rank8", "image-gen frod/default"])
+def test_it_repeats_to_the_last_digit_and_rounding_moves_it_by_next_to_nothing(loading, experiments, told, name):
+    assert witness(experiments[name], *loading) == told(name)
+    recorded = bounded(experiments[name].case, told(name), disturbed_witnesses(experiments[name], *loading))
+
+    assert recorded.bound <= 1e-9
+
+
+def test_a_learning_rate_off_by_a_thousandth_of_a_per_cent_is_told(loading, experiments, told):
+    experiment = experiments["MetaMathQA lora/rank8"]
+    kwargs = experiment.train.optimizer_kwargs
+    slow = replace(experiment.train, optimizer_kwargs={**kwargs, "lr": kwargs["lr"] * (1 + 1e-5)})
+    beyond = first_moved(witness(replace(experiment, train=slow), *loading), told("MetaMathQA lora/rank8"))
+
+    assert beyond == "losses"
+
+
+def first_moved(obtained, expected):
+    """The stage that moved first."""
+    moved = [found.name.partition(":")[0] for found in deviations(obtained, expected) if found.size > 3e-10]
+    return moved[0] if moved else None
+
+
+@pytest.mark.parametrize(
+    ("name", "edit", "stage"),
+    [
+        (
+            "lora/rank8",
+            Edit("peft.tuners.lora.layer:LoraLayer.reset_lora_parameters", "a=math.sqrt(5)", "a=math.sqrt(5.00001)"),
+            "start",
+        ),
+        (
+            "lora/rank8",
+            Edit("peft.tuners.lora.layer:Linear.forward", LORA_FORWARD, f"{LORA_FORWARD} * 1.000001"),
+            "gradient",
+        ),
+        (
+            "lora/rank8-loraplus",
+            Edit(
+                "peft.optimizers.loraplus:create_loraplus_optimizer",
+                'list(param_groups["groupB"].values())',
+                "[]",
+            ),
+            "optimizer groups",
+        ),
+        (
+            "lora/rank8",
+            Edit("pytest_peftbench.cases.training:make_schedule", "0.5 * (1 +", "0.500001 * (1 +"),
+            "losses",
+        ),
+        (
+            "lora/rank8",
+            Edit(
+                "peft.tuners.lora.layer:Linear.merge",
+                "base_layer.weight.data += delta_weight",
+                "base_layer.weight.data += delta_weight * 1.000001",
+            ),
+            "merged output",
+        ),
+        (
+            "lora/rank8",
+            Edit(
+                "peft.utils.save_and_load:get_peft_model_state_dict",
+                "    # REMOVE ADAPTER NAME\n",
+                "    to_return = {k: v * 1.000001 for k, v in to_return.items()}\n",
+            ),
+            "reloaded output",
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else None,
+)
+def test_a_fault_is_told_by_where_it_begins(loading, experiments, told, name, edit, stage):
+    name = f"MetaMathQA {name}"
+    expected = told(name)
+    with patched([edit]):
+        obtained = witness(experiments[name], *loading)
+
+    assert first_moved(obtained, expected) == stage
+
+
+# What it is of
+
+
+def test_the_whole_plan_is_compressed(experiments):
+    found = compressed(experiments["MetaMathQA adalora/rank8"])
+
+    assert found.train.max_steps == found.train.eval_steps == found.adapter["total_step"] == STEPS
+    assert 1 <= found.adapter["tinit"] < STEPS - found.adapter["tfinal"]
+    assert found.adapter["deltaT"] >= 1
+    assert compressed(experiments["image-gen adamss/rank32-asa"]).adapter["final_warmup"] < STEPS
+
+
+def test_quantised_weights_and_tasks_that_say_so_have_none(experiments, monkeypatch):
+    experiment = experiments["MetaMathQA lora/rank8"]
+
+    assert can_be_witnessed(experiment)
+    assert can_be_witnessed(replace(experiment, train=replace(experiment.train, dtype="bfloat16")))
+    assert not can_be_witnessed(replace(experiment, train=replace(experiment.train, dtype="int8")))
+    other = replace(spec_of("MetaMathQA"), in_double_precision=False)
+    monkeypatch.setattr(type(experiment), "spec", property(lambda self: other))
+    assert not can_be_witnessed(experiment)
+
+
+def test_where_a_device_has_no_double_precision_it_is_of_the_cpu(experiments):
+    experiment = experiments["MetaMathQA lora/rank8"]
+
+    assert compressed(replace(experiment, device="mps:0")).device == "cpu"
+    assert compressed(replace(experiment, device="cuda:0")).device == "cuda:0"
+
+
+def test_a_projection_sees_each_entry_and_its_place():
+    tensor = torch.arange(12.0).reshape(3, 4)
+    swapped = tensor.clone()
+    swapped[0, 0], swapped[2, 3] = tensor[2, 3], tensor[0, 0]
+
+    assert project(tensor) != project(swapped)
+    assert project(tensor)[0] == project(swapped)[0] == pytest.approx(float(tensor.square().mean().sqrt()))
+    assert largest({"a": project(tensor)}, {"a": project(tensor)}).size == 0
