@@ -29,8 +29,6 @@ from pytest_peftbench.tasks.task import Batch
 
 STEPS = 10
 ROWS = 2
-# Of the experiment's own learning rate: at this share of it training keeps still, see `docs/verdicts.md`.
-RATE = 0.1
 # By how much the base weights are moved, relative to each, to see what rounding can do.
 MOVE = 1e-15
 
@@ -69,14 +67,12 @@ def compressed(experiment: Experiment) -> Experiment:
     where the experiment's has no double precision.
     """
     train = experiment.train
-    kwargs = {**train.optimizer_kwargs, "lr": RATE * train.optimizer_kwargs["lr"]}
     config = replace(
         train,
         dtype="float32",
         max_steps=STEPS,
         eval_steps=STEPS,
         batch_size=min(ROWS, train.batch_size),
-        optimizer_kwargs=kwargs,
         compile=False,
         use_amp=False,
     )
