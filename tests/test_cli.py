@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -151,43 +152,86 @@ def test_a_sweep_tries_each_rate_keeps_the_best_and_records_all(tmp_path, capsys
     ]
     (outcome,) = (suite / "learning_rates").iterdir()
     recorded = json.loads(outcome.read_text())
-    scores = {float(rate): trial["valid_dino_similarity"] for rate, trial in recorded["trials"].items()}
-    assert (outcome.name, recorded["seed"], set(scores)) == ("lora--r2.json", 3, {0.001, 0.1})
-    assert recorded["chosen"] == max(scores, key=scores.get)
+    trials = {float(rate): trial for rate, trial in recorded["trials"].items()}
+    assert (outcome.name, recorded["seed"], set(trials)) == ("lora--r2.json", 3, {0.001, 0.1})
+    assert all(trial["moved"].keys() == {"valid_dino_similarity", "train_loss"} for trial in trials.values())
+    assert any(trial["moved"]["train_loss"] != 0 for trial in trials.values())
+    assert recorded["chosen"] in trials
     assert captured.out == f"lora/r2  {recorded['chosen']:g}\n"
     written = json.loads((suite / "experiments/lora/r2/training_params.json").read_text())
     assert written == {"grad_norm_clip": 2.0, "optimizer_kwargs": {"weight_decay": 0.0, "lr": recorded["chosen"]}}
 
 
-def test_a_rate_that_fails_is_told_with_or_without_a_message_and_not_chosen(tmp_path, monkeypatch):
-    outcomes = {1.0: RuntimeError(), 0.1: ValueError("\nsingular\nmatrix"), 0.01: {"valid_accuracy": 0.5}}
+@pytest.fixture
+def swept(tmp_path, monkeypatch):
+    """Sweeps over given outcomes by rate: an error, or figures and those on the moved base model."""
 
-    def attempt(experiment, *_):
-        outcome = outcomes[experiment.train.optimizer_kwargs["lr"]]
-        if isinstance(outcome, Exception):
-            raise outcome
-        return outcome
+    def sweep_over(outcomes):
+        tries = {rate: iter(pair) for rate, pair in outcomes.items() if not isinstance(pair, Exception)}
 
-    monkeypatch.setattr(trained, "try_out", attempt)
-    suite = tmp_path / "MetaMathQA" / "mini"
-    make_suite(suite, {"lora/r4": (LORA, None)})
+        def attempt(experiment, *_):
+            rate = experiment.train.optimizer_kwargs["lr"]
+            if rate not in tries:
+                raise outcomes[rate]
+            return next(tries[rate])
 
-    assert sweep(suite, list(outcomes), "", print) == {"lora/r4": 0.01}
-    assert json.loads((suite / "learning_rates/lora--r4.json").read_text())["trials"] == {
+        monkeypatch.setattr(trained, "try_out", attempt)
+        suite = tmp_path / "MetaMathQA" / "mini"
+        make_suite(suite, {"lora/r4": (LORA, None)})
+        said = []
+        best = sweep(suite, list(outcomes), "", said.append)
+        return best["lora/r4"], json.loads((suite / "learning_rates/lora--r4.json").read_text()), said
+
+    return sweep_over
+
+
+def figures(valid_accuracy, train_loss=1.0):
+    return {"valid_accuracy": valid_accuracy, "train_loss": train_loss}
+
+
+def test_a_rate_that_fails_is_told_with_or_without_a_message_and_not_chosen(swept):
+    chosen, recorded, _ = swept(
+        {
+            1.0: RuntimeError(),
+            0.1: ValueError("\nsingular\nmatrix"),
+            0.03: [figures(0.9), figures(0.9, math.nan)],
+            0.01: [figures(0.5), figures(0.53125)],
+        }
+    )
+
+    assert chosen == 0.01
+    assert recorded["trials"] == {
         "1": {"error": "RuntimeError"},
         "0.1": {"error": "ValueError: singular"},
-        "0.01": {"valid_accuracy": 0.5},
+        "0.03": {"error": "train_loss is not finite"},
+        "0.01": {"valid_accuracy": 0.5, "train_loss": 1.0, "moved": {"valid_accuracy": 0.03125, "train_loss": 0.0}},
     }
 
 
-def test_where_less_is_better_the_rate_with_the_least_is_the_best(tmp_path, monkeypatch):
+def test_where_less_is_better_the_rate_with_the_least_is_the_best(swept, monkeypatch):
     monkeypatch.setitem(METRICS, "valid_loss", Metric("valid_loss", "loss", "lower", "info", "validation loss"))
-    losses = {1.0: {"valid_loss": 9}, 0.1: {"valid_loss": 0.5}}
-    monkeypatch.setattr(trained, "try_out", lambda experiment, *_: losses[experiment.train.optimizer_kwargs["lr"]])
-    suite = tmp_path / "MetaMathQA" / "mini"
-    make_suite(suite, {"lora/r4": (LORA, None)})
+    losses = {rate: [{"valid_loss": loss, "train_loss": 1.0}] * 2 for rate, loss in {1.0: 9.0, 0.1: 0.5}.items()}
 
-    assert sweep(suite, list(losses), "", print) == {"lora/r4": 0.1}
+    assert swept(losses)[0] == 0.1
+
+
+def test_of_rates_that_solve_as_much_the_one_that_learns_more_is_the_best(swept):
+    assert swept({rate: [figures(0.0, loss)] * 2 for rate, loss in {0.1: 2.0, 0.3: 1.0, 1.0: 3.0}.items()})[0] == 0.3
+
+
+@pytest.mark.parametrize("moved", [figures(0.8), figures(0.9, 1.006), figures(1.0)])
+def test_a_better_rate_that_does_not_keep_still_is_not_chosen(moved, swept):
+    chosen, recorded, said = swept({0.1: [figures(0.9), moved], 0.01: [figures(0.5), figures(0.5, 1.004)]})
+
+    assert (chosen, recorded["still"]) == (0.01, True)
+    assert not [line for line in said if "keeps still" in line]
+
+
+def test_where_no_rate_keeps_still_the_stillest_is_chosen_and_told(swept):
+    chosen, recorded, said = swept({0.1: [figures(0.9), figures(0.5)], 0.01: [figures(0.5), figures(0.4)]})
+
+    assert (chosen, recorded["still"]) == (0.01, False)
+    assert said[-1] == "lora/r4: no learning rate keeps still; 0.01 moves least"
 
 
 @pytest.mark.parametrize(

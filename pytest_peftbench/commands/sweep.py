@@ -1,13 +1,17 @@
-"""`peftbench sweep`: each experiment's learning rate, by the same trials for every method on the validation set."""
+"""`peftbench sweep`: each experiment's learning rate, by the same trials for every method on the validation set.
+
+A rate counts where training keeps still: on a base model whose weights moved by their last digit it gives the same
+figures. Beyond that, at the edge of stability, they tell rounding and not the method.
+"""
 
 from __future__ import annotations
 
 import argparse
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pytest_peftbench.commands.command import Command, require_folder, say, tell_progress
 from pytest_peftbench.results.files import InputError, read_json, write_json
@@ -15,15 +19,24 @@ from pytest_peftbench.results.metrics import METRICS, Value
 from pytest_peftbench.results.words import error_line
 from pytest_peftbench.suites import PARAMS_FILE, Experiment, find_suites, read_suite
 
-RATES = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
+if TYPE_CHECKING:
+    from pytest_peftbench.cases.subject import BaseModel, TaskData
+
+RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 OUTCOMES = "learning_rates"
+# Relative, see `measure.weights.move`: about the last digit of float32.
+MOVE = 1e-7
+# What a still training moves by at most: the validation metric, in its unit (one of 32 problems is 0.031), and the
+# train loss, relative to itself.
+STILL_METRIC = 0.035
+STILL_LOSS = 0.005
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("suite", type=Path, help="folder with default_training_params.json and experiments/")
     parser.add_argument("--only", default="", metavar="TEXT", help="experiments whose <method>/<name> contains TEXT")
     parser.add_argument(
-        "--rates", type=_rates, default=RATES, metavar="LR,LR", help="learning rates (default: 1e-3 to 1e-1, five)"
+        "--rates", type=_rates, default=RATES, metavar="LR,LR", help="learning rates (default: 3e-4 to 1e-1, six)"
     )
 
 
@@ -45,12 +58,43 @@ def _run(options: argparse.Namespace) -> int:
     return 0
 
 
+@dataclass(frozen=True)
+class Trial:
+    """What a rate gives: the figures, and by how much each changes on the moved base model; or the error."""
+
+    figures: dict[str, float] = field(default_factory=dict)
+    moved: dict[str, float] = field(default_factory=dict)
+    error: str = ""
+
+    @property
+    def metric(self) -> str:
+        """Name of the task's validation metric."""
+        return next(name for name in self.figures if name.startswith("valid_"))
+
+    @property
+    def merit(self) -> tuple[float, float]:
+        """More is better: the validation metric, then the train loss."""
+        sign = -1 if METRICS[self.metric].direction == "lower" else 1
+        return sign * self.figures[self.metric], -self.figures["train_loss"]
+
+    @property
+    def unrest(self) -> float:
+        """How far the figures moved, as a multiple of what a still training may."""
+        loss = STILL_LOSS * abs(self.figures["train_loss"])
+        return max(abs(self.moved[self.metric]) / STILL_METRIC, abs(self.moved["train_loss"]) / loss)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As the suite's `learning_rates/` holds it."""
+        return {"error": self.error} if self.error else {**self.figures, "moved": self.moved}
+
+
 def sweep(suite: Path, rates: Sequence[float], chosen: str, progress: Callable[[str], None]) -> dict[str, float]:
     """Try the rates on each experiment whose <method>/<name> contains `chosen`; return the best by experiment.
 
-    The best, by the task's validation metric, is written to the experiment's training parameters, and all trials to
-    `learning_rates/<method>--<name>.json` in the suite. Raises InputError when no experiment is meant, and when no
-    rate trains one of them.
+    The best, by the task's validation metric among the rates that keep still, is written to the experiment's training
+    parameters, and all trials to `learning_rates/<method>--<name>.json` in the suite. Where no rate keeps still, the
+    stillest is the best, and `progress` says so. Raises InputError when no experiment is meant, and when no rate
+    trains one of them.
     """
     experiments = [item for item in read_suite(suite) if chosen in item.case.experiment]
     if not experiments:
@@ -61,42 +105,56 @@ def sweep(suite: Path, rates: Sequence[float], chosen: str, progress: Callable[[
     best: dict[str, float] = {}
     for experiment in experiments:
         name = experiment.case.experiment
-        trials: dict[str, dict[str, Value]] = {}
+        trials: dict[float, Trial] = {}
         for rate in rates:
-            trials[f"{rate:g}"] = _trial(experiment, rate, base_model, task_data)
-            progress(f"{name}: lr {rate:g}: {trials[f'{rate:g}']}")
-        best[name] = _best(experiment, trials)
-        outcome = {"seed": experiment.train.seed, "chosen": best[name], "trials": trials}
+            trials[rate] = _trial(experiment, rate, base_model, task_data)
+            progress(f"{name}: lr {rate:g}: {trials[rate].to_dict()}")
+        best[name], still = _best(experiment, trials)
+        if not still:
+            progress(f"{name}: no learning rate keeps still; {best[name]:g} moves least")
+        outcome = {
+            "seed": experiment.train.seed,
+            "chosen": best[name],
+            "still": still,
+            "trials": {f"{rate:g}": trial.to_dict() for rate, trial in trials.items()},
+        }
         write_json(suite / OUTCOMES / f"{experiment.case.stem}.json", outcome)
         _write_rate(experiment, best[name])
     return best
 
 
-def _trial(experiment: Experiment, rate: float, base_model: Any, task_data: Any) -> dict[str, Value]:
-    """Validation metric and train loss, or the error, of one training with this rate."""
+def _trial(experiment: Experiment, rate: float, base_model: BaseModel, task_data: TaskData) -> Trial:
+    """One training with this rate on the base model as it is, and one on the moved one."""
     from pytest_peftbench.cases.trained import try_out
+    from pytest_peftbench.measure.weights import move
 
     kwargs = {**experiment.train.optimizer_kwargs, "lr": rate}
-    config = replace(experiment.train, optimizer_kwargs=kwargs)
+    tried = replace(experiment, train=replace(experiment.train, optimizer_kwargs=kwargs))
     try:
-        figures = try_out(replace(experiment, train=config), base_model, task_data)
+        figures = _numbers(try_out(tried, base_model, task_data))
+        others = _numbers(try_out(tried, lambda item: move(base_model(item), MOVE), task_data))
     except (RuntimeError, ValueError) as error:  # a rate that is too large for a decomposition, say
-        return {"error": error_line(error)}
-    bad = [name for name, value in figures.items() if isinstance(value, float) and not math.isfinite(value)]
-    return {"error": f"{bad[0]} is not finite"} if bad else figures
+        return Trial(error=error_line(error))
+    bad = [name for name in figures if not math.isfinite(figures[name] + others[name])]
+    if bad:
+        return Trial(error=f"{bad[0]} is not finite")
+    return Trial(figures, {name: others[name] - figures[name] for name in figures})
 
 
-def _best(experiment: Experiment, trials: dict[str, dict[str, Value]]) -> float:
-    """The rate with the best validation metric, the smaller of equals."""
-    scores = [
-        (-value if METRICS[name].direction == "lower" else value, -float(rate))
-        for rate, figures in trials.items()
-        for name, value in figures.items()
-        if name.startswith("valid_") and isinstance(value, (int, float))
-    ]
-    if not scores:
-        raise InputError(f"{experiment.path}: no learning rate trains it: {trials}")
-    return -max(scores)[1]
+def _numbers(figures: dict[str, Value]) -> dict[str, float]:
+    return {name: value for name, value in figures.items() if isinstance(value, (int, float))}
+
+
+def _best(experiment: Experiment, trials: dict[float, Trial]) -> tuple[float, bool]:
+    """The best rate, the smaller of equals, and whether it keeps still."""
+    trained = {rate: trial for rate, trial in trials.items() if not trial.error}
+    if not trained:
+        errors = {f"{rate:g}": trial.error for rate, trial in trials.items()}
+        raise InputError(f"{experiment.path}: no learning rate trains it: {errors}")
+    still = [rate for rate, trial in trained.items() if trial.unrest <= 1]
+    if still:
+        return max(still, key=lambda rate: (*trained[rate].merit, -rate)), True
+    return min(trained, key=lambda rate: (trained[rate].unrest, rate)), False
 
 
 def _write_rate(experiment: Experiment, rate: float) -> None:
@@ -109,8 +167,9 @@ def _write_rate(experiment: Experiment, rate: float) -> None:
 COMMAND = Command(
     name="sweep",
     help="choose the learning rates of a suite's experiments",
-    description="Train each experiment with the same learning rates, keep the best by the validation set, and "
-    "record all trials beside the experiments, in learning_rates/.",
+    description="Train each experiment with the same learning rates, twice each: on the base model and on one moved by "
+    "its weights' last digit. Keep the best, by the validation set, of the rates whose figures keep still, and record "
+    "all trials beside the experiments, in learning_rates/.",
     add_arguments=_add_arguments,
     run=_run,
 )
