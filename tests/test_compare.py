@@ -23,7 +23,7 @@ from pytest_peftbench.compare import (
     second_stage,
 )
 from pytest_peftbench.compare.noise import with_noise
-from pytest_peftbench.compare.witness import bounded
+from pytest_peftbench.compare.witness import bounded, next_rate
 from pytest_peftbench.results.baseline import from_result, read, write
 from pytest_peftbench.results.files import InputError
 from pytest_peftbench.results.metrics import METRICS, Metric
@@ -646,7 +646,7 @@ def test_what_runs_next_is_the_witness_and_seeds_only_where_it_moved_or_is_missi
     first = other_bits(a_result(seeds=[quality_run(0, 0.48, 0.08)]))
     others = tuple(run.seed for run in expected.seeds[1:])
 
-    assert second_stage(first, expected, METRICS) == SecondStage(others, witness=True)
+    assert second_stage(first, expected, METRICS) == SecondStage(others, witness=1.0)
     told = replace(first, witness=witnessed(losses=1 + 1e-12).witness)
     assert second_stage(told, expected, METRICS) == SecondStage()
     assert second_stage(replace(first, witness=witnessed(losses=1.01).witness), expected, METRICS) == SecondStage(
@@ -661,14 +661,25 @@ def test_the_bound_is_that_of_the_worst_disturbance_and_not_beyond_what_hides_a_
     def disturbed(factor):
         return {**TOLD, "losses": [factor * loss for loss in TOLD["losses"]]}
 
-    assert bounded(CASE, TOLD, [TOLD, TOLD]).bound == 1e-10
-    assert bounded(CASE, TOLD, [disturbed(1 + 1e-10), TOLD]).bound == pytest.approx(3e-9)
+    recorded = Witness(TOLD)
+    assert bounded(CASE, recorded, [TOLD, TOLD]).bound == 1e-10
+    assert bounded(CASE, recorded, [disturbed(1 + 1e-10), TOLD]).bound == pytest.approx(3e-9)
     with pytest.raises(
         InputError, match=r"loha-rank8: not recorded: rounding alone moves its witness, losses by 1\.0e-05"
     ):
-        bounded(CASE, TOLD, [TOLD, disturbed(1 + 1e-5)])
+        bounded(CASE, recorded, [TOLD, disturbed(1 + 1e-5)])
     with pytest.raises(InputError, match="losses by inf"):
-        bounded(CASE, TOLD, [disturbed(math.nan)])
+        bounded(CASE, recorded, [disturbed(math.nan)])
+
+
+def test_a_witness_is_recorded_at_the_largest_rate_at_which_it_keeps_still():
+    restless = [{**TOLD, "losses": [1.00001 * loss for loss in TOLD["losses"]]}]
+
+    assert next_rate(None, []) == 1.0
+    assert next_rate(Witness(TOLD), [TOLD]) == 0.0
+    assert next_rate(Witness(TOLD), restless) == 0.1
+    assert next_rate(Witness(TOLD, rate=1e-3), restless) == 1e-4
+    assert next_rate(Witness(TOLD, rate=1e-4), restless) == 0.0
 
 
 # Environment drift

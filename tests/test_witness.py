@@ -15,6 +15,7 @@ from pytest_peftbench.commands.selftest.patching import Edit, patched
 from pytest_peftbench.compare.witness import bounded, deviations, largest
 from pytest_peftbench.measure.precision import DIGITS, OtherRounding, digits, double_precision, project
 from pytest_peftbench.measure.weights import move
+from pytest_peftbench.results.result import Witness
 from pytest_peftbench.suites import read_suite
 from pytest_peftbench.tasks.registry import spec_of
 
@@ -152,7 +153,8 @@ def test_what_a_method_cannot_do_is_left_out_and_full_fine_tuning_has_no_adapter
 @pytest.mark.parametrize("name", ["MetaMathQA lora/rank8", "image-gen lora/rank8", "image-gen frod/default"])
 def test_it_repeats_to_the_last_digit_and_rounding_moves_it_by_next_to_nothing(loading, experiments, told, name):
     assert witness(experiments[name], *loading) == told(name)
-    recorded = bounded(experiments[name].case, told(name), disturbed_witnesses(experiments[name], *loading))
+    disturbed = disturbed_witnesses(experiments[name], *loading)
+    recorded = bounded(experiments[name].case, Witness(told(name)), disturbed)
 
     assert recorded.bound <= 1e-9
 

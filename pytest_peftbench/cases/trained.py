@@ -62,6 +62,7 @@ class Case:
     reserved_peaks: list[int] = field(default_factory=list)
     metrics: dict[str, Value] = field(default_factory=dict)
     history: list[dict[str, Value]] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
     def telling(self, doing: str) -> Progress:
         """Progress of a part of the work."""
@@ -156,7 +157,7 @@ def _run_first(
     folder: Path,
     benchmark: Any,
     second_stage: Callable[[Result], SecondStage] | None,
-    testify: Callable[[Result, bool], Result | None],
+    testify: Callable[[Result, SecondStage], Result | None],
 ) -> tuple[Result, SecondStage]:
     """The first seed, and what else to train; the merge comes last: it changes weights."""
     experiment = case.experiment
@@ -174,15 +175,14 @@ def _run_first(
         metrics=metrics,
         seeds=[trained.seed_run],
         operators=operators,
-        warnings=[case.memory.busy] if case.memory.busy else [],
         peak_tensors=peak_tensors,
         base=base_figures(subject, trained.base_digest),
         pictures=trained.pictures,
     )
-    stage = second_stage(result) if second_stage is not None else SecondStage()
-    if stage.witness and second_stage is not None and (found := testify(result, stage.disturb)) is not None:
-        result = found
-        stage = second_stage(result)
+    ask = second_stage or (lambda result: SecondStage())
+    stage = ask(result)
+    while stage.witness and (found := testify(result, stage)) is not None:
+        result, stage = found, ask(found)
     if others:
         stage = replace(stage, seeds=tuple(others))
     if stage.retime:
@@ -191,10 +191,14 @@ def _run_first(
     metrics = in_order(metrics, str(experiment.case))
     if benchmark is not None:
         benchmark.extra_info.update(case=str(experiment.case), **metrics, **trained.seed_run.metrics)
-    return replace(result, metrics=metrics, peft=_peft(case, subject, trained, metrics)), stage
+    warnings = [*([case.memory.busy] if case.memory.busy else []), *case.warnings]
+    result = replace(result, metrics=metrics, peft=_peft(case, subject, trained, metrics), warnings=warnings)
+    return result, stage
 
 
-def _testified(case: Case, base_model: BaseModel, task_data: TaskData, result: Result, disturb: bool) -> Result | None:
+def _testified(
+    case: Case, base_model: BaseModel, task_data: TaskData, result: Result, stage: SecondStage
+) -> Result | None:
     """The result with its witness, disturbed too where its bound is asked for; None where there can be none."""
     experiment = case.experiment
     if not can_be_witnessed(experiment):
@@ -202,11 +206,12 @@ def _testified(case: Case, base_model: BaseModel, task_data: TaskData, result: R
     case.progress("witness")
     case.memory.release()
     try:
-        quantities = witness(experiment, base_model, task_data)
-        disturbed = disturbed_witnesses(experiment, base_model, task_data) if disturb else []
+        quantities = witness(experiment, base_model, task_data, stage.witness)
+        disturbed = disturbed_witnesses(experiment, base_model, task_data, stage.witness) if stage.disturb else []
     except torch.OutOfMemoryError as error:  # the experiment itself fitted
-        return replace(result, warnings=[*result.warnings, f"no witness: {first_line(error)}"])
-    return replace(result, witness=Witness(quantities), disturbed=disturbed)
+        case.warnings.append(f"no witness: {first_line(error)}")
+        return None
+    return replace(result, witness=Witness(quantities, rate=stage.witness), disturbed=disturbed)
 
 
 def _peft(case: Case, subject: Subject, trained: Trained, metrics: dict[str, Value]) -> dict[str, Any]:

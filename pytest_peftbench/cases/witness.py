@@ -40,16 +40,20 @@ def can_be_witnessed(experiment: Experiment) -> bool:
     return experiment.train.dtype not in QUANTISED and experiment.spec.in_double_precision
 
 
-def witness(experiment: Experiment, base_model: BaseModel, task_data: TaskData) -> Quantities:
+def witness(experiment: Experiment, base_model: BaseModel, task_data: TaskData, rate: float = 1.0) -> Quantities:
     """The quantities of the experiment's witness, each a few numbers, to 12 digits, in the order of their coming.
 
-    base_model, task_data: as `run_experiment` takes them; called in the world of double precision.
+    base_model, task_data: as `run_experiment` takes them; called in the world of double precision. rate: share of the
+    experiment's learning rate.
     """
-    return _testify(experiment, base_model, task_data)
+    return _testify(compressed(experiment, rate), base_model, task_data)
 
 
-def disturbed_witnesses(experiment: Experiment, base_model: BaseModel, task_data: TaskData) -> list[Quantities]:
+def disturbed_witnesses(
+    experiment: Experiment, base_model: BaseModel, task_data: TaskData, rate: float = 1.0
+) -> list[Quantities]:
     """The same with base weights moved by MOVE, and with every sum rounded otherwise: what rounding can do to it."""
+    experiment = compressed(experiment, rate)
 
     def moved(experiment: Experiment) -> nn.Module:
         return move(base_model(experiment), MOVE)
@@ -60,11 +64,11 @@ def disturbed_witnesses(experiment: Experiment, base_model: BaseModel, task_data
     ]
 
 
-def compressed(experiment: Experiment) -> Experiment:
+def compressed(experiment: Experiment, rate: float = 1.0) -> Experiment:
     """The experiment with its whole plan in STEPS steps of ROWS rows, in single precision, which then means double.
 
-    Warm-up, decay and the steps at which a method allocates come as early as they are fewer. The device is the CPU
-    where the experiment's has no double precision.
+    Warm-up, decay and the steps at which a method allocates come as early as they are fewer. rate: share of the
+    learning rate. The device is the CPU where the experiment's has no double precision.
     """
     train = experiment.train
     config = replace(
@@ -73,6 +77,7 @@ def compressed(experiment: Experiment) -> Experiment:
         max_steps=STEPS,
         eval_steps=STEPS,
         batch_size=min(ROWS, train.batch_size),
+        optimizer_kwargs={**train.optimizer_kwargs, "lr": rate * train.optimizer_kwargs["lr"]},
         compile=False,
         use_amp=False,
     )
@@ -111,7 +116,6 @@ class _Statement:
 def _testify(
     experiment: Experiment, base_model: BaseModel, task_data: TaskData, rounding: OtherRounding | None = None
 ) -> Quantities:
-    experiment = compressed(experiment)
     told = _Statement()
     with deterministic(experiment.device), tempfile.TemporaryDirectory() as folder, double_precision():
         task_data(experiment)  # pictures and prompts are encoded once, for all cases

@@ -29,7 +29,7 @@ def second_stage(result: Result, baseline: Baseline, metrics: Mapping[str, Metri
     if not _comparable(comparison) or comparison.same_bits() or _only_rounded(comparison):
         return SecondStage(retime=retime)
     others = tuple(run.seed for run in comparison.expected.seeds if run.seed not in seeds_of(comparison.obtained))
-    asks = result.witness is None and baseline.witness is not None
+    asks = baseline.witness.rate if result.witness is None and baseline.witness is not None else 0.0
     return SecondStage(others, retime, witness=asks)
 
 

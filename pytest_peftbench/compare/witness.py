@@ -16,6 +16,9 @@ from pytest_peftbench.results.result import CaseId, Witness
 MOST = 1e-7
 # No bound is narrower: quantities have 12 digits.
 LEAST = 1e-10
+# Shares of the learning rate to record with: the largest one at which no disturbance moves a quantity beyond STILL.
+RATES = (1.0, 0.1, 0.01, 1e-3, 1e-4)
+STILL = 1e-9
 # What disturbing a witness gives, times this, is the most that another processor may do.
 SAFETY = 30
 # A quantity smaller than this share of the largest one of its stage counts as that share: it may be rounding alone.
@@ -115,21 +118,34 @@ def _moved(moved: Sequence[Deviation], count: int, bound: float) -> Finding:
     return found if first.obtained else replace(found, obtained="")
 
 
-def bounded(case: CaseId, quantities: Quantities, disturbed: Sequence[Quantities]) -> Witness:
+def next_rate(recorded: Witness | None, disturbed: Sequence[Quantities]) -> float:
+    """The share of the learning rate to record a witness with next; 0 when it keeps still, or none is smaller."""
+    if recorded is None:
+        return RATES[0]
+    if _worst(recorded, disturbed).size <= STILL:
+        return 0.0
+    return next((rate for rate in RATES if rate < recorded.rate), 0.0)
+
+
+def bounded(case: CaseId, recorded: Witness, disturbed: Sequence[Quantities]) -> Witness:
     """The witness as a baseline holds it, with the bound that its disturbances give.
 
     Raises InputError, naming the quantity, where that is beyond MOST: rounding alone moves such a case so far that a
     change could hide in it.
     """
-    found = [largest(other, quantities) for other in disturbed]
-    worst = max(found, key=lambda deviation: deviation.size)
+    worst = _worst(recorded, disturbed)
     bound = max(LEAST, SAFETY * worst.size)
     if not bound <= MOST:
         raise InputError(
             f"{case}: not recorded: rounding alone moves its witness, {worst.name} by {worst.size:.1e}; the "
             f"bound would be {bound:.1e}, beyond {MOST:.0e} it could hide a change; see to what hangs on the last digit"
         )
-    return Witness({name: list(numbers) for name, numbers in quantities.items()}, float(f"{bound:.1e}"))
+    return replace(recorded, bound=float(f"{bound:.1e}"))
+
+
+def _worst(recorded: Witness, disturbed: Sequence[Quantities]) -> Deviation:
+    found = [largest(other, recorded.quantities) for other in disturbed]
+    return max(found, key=lambda deviation: deviation.size)
 
 
 def _both(comparison: Comparison) -> tuple[Witness, Witness] | None:

@@ -23,7 +23,7 @@ from pytest_peftbench.compare import (
     with_margins,
 )
 from pytest_peftbench.compare.noise import check_pairs, refreshed, with_noise
-from pytest_peftbench.compare.witness import bounded
+from pytest_peftbench.compare.witness import bounded, next_rate
 from pytest_peftbench.plugin.options import OPTIONS, SETTINGS, Settings, short_path
 from pytest_peftbench.plugin.outcome import OUTCOME
 from pytest_peftbench.plugin.selection import SELECTION, experiment_of
@@ -59,7 +59,7 @@ class BaselineCheck:
         if settings.update_baselines:
             experiment = experiment_of(self._item)
             moved = experiment.seeds if experiment and settings.calibrate else ()
-            return SecondStage(witness=True, disturb=True, moved=moved)
+            return SecondStage(witness=next_rate(result.witness, result.disturbed), disturb=True, moved=moved)
         if baseline is None or settings.no_compare:
             return SecondStage()
         stage = second_stage(result, baseline, self._metrics)
@@ -108,7 +108,7 @@ class BaselineCheck:
     def _update(self, result: Result) -> None:
         old, measured = baseline_of(result.case, self._settings), from_result(result)
         if result.witness is not None:
-            measured = replace(measured, witness=bounded(result.case, result.witness.quantities, result.disturbed))
+            measured = replace(measured, witness=bounded(result.case, result.witness, result.disturbed))
         new = refreshed(old, self._with_noise(measured, result), self._metrics)
         if problems := margin_problems(new, self._margins):
             raise InputError("\n".join(f"{result.case}: not recorded: {problem}" for problem in problems))

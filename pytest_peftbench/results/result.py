@@ -106,10 +106,12 @@ class Witness:
 
     quantities: lists of numbers by name, in the order in which they come about, so that the first one that moved says
     where a change began. bound: the largest relative deviation that rounding explains; 0 where it was not measured.
+    rate: the share of the experiment's learning rate that it trained with.
     """
 
     quantities: dict[str, list[float]]
     bound: float = 0.0
+    rate: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -196,14 +198,14 @@ class SecondStage:
     """What a case does after its first seed.
 
     seeds: further ones that it trains. retime: whether it takes its times again. moved: seeds that it trains once more,
-    on base weights moved by their last digit. witness: whether it runs its witness, after which it asks once more.
-    disturb: whether that is disturbed as well, for its bound.
+    on base weights moved by their last digit. witness: the share of its learning rate that it runs its witness with,
+    after which it asks once more; 0: none. disturb: whether that is disturbed as well, for its bound.
     """
 
     seeds: tuple[int, ...] = ()
     retime: bool = False
     moved: tuple[int, ...] = ()
-    witness: bool = False
+    witness: float = 0.0
     disturb: bool = False
 
 
