@@ -157,9 +157,13 @@ class CaseVerdict:
         return "\n".join(lines)
 
     def moved(self) -> str:
-        """What moved, worst first, in one line for a table, and how much is not recorded; empty when nothing did."""
+        """What moved, worst first, in one line for a table, and how much is not recorded; empty when nothing did.
+
+        Not what moved by rounding or noise; how the environment drifted is told once for all cases.
+        """
         told = _worst_first(self.findings)
-        shown = [item.short() for item in told if item.verdict not in ("within noise", "not recorded yet")]
+        untold = ("environment drift", "within noise", "same to rounding", "not recorded yet")
+        shown = [item.short() for item in told if item.verdict not in untold]
         if new := sum(finding.verdict == "not recorded yet" for finding in told):
             shown.append(f"{words.plural(new, 'metric')} not recorded yet")
         return ", ".join(dict.fromkeys(shown))
