@@ -612,6 +612,14 @@ def test_other_bits_without_a_witness_are_never_green(lacking):
     assert found(at_home, "adapter_sha256").verdict == "numerics changed"
 
 
+def test_a_witness_of_another_version_tells_nothing():
+    old = replace(witnessed(), witness=replace(witnessed().witness, version=0))
+    verdict = against(other_bits(witnessed()), old)
+
+    assert found(verdict, "adapter_sha256").verdict == "cannot tell"
+    assert "the baseline's witness is of version 0, not 1; update it" in verdict.text()
+
+
 def test_the_witness_holds_on_another_device_too():
     """Counters of another device are another matter."""
     verdict = against(replace(other_bits(witnessed()), environment={**OTHER_PROCESSOR, "device": "cuda"}), witnessed())

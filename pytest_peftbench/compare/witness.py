@@ -80,8 +80,11 @@ def beyond(comparison: Comparison) -> list[Deviation]:
 
 def who_lacks(comparison: Comparison) -> str:
     """Which side holds no witness, and what to do about it."""
-    if comparison.expected.witness is None:
+    ours, theirs = comparison.obtained.witness, comparison.expected.witness
+    if theirs is None:
         return "the baseline holds no witness to tell rounding from change; update it"
+    if ours is not None:
+        return f"the baseline's witness is of version {theirs.version}, not {ours.version}; update it"
     return "no witness ran to tell rounding from change; pass second_stage=peft_baseline.second_stage to run_experiment"
 
 
@@ -150,7 +153,9 @@ def _worst(recorded: Witness, disturbed: Sequence[Quantities]) -> Deviation:
 
 def _both(comparison: Comparison) -> tuple[Witness, Witness] | None:
     ours, theirs = comparison.obtained.witness, comparison.expected.witness
-    return (ours, theirs) if ours is not None and theirs is not None and theirs.quantities else None
+    if ours is None or theirs is None or not theirs.quantities:
+        return None
+    return (ours, theirs) if ours.version == theirs.version else None
 
 
 def _stage(name: str) -> str:

@@ -100,18 +100,23 @@ class BaseReference:
     operators: Operators
 
 
+# Counts up when a witness tells other things, or tells them otherwise: only those of one version are compared.
+WITNESS_VERSION = 1
+
+
 @dataclass(frozen=True)
 class Witness:
     """What a short training in double precision gave: equal on any machine but for rounding, see `cases.witness`.
 
     quantities: lists of numbers by name, in the order in which they come about, so that the first one that moved says
     where a change began. bound: the largest relative deviation that rounding explains; 0 where it was not measured.
-    rate: the share of the experiment's learning rate that it trained with.
+    rate: the share of the experiment's learning rate that it trained with. version: see WITNESS_VERSION.
     """
 
     quantities: dict[str, list[float]]
     bound: float = 0.0
     rate: float = 1.0
+    version: int = WITNESS_VERSION
 
 
 @dataclass(frozen=True)

@@ -172,6 +172,11 @@ EXPECTATIONS = {
         ("numerics changed", "witness"),
     ),
     "other bits, no witness ran": (elsewhere(), WITNESSED, ("cannot tell", "adapter_sha256")),
+    "other bits, a witness of another version": (
+        elsewhere(ROUNDED),
+        replace(PLAIN, witness=Witness(TOLD, 1e-9, version=0)),
+        ("cannot tell", "adapter_sha256"),
+    ),
     "other bits, none recorded": (elsewhere(TOLD), PLAIN, ("cannot tell", "adapter_sha256")),
     "the same bits, the witness moved": (
         replace(PLAIN, witness=Witness({**TOLD, "start: a": [1.1]})),
@@ -444,6 +449,12 @@ MUTATIONS = [
         'if not _both(comparison):\n        return "missing"',
         'if not _both(comparison):\n        return "agrees"',
         "other bits, no witness ran",
+    ),
+    (
+        "witness: version",
+        "return (ours, theirs) if ours.version == theirs.version else None",
+        "return (ours, theirs)",
+        "other bits, a witness of another version",
     ),
     (
         "witness: missing in the baseline",
