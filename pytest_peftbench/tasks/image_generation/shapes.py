@@ -71,6 +71,7 @@ class ImageShapes(ImageGeneration):
     def decode(self, model: nn.Module, steps: int, extra: Extra) -> Tensor:
         """Each step reads the noisy picture with its prompt and with the empty one, as guidance does."""
         batch = self.probe_batch()
+        velocity = batch["latents"]
         for _ in range(2 * steps):
             velocity = self.output(model, batch)
         return velocity
