@@ -316,6 +316,7 @@ def test_accepting_a_counter_changes_its_line_and_its_operator_s_alone(recorded,
 
 
 NOISE = {"sd": 1.0, "seeds": 5, "detectable": 1.0}
+WITNESS = {"quantities": {"losses": [1.0]}, "bound": 1e-9, "rate": 1.0, "version": 1}
 BASE = {"losses": [1.0], "metrics": {}, "operators": {"train_step": {"A.f": {"aten.mm": [1, 1]}}}}
 
 
@@ -344,6 +345,11 @@ BASE = {"losses": [1.0], "metrics": {}, "operators": {"train_step": {"A.f": {"at
         ),
         ({"metrics": {"checkpoint.tensors": {}}}, "metrics.checkpoint.tensors stands in evidence.metrics, too"),
         ({"metrics": {"unheard.of": [None]}}, "metrics.unheard.of holds list, expected a number, text"),
+        ({"evidence": {"witness": {**WITNESS, "bound": 0.9}}}, "witness.bound must be between 1e-10 and 1e-07, is 0.9"),
+        ({"evidence": {"witness": {**WITNESS, "bound": None}}}, "evidence.witness.bound: expected `float`, found null"),
+        ({"evidence": {"witness": {**WITNESS, "rate": 0}}}, "witness.rate must be above 0 and at most 1, is 0"),
+        ({"evidence": {"witness": {**WITNESS, "quantities": {}}}}, "witness.quantities is empty"),
+        ({"evidence": {"witness": {**WITNESS, "quantities": {"a": []}}}}, "witness.quantities: a is empty"),
         ({"seeds": {}}, "seeds: expected `array`, got `object`"),
         ({"seeds": [0, "1"]}, r'seeds\[1\]: expected `int`, found "1"'),
         ({"seeds": [0]}, "per_seed.test_accuracy holds 2 values for 1 seeds"),

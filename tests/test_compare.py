@@ -579,14 +579,50 @@ def test_a_quantity_that_vanished_or_is_no_number_moved(lacking):
     verdict = against(other_bits(witnessed(told=gone)), witnessed())
 
     assert found(verdict, "witness").verdict == "numerics changed"
-    assert "vanished, or is no number" in found(verdict, "witness").text()
+    assert f"(vanished, {lacking} moved first" in found(verdict, "witness").text()
+    fewer = against(other_bits(witnessed(told={**TOLD, lacking: TOLD[lacking][:1]})), witnessed())
+    assert "witness numerics changed: 2 numbers -> 1 numbers" in fewer.text()
     assert not is_green(against(other_bits(witnessed(told={**TOLD, lacking: [math.nan, 1.0]})), witnessed()))
 
 
-def test_a_quantity_that_only_the_result_has_is_not_looked_at():
-    gained = {**TOLD, "unmerged output": [1.0]}
+def test_a_quantity_that_only_the_result_has_moved_unless_it_is_a_capability_gained():
+    gained, more = {**TOLD, "unmerged output": [1.0]}, {**TOLD, "start: v_proj.lora_A": [1.0]}
 
     assert against(other_bits(witnessed(told=gained)), witnessed()).verdict == "same to rounding"
+    assert "1.0 (not in the baseline" in against(other_bits(witnessed(told=more)), witnessed()).text()
+
+
+def test_a_witness_excuses_what_rounding_can_do_and_no_more():
+    """The first loss is of an untrained adapter; later ones may be anything that training makes of a last digit."""
+    runs = {
+        "a later loss": [5.5, 5.4, 9.0],
+        "the first loss": [6.5, 5.4, 5.3],
+        "fewer losses": [5.5, 5.4],
+    }
+    told = {what: other_bits(training(first_losses=losses)) for what, losses in runs.items()}
+    verdicts = {
+        what: found(against(replace(result, witness=witnessed().witness), witnessed()), "first_losses").verdict
+        for what, result in told.items()
+    }
+
+    assert verdicts == {
+        "a later loss": "same to rounding",
+        "the first loss": "numerics changed",
+        "fewer losses": "numerics changed",
+    }
+    start = [measuring(other_bits(witnessed()), init__max_output_difference=size) for size in (0.0, 1e-6, 5.0)]
+    expected = measuring(witnessed(), init__max_output_difference=0.0)
+    assert [found(against(item, expected), "init.max_output_difference").verdict for item in start] == [
+        "identical",
+        "same to rounding",
+        "numerics changed",
+    ]
+
+
+def test_a_witness_of_another_rate_tells_nothing():
+    slow = replace(witnessed(), witness=replace(witnessed().witness, rate=0.1))
+
+    assert found(against(other_bits(witnessed()), slow), "adapter_sha256").verdict == "cannot tell"
 
 
 def test_a_quantity_of_nothing_but_rounding_is_held_against_its_stage():
@@ -617,7 +653,9 @@ def test_a_witness_of_another_version_tells_nothing():
     verdict = against(other_bits(witnessed()), old)
 
     assert found(verdict, "adapter_sha256").verdict == "cannot tell"
-    assert "the baseline's witness is of version 0, not 1; update it" in verdict.text()
+    assert (
+        "the baseline's witness is of version 0 at 1 of the rate, not of version 1 at 1 of the rate" in verdict.text()
+    )
 
 
 def test_the_witness_holds_on_another_device_too():
@@ -647,6 +685,17 @@ def test_a_base_model_that_moved_with_an_agreeing_witness_was_rounded():
 
     assert found(verdict, "base model").verdict == "same to rounding"
     assert is_green(verdict)
+    far = against(replace(obtained, base=replace(obtained.base, losses=[7.0, 4.1])), replace(with_base(), witness=told))
+    assert found(far, "base model").verdict == "numerics changed"
+
+
+def test_bytes_of_the_base_model_that_move_in_the_same_environment_are_red():
+    moved = with_base()
+    moved = replace(moved, base=replace(moved.base, metrics={"train_step.peak_bytes": 1008}))
+    verdict = against(measuring(moved, train_step__peak_bytes=3 * 11_219_763), with_base())
+
+    assert "base model train_step.peak_bytes 1,000 -> 1,008" in verdict.text()
+    assert found(verdict, "base model").verdict == "numerics changed"
 
 
 def test_what_runs_next_is_the_witness_and_seeds_only_where_it_moved_or_is_missing():
@@ -678,6 +727,8 @@ def test_the_bound_is_that_of_the_worst_disturbance_and_not_beyond_what_hides_a_
         bounded(CASE, recorded, [TOLD, disturbed(1 + 1e-5)])
     with pytest.raises(InputError, match="losses by inf"):
         bounded(CASE, recorded, [disturbed(math.nan)])
+    with pytest.raises(InputError, match="recorded with disturbances"):
+        bounded(CASE, recorded, [])
 
 
 def test_a_witness_is_recorded_at_the_largest_rate_at_which_it_keeps_still():

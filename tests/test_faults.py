@@ -238,6 +238,10 @@ def test_another_torch_is_red_where_the_environment_must_not_change(benchmark_of
 
     assert result.code == 1
     assert result.verdicts == {LORA: "not comparable", LOHA: "not comparable"}
+    allowed = benchmark_of_peft.run(
+        "--peft-strict-env", "--peft-green", "identical,same to rounding,not comparable", ANOTHER_TORCH="1"
+    )
+    assert allowed.code == 1
 
 
 def test_a_method_that_costs_more_is_alone_red_under_another_torch(run_with):

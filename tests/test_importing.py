@@ -18,7 +18,7 @@ from pytest_peftbench.measure import timing
 from pytest_peftbench.results.baseline import baseline_path, from_result, read, write
 from pytest_peftbench.results.files import InputError
 from pytest_peftbench.results.metrics import METRICS
-from pytest_peftbench.results.result import CaseId, Result
+from pytest_peftbench.results.result import CaseId, Result, Witness
 from pytest_peftbench.suites import Experiment
 from pytest_peftbench.tasks.math_reasoning.spec import MathTrainConfig
 
@@ -227,6 +227,15 @@ def test_pefts_published_results_are_imported_with_each_figure(tmp_path, capsys)
 
 
 # Out and back
+
+
+def test_our_own_result_with_a_witness_is_imported_without_it(tmp_path, measured):
+    """Its bound is measured where a baseline is recorded, and a result has none."""
+    told = replace(measured, witness=Witness({"losses": [1.0]}))
+    write_json(tmp_path / "results" / "lora--r4.json", plain(told))
+
+    assert main(["import", str(tmp_path / "results"), "--out", str(tmp_path / "baselines")]) == 0
+    assert read(baseline_path(tmp_path / "baselines", CASE)) == from_result(measured)
 
 
 def test_our_own_result_comes_back_without_loss(tmp_path, measured):

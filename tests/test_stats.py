@@ -108,12 +108,11 @@ def test_what_all_pairs_of_unchanged_code_do_alike_is_noise():
     assert stats.paired_spread([0.0, 0.0]) == 0.0
 
 
-def test_the_floor_of_pairs_is_exceeded_as_seldom_as_its_docstring_says(monkeypatch):
-    monkeypatch.setattr(stats, "TESTS", 10)
+def test_the_floor_of_pairs_is_exceeded_as_seldom_as_its_docstring_says():
     known, found = np.random.default_rng(0).normal(size=(2, 200_000, 5))
-    floors = stats.noise_floor(1.0, 5, 5, paired=True) * np.sqrt((known**2).mean(axis=1))
+    floors = stats.noise_floor(1.0, 5, 5, paired=True, level=0.005) * np.sqrt((known**2).mean(axis=1))
 
-    assert np.mean(found.mean(axis=1) > floors) == pytest.approx(stats.ALPHA / 10, rel=0.1)
+    assert np.mean(found.mean(axis=1) > floors) == pytest.approx(0.005, rel=0.1)
 
 
 def test_a_regression_of_the_detectable_size_is_caught_nine_times_out_of_ten_by_pairs():

@@ -181,7 +181,10 @@ def _run_first(
     )
     ask = second_stage or (lambda result: SecondStage())
     stage = ask(result)
-    while stage.witness and (found := testify(result, stage)) is not None:
+    while stage.witness and not (result.witness and result.witness.rate == stage.witness):
+        found = testify(result, stage)
+        if found is None:
+            break
         result, stage = found, ask(found)
     if others:
         stage = replace(stage, seeds=tuple(others))

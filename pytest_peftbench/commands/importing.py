@@ -11,7 +11,7 @@ import argparse
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +120,8 @@ def import_results(folder: Path, out: Path, say: Callable[[str], None]) -> int:
 def read_result(file: Path, data: dict[str, Any]) -> Baseline:
     """The baseline that a result file stands for: ours holds all of it, PEFT's what is the same measure in both."""
     if "peftbench" in data:
-        return from_result(Result.from_json(data, str(file)))
+        # a result's witness has no bound; one is measured where a baseline is recorded
+        return replace(from_result(Result.from_json(data, str(file))), witness=None)
     result = converted(file, data, _PeftResult)
     run, train, metrics = result.run_info, result.run_info.train_config, result.train_info.metrics
     if not metrics:

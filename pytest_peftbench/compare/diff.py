@@ -81,6 +81,7 @@ def _of_the_rest(old: Baseline, new: Baseline) -> Iterator[str]:
     for what, found, known in (
         ("base model's figures", new.base, old.base),
         ("imported result", new.imported, old.imported),
+        ("witness", new.witness, old.witness),
     ):
         if found != known:
             yield f"{what}: {'changed' if found and known else 'removed' if known else 'added'}"

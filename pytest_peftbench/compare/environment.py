@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from pytest_peftbench.compare.comparison import Comparison
+from pytest_peftbench.compare.comparison import Comparison, ordered
 from pytest_peftbench.compare.verdicts import Finding
-from pytest_peftbench.compare.witness import says
+from pytest_peftbench.compare.witness import may_be_rounding, says
 from pytest_peftbench.results import words
 from pytest_peftbench.results.metrics import METRICS, Metric
 from pytest_peftbench.results.result import BaseReference
@@ -50,6 +50,9 @@ def _moved_counters(before: BaseReference, after: BaseReference) -> Iterable[str
             if new != old:
                 change = words.change(METRICS["train_step.calls"], new, old)
                 yield f"base model {phase}.{unit} {old:,} -> {new:,} ({change})"
+    for name in ordered(before.metrics.keys() & after.metrics.keys(), METRICS):
+        if before.metrics[name] != after.metrics[name]:
+            yield f"base model {name} {before.metrics[name]:,} -> {after.metrics[name]:,}"
 
 
 def _moved_losses(before: BaseReference, after: BaseReference) -> Iterable[str]:
@@ -68,16 +71,18 @@ def drifted(comparison: Comparison, drift: Iterable[str]) -> Finding:
     told = "; ".join(drift)
     if any(ours[key] != theirs[key] for key in ours.keys() & theirs.keys() - _NO_CAUSE):
         return Finding.of("environment", "environment drift", told)
-    if says(comparison) == "agrees" and not _costs_otherwise(comparison):
+    if says(comparison) == "agrees" and _only_rounded(comparison):
         return Finding.of("base model", "same to rounding", f"{told}; the witness agrees")
     cause = "in the same environment, so it is the benchmark's own code, its base model or another library"
     return Finding.of("base model", "numerics changed", f"{told}; {cause}")
 
 
-def _costs_otherwise(comparison: Comparison) -> bool:
-    """Whether counters of the base model moved, which no rounding does."""
+def _only_rounded(comparison: Comparison) -> bool:
+    """Whether nothing of the base model moved but its losses, and those by no more than rounding."""
     before, after = comparison.expected.base, comparison.obtained.base
-    return before is not None and after is not None and any(_moved_counters(before, after))
+    if before is None or after is None:
+        return False
+    return not any(_moved_counters(before, after)) and may_be_rounding(after.losses, before.losses)
 
 
 def why_drifted(comparison: Comparison, metric: Metric) -> str:

@@ -12,7 +12,7 @@ from pytest_peftbench.compare.comparison import BySeed, Comparison, average, ave
 from pytest_peftbench.compare.environment import why_drifted
 from pytest_peftbench.compare.quality import quality
 from pytest_peftbench.compare.verdicts import SEVERITY, Finding, Verdict
-from pytest_peftbench.compare.witness import says, who_lacks
+from pytest_peftbench.compare.witness import may_be_rounding, says, who_lacks
 from pytest_peftbench.results import words
 from pytest_peftbench.results.baseline import problem, within_margin
 from pytest_peftbench.results.metrics import Metric, Value
@@ -108,13 +108,15 @@ def _side(metric: Metric, obtained: float, expected: float) -> Literal["improved
 def numerics(comparison: Comparison, metric: Metric) -> Finding:
     """The same bits; where they differ, what the witness says about them.
 
-    Without a witness they are a change where nothing else moved, and nobody can tell in another environment.
+    It excuses what rounding can do, and no more. Without a witness they are a change where nothing else moved, and
+    nobody can tell in another environment.
     """
-    finding = worst_of_seeds(metric, *comparison.values(metric.name))
+    ours, theirs = comparison.values(metric.name)
+    finding = worst_of_seeds(metric, ours, theirs)
     if finding.verdict == "identical":
         return finding
     told = says(comparison)
-    if told == "agrees":
+    if told == "agrees" and all(may_be_rounding(ours[seed], theirs[seed]) for seed in ours):
         return replace(finding, verdict="same to rounding", reason="the witness agrees", details=())
     if told == "missing" and (reason := why_drifted(comparison, metric)):
         return replace(finding, verdict="cannot tell", reason=f"{reason}, and {who_lacks(comparison)}", details=())

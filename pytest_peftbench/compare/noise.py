@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from pytest_peftbench.compare.stats import detectable, noise_floor, paired_spread, seeds_needed, spread
+from pytest_peftbench.compare.stats import RARE, detectable, noise_floor, paired_spread, seeds_needed, spread
 from pytest_peftbench.results.baseline import Baseline, Noise, problem, rounded, within_margin
 from pytest_peftbench.results.files import InputError
 from pytest_peftbench.results.metrics import Metric, Value
@@ -42,11 +42,11 @@ def _noise(metric: Metric, values: list[float], paired_sd: float | None) -> Nois
     return Noise(rounded(sd), count, rounded(size), None if paired_sd is None else rounded(paired_sd))
 
 
-def floor_of(noise: Noise, seeds: int, paired: bool) -> float:
+def floor_of(noise: Noise, seeds: int, paired: bool, level: float = RARE) -> float:
     """Largest difference of means of `seeds` seeds that unchanged code gives: of pairs, where theirs was measured."""
     if paired and noise.paired_sd is not None:
-        return noise_floor(noise.paired_sd, noise.seeds, seeds, paired=True)
-    return noise_floor(noise.sd, noise.seeds, seeds)
+        return noise_floor(noise.paired_sd, noise.seeds, seeds, paired=True, level=level)
+    return noise_floor(noise.sd, noise.seeds, seeds, level=level)
 
 
 def refreshed(old: Baseline | None, new: Baseline, metrics: Mapping[str, Metric]) -> Baseline:

@@ -62,8 +62,11 @@ def quality(comparison: Comparison, metric: Metric) -> Finding:
 
 
 def _rounded(metric: Metric, obtained: float, expected: float, noise: Noise | None) -> Finding:
-    """One seed where the witness agrees: it may differ by what rounding makes of a training, and by no more."""
-    floor = floor_of(noise, 1, paired=True) if noise else 0.0
+    """One seed where the witness agrees: it may differ by what rounding makes of a training, and by no more.
+
+    What lies beyond is no regression yet: the other seeds run and tell.
+    """
+    floor = floor_of(noise, 1, paired=True, level=stats.ALARM) if noise else 0.0
     margin = max(metric.margin(expected), floor)
     if abs(obtained - expected) <= margin * (1 + 1e-9):
         return Finding.between(metric, "same to rounding", obtained, expected, "the witness agrees")

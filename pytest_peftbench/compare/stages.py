@@ -11,7 +11,7 @@ from pytest_peftbench.compare.verdicts import GREEN_BY_DEFAULT
 from pytest_peftbench.compare.witness import says
 from pytest_peftbench.results.baseline import Baseline, problem
 from pytest_peftbench.results.metrics import Metric, by_lane
-from pytest_peftbench.results.result import Result, SecondStage
+from pytest_peftbench.results.result import WITNESS_VERSION, Result, SecondStage
 
 
 def second_stage(result: Result, baseline: Baseline, metrics: Mapping[str, Metric]) -> SecondStage:
@@ -29,7 +29,8 @@ def second_stage(result: Result, baseline: Baseline, metrics: Mapping[str, Metri
     if not _comparable(comparison) or comparison.same_bits() or _only_rounded(comparison):
         return SecondStage(retime=retime)
     others = tuple(run.seed for run in comparison.expected.seeds if run.seed not in seeds_of(comparison.obtained))
-    asks = baseline.witness.rate if result.witness is None and baseline.witness is not None else 0.0
+    recorded = baseline.witness if baseline.witness and baseline.witness.version == WITNESS_VERSION else None
+    asks = recorded.rate if recorded and result.witness is None else 0.0
     return SecondStage(others, retime, witness=asks)
 
 

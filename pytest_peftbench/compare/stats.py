@@ -27,6 +27,10 @@ ALPHA = 0.05
 POWER = 0.9
 # Margins allow for the noise in a session of this many quality tests: a margin must not depend on what else runs.
 TESTS = 400
+# How often unchanged code exceeds the noise floor.
+RARE = ALPHA / TESTS
+# The same for one seed alone, where exceeding it costs the other seeds' time and nothing else.
+ALARM = 0.01
 RESAMPLES = 99_999
 
 
@@ -43,19 +47,19 @@ def paired_spread(differences: Sequence[float]) -> float:
     return math.sqrt(statistics.fmean(difference**2 for difference in differences))
 
 
-def noise_floor(sd: float, known_seeds: int, seeds: int, *, paired: bool = False) -> float:
+def noise_floor(sd: float, known_seeds: int, seeds: int, *, paired: bool = False, level: float = RARE) -> float:
     """Largest difference between two means of `seeds` seeds that unchanged code gives, in the metric's unit.
 
     sd: the spread between seeds, estimated from `known_seeds` of them. With that of the other group in it the floor
-    would be exceeded with a probability of ALPHA / TESTS, by Student's one-sided test of two means; but what regresses
+    would be exceeded with a probability of `level`, by Student's one-sided test of two means; but what regresses
     often scatters more, too, and would widen its own margin. From the baseline's five seeds alone it is 0.0017, and
     such a difference is `cannot tell` unless it is significant as well.
     paired: sd is the `paired_spread` of so many pairs. The floor of the mean of `seeds` pairs is then exceeded with a
-    probability of ALPHA / TESTS.
+    probability of `level`.
     """
     from scipy.stats import t
 
-    return float(t.isf(ALPHA / TESTS, _freedom(known_seeds, seeds, paired))) * _standard_error(sd, seeds, paired)
+    return float(t.isf(level, _freedom(known_seeds, seeds, paired))) * _standard_error(sd, seeds, paired)
 
 
 def detectable(margin: float, sd: float, known_seeds: int, seeds: int, *, paired: bool = False) -> float:

@@ -10,12 +10,9 @@ from typing import Literal
 from pytest_peftbench.compare.comparison import Comparison
 from pytest_peftbench.compare.verdicts import Finding
 from pytest_peftbench.results.files import InputError
-from pytest_peftbench.results.result import CaseId, Witness
+from pytest_peftbench.results.metrics import Value
+from pytest_peftbench.results.result import LEAST_BOUND, MOST_BOUND, CaseId, Witness
 
-# A bound beyond this could hide a change; a case that needs one is not recorded.
-MOST = 1e-7
-# No bound is narrower: quantities have 12 digits.
-LEAST = 1e-10
 # Shares of the learning rate to record with: the largest one at which no disturbance moves a quantity beyond STILL.
 RATES = (1.0, 0.1, 0.01, 1e-3, 1e-4)
 STILL = 1e-9
@@ -25,9 +22,15 @@ SAFETY = 30
 _NEGLIGIBLE = 1e-6
 # Stages of an adapter that has not learned yet.
 _BEFORE_TRAINING = ("start", "untrained output")
+# What a method may be unable to give, and may learn to: that it can now is no change of what it does.
+_CAPABILITIES = ("disabled output", "reloaded output", "merged output", "unmerged output")
+# Before any training a figure differs by rounding no more than this share of it: a loss in bfloat16 by a third of it.
+_ALIKE = 1e-2
+# Below this a figure, a difference of two outputs say, may be rounding alone.
+_NOTHING = 1e-3
 
 Quantities = Mapping[str, Sequence[float]]
-# agrees: no quantity is beyond the bound. moved: one is. missing: a side holds no witness.
+# agrees: no quantity is beyond the bound. moved: one is. missing: a side holds no witness, or one of another version.
 Says = Literal["agrees", "moved", "missing"]
 
 
@@ -40,14 +43,21 @@ class Deviation:
     obtained: Sequence[float]
     expected: Sequence[float]
 
-    def entry(self) -> tuple[float, float]:
-        """The two numbers, obtained and expected, that are farthest apart; NaN where there is none."""
-        pairs = list(zip(self.obtained, self.expected, strict=False))
-        return max(pairs, key=lambda pair: abs(pair[0] - pair[1]), default=(math.nan, math.nan))
+    def words(self) -> tuple[str, str, str]:
+        """Obtained, expected, and how far apart they are."""
+        if not self.obtained or not self.expected:
+            sides = (str(self.obtained[0]) if self.obtained else "", str(self.expected[0]) if self.expected else "")
+            return *sides, "vanished" if self.expected else "not in the baseline"
+        if len(self.obtained) != len(self.expected):
+            return f"{len(self.obtained)} numbers", f"{len(self.expected)} numbers", ""
+        pairs = zip(self.obtained, self.expected, strict=True)
+        ours, theirs = max(pairs, key=lambda pair: abs(pair[0] - pair[1]) if math.isfinite(pair[0]) else math.inf)
+        size = f"by {self.size:.1e} of its size" if math.isfinite(self.size) else ""
+        return f"{ours:.12g}", f"{theirs:.12g}", size
 
 
 def deviations(obtained: Quantities, expected: Quantities) -> Iterator[Deviation]:
-    """How far each expected quantity is, in their order; what was not expected is not looked at."""
+    """How far each expected quantity is, in their order, then those that were not expected, infinitely far."""
     sizes: dict[str, float] = {}
     for name, numbers in expected.items():
         sizes[_stage(name)] = max(sizes.get(_stage(name), 0.0), _size(numbers))
@@ -55,6 +65,9 @@ def deviations(obtained: Quantities, expected: Quantities) -> Iterator[Deviation
         ours = obtained.get(name, ())
         scale = max(_size(theirs), _NEGLIGIBLE * sizes[_stage(name)])
         yield Deviation(name, _relative(ours, theirs, scale), ours, theirs)
+    for name in obtained:
+        if name not in expected and name not in _CAPABILITIES:
+            yield Deviation(name, math.inf, obtained[name], ())
 
 
 def largest(obtained: Quantities, expected: Quantities) -> Deviation:
@@ -79,13 +92,17 @@ def beyond(comparison: Comparison) -> list[Deviation]:
 
 
 def who_lacks(comparison: Comparison) -> str:
-    """Which side holds no witness, and what to do about it."""
+    """Why there is no witness on both sides, and what to do about it."""
     ours, theirs = comparison.obtained.witness, comparison.expected.witness
     if theirs is None:
-        return "the baseline holds no witness to tell rounding from change; update it"
+        return "the baseline holds no witness to tell rounding from change; update it, if the case can have one"
     if ours is not None:
-        return f"the baseline's witness is of version {theirs.version}, not {ours.version}; update it"
-    return "no witness ran to tell rounding from change; pass second_stage=peft_baseline.second_stage to run_experiment"
+        mine, its = (f"version {side.version} at {side.rate:g} of the rate" for side in (ours, theirs))
+        return f"the baseline's witness is of {its}, not of {mine}; update it"
+    return (
+        "no witness ran to tell rounding from change; pass second_stage=peft_baseline.second_stage to run_experiment, "
+        "and see the run's warnings"
+    )
 
 
 def same_start(comparison: Comparison) -> bool:
@@ -114,11 +131,27 @@ def witnessed(comparison: Comparison) -> list[Finding]:
 def _moved(moved: Sequence[Deviation], count: int, bound: float) -> Finding:
     """Named by the first quantity that moved: there the change began."""
     first = moved[0]
-    ours, theirs = (f"{number:.12g}" for number in first.entry())
-    size = f"by {first.size:.1e} of its size" if math.isfinite(first.size) else "vanished, or is no number"
     reason = f"{first.name} moved first, bound {bound:.1e}; {len(moved)} of {count} quantities moved"
-    found = Finding("", "numerics changed", ours, theirs, size, reason, about="witness")
-    return found if first.obtained else replace(found, obtained="")
+    return Finding("", "numerics changed", *first.words(), reason, about="witness")
+
+
+def may_be_rounding(obtained: Value, expected: Value) -> bool:
+    """Whether two figures can be one that is rounded otherwise: of one shape, and alike before any training.
+
+    A list is of losses, whose first is of an untrained adapter; what training made of the others nobody can tell.
+    """
+    if isinstance(obtained, list) and isinstance(expected, list):
+        return len(obtained) == len(expected) and all(map(_alike, obtained[:1], expected[:1]))
+    if isinstance(obtained, dict) and isinstance(expected, dict):
+        return obtained.keys() == expected.keys()
+    if isinstance(obtained, (int, float)) and isinstance(expected, (int, float)):
+        return _alike(obtained, expected)
+    return isinstance(obtained, str) and isinstance(expected, str)
+
+
+def _alike(obtained: float, expected: float) -> bool:
+    size = max(abs(obtained), abs(expected))
+    return size <= _NOTHING or abs(obtained - expected) <= _ALIKE * size
 
 
 def next_rate(recorded: Witness | None, disturbed: Sequence[Quantities]) -> float:
@@ -137,16 +170,18 @@ def bounded(case: CaseId, recorded: Witness, disturbed: Sequence[Quantities]) ->
     change could hide in it.
     """
     worst = _worst(recorded, disturbed)
-    bound = max(LEAST, SAFETY * worst.size)
-    if not bound <= MOST:
+    bound = max(LEAST_BOUND, SAFETY * worst.size)
+    if not bound <= MOST_BOUND:
         raise InputError(
-            f"{case}: not recorded: rounding alone moves its witness, {worst.name} by {worst.size:.1e}; the "
-            f"bound would be {bound:.1e}, beyond {MOST:.0e} it could hide a change; see to what hangs on the last digit"
+            f"{case}: not recorded: rounding alone moves its witness, {worst.name} by {worst.size:.1e}; a bound of "
+            f"{bound:.1e} could hide a change, {MOST_BOUND:.0e} is the most; see to what hangs on a last digit"
         )
     return replace(recorded, bound=float(f"{bound:.1e}"))
 
 
 def _worst(recorded: Witness, disturbed: Sequence[Quantities]) -> Deviation:
+    if not disturbed or not recorded.quantities:
+        raise InputError("a witness is recorded with disturbances of it: SecondStage(witness=1.0, disturb=True)")
     found = [largest(other, recorded.quantities) for other in disturbed]
     return max(found, key=lambda deviation: deviation.size)
 
@@ -155,7 +190,7 @@ def _both(comparison: Comparison) -> tuple[Witness, Witness] | None:
     ours, theirs = comparison.obtained.witness, comparison.expected.witness
     if ours is None or theirs is None or not theirs.quantities:
         return None
-    return (ours, theirs) if ours.version == theirs.version else None
+    return (ours, theirs) if (ours.version, ours.rate) == (theirs.version, theirs.rate) else None
 
 
 def _stage(name: str) -> str:

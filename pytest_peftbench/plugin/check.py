@@ -98,8 +98,8 @@ class BaselineCheck:
         found = compare(result, baseline_of(result.case, self._settings), self._metrics, self._tests)
         path = baseline_path(self._settings.baselines, result.case)
         verdict = replace(found, baseline=short_path(path, self._item.config))
-        verdict = _without_drift(verdict) if self._settings.strict_env else verdict
-        red = not is_green(verdict, self._settings.green)
+        settled = _without_drift(verdict) if self._settings.strict_env else verdict
+        red, verdict = settled != verdict or not is_green(settled, self._settings.green), settled
         self._note(verdict=verdict, red=red)
         if red:
             pytest.fail(verdict.text(_recording_command(self._item)), pytrace=False)

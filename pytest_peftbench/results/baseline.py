@@ -17,6 +17,8 @@ from msgspec import Meta
 from pytest_peftbench.results.files import TOO_LARGE, InputError, converted, read_json, write_json
 from pytest_peftbench.results.metrics import METRICS, Kind, Metric, Value
 from pytest_peftbench.results.result import (
+    LEAST_BOUND,
+    MOST_BOUND,
     SCHEMA_VERSION,
     BaseReference,
     CaseId,
@@ -459,8 +461,10 @@ def _problems(baseline: Baseline, metrics: Mapping[str, Metric]) -> Iterator[str
 def _problems_of_witness(witness: Witness) -> Iterator[str]:
     if not witness.quantities:
         yield "witness.quantities is empty, so it could tell nothing"
-    if not 0 < witness.bound < 1:
-        yield f"witness.bound must be between 0 and 1, is {witness.bound}"
+    if not LEAST_BOUND <= witness.bound <= MOST_BOUND:
+        yield f"witness.bound must be between {LEAST_BOUND:g} and {MOST_BOUND:g}, is {witness.bound:g}"
+    if not 0 < witness.rate <= 1:
+        yield f"witness.rate must be above 0 and at most 1, is {witness.rate:g}"
     for name, numbers in witness.quantities.items():
         if reason := problem(numbers, "list"):
             yield f"witness.quantities: {name} {reason}"

@@ -177,6 +177,16 @@ EXPECTATIONS = {
         replace(PLAIN, witness=Witness(TOLD, 1e-9, version=0)),
         ("cannot tell", "adapter_sha256"),
     ),
+    "other bits, another first loss": (
+        elsewhere(TOLD, seeds={**UNLIKE, "first_losses": [6.5, 5.4, 5.3]}),
+        WITNESSED,
+        ("numerics changed", "first_losses"),
+    ),
+    "other bits, a quantity more": (
+        elsewhere({**TOLD, "start: b": [1.0]}),
+        WITNESSED,
+        ("numerics changed", "witness"),
+    ),
     "other bits, none recorded": (elsewhere(TOLD), PLAIN, ("cannot tell", "adapter_sha256")),
     "the same bits, the witness moved": (
         replace(PLAIN, witness=Witness({**TOLD, "start: a": [1.1]})),
@@ -367,7 +377,7 @@ MUTATIONS = [
     ),
     (
         "pairs: their noise",
-        "noise_floor(noise.paired_sd, noise.seeds, seeds, paired=True)",
+        "noise_floor(noise.paired_sd, noise.seeds, seeds, paired=True, level=level)",
         "0.0",
         "more forgotten, no more than rounding explains",
     ),
@@ -452,9 +462,21 @@ MUTATIONS = [
     ),
     (
         "witness: version",
-        "return (ours, theirs) if ours.version == theirs.version else None",
+        "return (ours, theirs) if (ours.version, ours.rate) == (theirs.version, theirs.rate) else None",
         "return (ours, theirs)",
         "other bits, a witness of another version",
+    ),
+    (
+        "witness: what rounding can do",
+        "return len(obtained) == len(expected) and all(map(_alike, obtained[:1], expected[:1]))",
+        "return True",
+        "other bits, another first loss",
+    ),
+    (
+        "witness: what is new",
+        "if name not in expected and name not in _CAPABILITIES:",
+        "if name in _CAPABILITIES:",
+        "other bits, a quantity more",
     ),
     (
         "witness: missing in the baseline",
@@ -470,8 +492,8 @@ MUTATIONS = [
     ),
     (
         "witness: its finding",
-        'Finding("", "numerics changed", ours',
-        'Finding("", "identical", ours',
+        'Finding("", "numerics changed", *first.words()',
+        'Finding("", "identical", *first.words()',
         "the same bits, the witness moved",
     ),
     (
