@@ -619,6 +619,22 @@ def test_a_witness_excuses_what_rounding_can_do_and_no_more():
     ]
 
 
+def test_a_check_to_the_bit_may_come_out_otherwise_where_bits_do():
+    """AdaLoRA, reloaded, multiplies matrices of another shape: whether its last digits agree, the processor decides."""
+    told = {**TOLD, "reloaded output": [7.5, -2.25]}
+    here, there = (measuring(witnessed(told=told), reload__same_output=word) for word in ("ok", "differs"))
+
+    assert found(against(other_bits(there), here), "reload.same_output").verdict == "same to rounding"
+    assert found(against(other_bits(here), there), "reload.same_output").verdict == "same to rounding"
+    assert found(against(there, here), "reload.same_output").verdict == "regressed"
+    moved = measuring(other_bits(witnessed(told=told, reloaded=1.5)), reload__same_output="differs")
+    assert found(against(moved, here), "reload.same_output").verdict == "regressed"
+    raised = measuring(other_bits(here), reload__same_output="KeyError")
+    assert found(against(raised, here), "reload.same_output").verdict == "regressed"
+    merged = measuring(other_bits(here), merge__same_output="differs")
+    assert found(against(merged, here), "merge.same_output").verdict == "regressed"
+
+
 def test_a_witness_of_another_rate_tells_nothing():
     slow = replace(witnessed(), witness=replace(witnessed().witness, rate=0.1))
 

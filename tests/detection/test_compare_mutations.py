@@ -83,6 +83,7 @@ def elsewhere(told=None, seeds=UNLIKE, **changes):
     return replace(found, witness=None if told is None else Witness(told))
 
 
+RELOADED = {**TOLD, "reloaded output": [2.0, 1.0]}
 WITNESSED = replace(PLAIN, witness=Witness(TOLD, 1e-9))
 ROUNDED = {**TOLD, "learned: a": [0.25 * (1 + 1e-11)]}
 FIRST_OF = replace(elsewhere(ROUNDED), seeds=[a_run(0, solved=49, **UNLIKE)])
@@ -176,6 +177,21 @@ EXPECTATIONS = {
         elsewhere(ROUNDED),
         replace(PLAIN, witness=Witness(TOLD, 1e-9, version=0)),
         ("cannot tell", "adapter_sha256"),
+    ),
+    "reloaded with other bits elsewhere": (
+        elsewhere(RELOADED, metrics={"reload.same_output": "differs"}),
+        replace(a_result(metrics={"reload.same_output": "ok"}), witness=Witness(RELOADED, 1e-9)),
+        ("same to rounding", "reload.same_output"),
+    ),
+    "reloaded with other bits at home": (
+        replace(a_result(metrics={"reload.same_output": "differs"}), witness=Witness(RELOADED)),
+        replace(a_result(metrics={"reload.same_output": "ok"}), witness=Witness(RELOADED, 1e-9)),
+        ("regressed", "reload.same_output"),
+    ),
+    "reloading raises elsewhere": (
+        elsewhere(RELOADED, metrics={"reload.same_output": "KeyError"}),
+        replace(a_result(metrics={"reload.same_output": "ok"}), witness=Witness(RELOADED, 1e-9)),
+        ("regressed", "reload.same_output"),
     ),
     "other bits, another first loss": (
         elsewhere(TOLD, seeds={**UNLIKE, "first_losses": [6.5, 5.4, 5.3]}),
@@ -465,6 +481,24 @@ MUTATIONS = [
         "return (ours, theirs) if (ours.version, ours.rate) == (theirs.version, theirs.rate) else None",
         "return (ours, theirs)",
         "other bits, a witness of another version",
+    ),
+    (
+        "checks to the bit: elsewhere",
+        "if _rounded_otherwise(comparison, metric, finding):",
+        "if False:",
+        "reloaded with other bits elsewhere",
+    ),
+    (
+        "checks to the bit: at home",
+        "and bool(differences(comparison.obtained.environment, comparison.expected.environment, DRIFTING))",
+        "",
+        "reloaded with other bits at home",
+    ),
+    (
+        "checks to the bit: an error",
+        '{finding.obtained, finding.expected} == {"ok", "differs"}',
+        "True",
+        "reloading raises elsewhere",
     ),
     (
         "witness: what rounding can do",
