@@ -393,7 +393,7 @@ def test_a_refactoring_that_costs_an_operator_is_told_as_one_and_not_as_a_slip(r
     result = run_edited(
         "tuners.lora.layer:Linear.forward",
         "lora_B(lora_A(dropout(x))) * scaling",
-        "lora_B(lora_A(dropout(x)) * (scaling / 3)) * 3.0",
+        "lora_B(lora_A(dropout(x)) * (scaling / 7)) * 7.0",
     )
 
     failure = result.failure(LORA)

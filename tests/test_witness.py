@@ -13,7 +13,15 @@ from pytest_peftbench.cases.loading import cached_base_models, cached_task_data
 from pytest_peftbench.cases.witness import STEPS, can_be_witnessed, compressed, disturbed_witnesses, witness
 from pytest_peftbench.commands.selftest.patching import Edit, patched
 from pytest_peftbench.compare.witness import bounded, deviations, largest
-from pytest_peftbench.measure.precision import DIGITS, OtherRounding, digits, double_precision, project
+from pytest_peftbench.measure.precision import (
+    DIGITS,
+    OtherRounding,
+    as_stored,
+    digits,
+    double_precision,
+    project,
+    widened,
+)
 from pytest_peftbench.measure.weights import move
 from pytest_peftbench.results.result import Witness
 from pytest_peftbench.suites import read_suite
@@ -96,6 +104,32 @@ def test_types_are_what_they_were_whatever_is_raised():
     assert torch.complex64 is torch.cfloat is COMPLEX_SINGLE
     assert torch.ones(1).dtype == torch.ones(1).double().float().dtype == SINGLE
     assert nn.Linear(1, 1).double().float().weight.dtype == SINGLE
+
+
+def test_files_are_read_as_they_are_stored_and_widened_then(tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    save_file({"a": torch.tensor([1.0, 2.0])}, tmp_path / "x.safetensors")
+    with double_precision():
+        with as_stored():
+            read = load_file(tmp_path / "x.safetensors")["a"]
+            assert torch.float32 is SINGLE
+        assert torch.float32 is torch.float64
+        assert widened(nn.Linear(1, 1)).weight.dtype == torch.float64
+
+    assert read.tolist() == [1.0, 2.0]
+    assert widened(nn.Linear(1, 1)).weight.dtype == SINGLE
+
+
+def test_what_a_model_computed_when_it_was_made_is_computed_anew_in_double_precision(loading, experiments):
+    base = loading[0](experiments["MetaMathQA lora/rank8"])
+    narrow = base.model.rotary_emb.inv_freq.double()
+    with double_precision():
+        wide = widened(base).model.rotary_emb.inv_freq
+
+    assert wide.dtype == torch.float64
+    assert torch.allclose(wide, narrow, rtol=1e-6)
+    assert not torch.equal(wide, narrow)
 
 
 def test_sums_are_rounded_otherwise_and_nothing_else():

@@ -26,7 +26,7 @@ def cached_base_models() -> BaseModel:
         if config.dtype in QUANTISED:
             model: nn.Module = task.load_base_model(config, experiment.place)
             return model
-        key = (experiment.case.task, experiment.models, config.telling("BASE_MODEL"), torch.get_default_dtype())
+        key = (experiment.case.task, experiment.models, config.telling("BASE_MODEL"))
         if key not in loaded:
             model = task.load_base_model(config, experiment.place)
             loaded[key] = model, fingerprint(model)

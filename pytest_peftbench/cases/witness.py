@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -21,7 +22,14 @@ from pytest_peftbench.cases.methods import compressed_steps
 from pytest_peftbench.cases.subject import BaseModel, Subject, TaskData, subject_of
 from pytest_peftbench.cases.training import Trainer
 from pytest_peftbench.measure.environment import deterministic, seed_everything
-from pytest_peftbench.measure.precision import OtherRounding, digits, double_precision, project
+from pytest_peftbench.measure.precision import (
+    OtherRounding,
+    as_stored,
+    digits,
+    double_precision,
+    project,
+    widened,
+)
 from pytest_peftbench.measure.weights import move
 from pytest_peftbench.suites import Experiment
 from pytest_peftbench.tasks.config import QUANTISED
@@ -56,7 +64,7 @@ def disturbed_witnesses(
     experiment = compressed(experiment, rate)
 
     def moved(experiment: Experiment) -> nn.Module:
-        return move(base_model(experiment), MOVE)
+        return move(base_model(experiment).double(), MOVE)
 
     return [
         _testify(experiment, moved, task_data),
@@ -120,10 +128,17 @@ def _testify(
     with deterministic(experiment.device), tempfile.TemporaryDirectory() as folder, double_precision():
         task_data(experiment)  # pictures and prompts are encoded once, for all cases
         with rounding or nullcontext():
-            subject = subject_of(experiment, base_model, task_data, Path(folder) / "method")
+            subject = subject_of(experiment, partial(_widened_base, base_model), task_data, Path(folder) / "method")
             model = _train(subject, told)
             _use(subject, model, Path(folder) / "checkpoint", told)
     return told.quantities
+
+
+def _widened_base(base_model: BaseModel, experiment: Experiment) -> nn.Module:
+    """The base model, read as its files are, in double precision."""
+    with as_stored():
+        model = base_model(experiment)
+    return widened(model)
 
 
 def _train(subject: Subject, told: _Statement) -> nn.Module:

@@ -26,6 +26,18 @@ _SUMS = frozenset(
 )
 
 
+_SINGLE = torch.float32
+# What Python code names, and what it means in the world of double precision.
+_MEANT: list[tuple[Any, dict[str, Any]]] = [
+    (torch, dict.fromkeys(("float32", "float"), torch.float64)),
+    (torch, dict.fromkeys(("complex64", "cfloat"), torch.complex128)),
+    (Tensor, {"float": Tensor.double}),
+    (nn.Module, {"float": nn.Module.double}),
+]
+# A tensor's own method stands in a class below `Tensor`: there is nothing to restore.
+_PLAIN = [(place, {name: place.__dict__.get(name) for name in meant}) for place, meant in _MEANT]
+
+
 @contextmanager
 def double_precision() -> Iterator[None]:
     """While the body runs, whoever names float32 or complex64 in Python gets float64 or complex128.
@@ -33,26 +45,51 @@ def double_precision() -> Iterator[None]:
     Casts inside transformers, diffusers and PEFT are among them, and checks that a weight is of single precision. What
     torch makes in C++ follows the default dtype. Types are as they were after it, whatever the body raises.
     """
-    double, complex_double = torch.float64, torch.complex128
-    places: list[tuple[Any, dict[str, Any]]] = [
-        (torch, {"float32": double, "float": double, "complex64": complex_double, "cfloat": complex_double}),
-        (Tensor, {"float": Tensor.double}),
-        (nn.Module, {"float": nn.Module.double}),
-    ]
-    default = torch.get_default_dtype()
-    before = [{name: place.__dict__.get(name) for name in meant} for place, meant in places]
+    _exchange(_MEANT, torch.float64)
     try:
-        torch.set_default_dtype(double)
-        for place, meant in places:
-            for name, value in meant.items():
-                setattr(place, name, value)
         yield
     finally:
-        for (place, _), known in zip(places, before, strict=True):
-            for name, value in known.items():
-                # a tensor's own method stands in a class below `Tensor`
-                delattr(place, name) if value is None else setattr(place, name, value)
-        torch.set_default_dtype(default)
+        _exchange(_PLAIN, _SINGLE)
+
+
+@contextmanager
+def as_stored() -> Iterator[None]:
+    """While the body runs, types mean themselves again: a file's reader asks torch for the type that stands in it."""
+    if torch.float32 is _SINGLE:
+        yield
+        return
+    _exchange(_PLAIN, _SINGLE)
+    try:
+        yield
+    finally:
+        _exchange(_MEANT, torch.float64)
+
+
+def _exchange(places: list[tuple[Any, dict[str, Any]]], default: torch.dtype) -> None:
+    torch.set_default_dtype(default)
+    for place, values in places:
+        for name, value in values.items():
+            if value is not None:
+                setattr(place, name, value)
+            elif name in place.__dict__:
+                delattr(place, name)
+
+
+def widened(model: nn.Module) -> nn.Module:
+    """The model in double precision where float32 means that, and as it is elsewhere.
+
+    What it computed when it was made, such as the frequencies of rotary embeddings, it computes anew: widened, it would
+    keep the last digit of single precision.
+    """
+    if torch.float32 is _SINGLE:
+        return model
+    model.double()
+    for part in model.modules():
+        if hasattr(part, "config") and any(True for _ in part.buffers()) and not any(True for _ in part.parameters()):
+            anew = type(part)(part.config)
+            for name, value in anew.named_buffers(recurse=False):
+                setattr(part, name, value.to(getattr(part, name).device))
+    return model
 
 
 class OtherRounding(TorchDispatchMode):  # type: ignore[no-untyped-call]

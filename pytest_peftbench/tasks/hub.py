@@ -113,8 +113,10 @@ def _cached(model_id: str) -> bool:
 
 @contextmanager
 def loading(source: Source) -> Iterator[None]:
-    """Whatever of the source is missing while the body loads it is told as an InputError."""
-    with _worded(source):
+    """Whatever of the source is missing while the body loads it is told as an InputError; types are the files' own."""
+    from pytest_peftbench.measure.precision import as_stored
+
+    with _worded(source), as_stored():
         yield
 
 

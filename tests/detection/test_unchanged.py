@@ -45,7 +45,8 @@ def bits(result):
     lanes = ("exact", "numerics", "quality")
     kept = {name for lane in lanes for name in by_lane(METRICS, lane)}
     metrics = {name: value for name, value in block["metrics"].items() if name in kept}
-    return {**block, "metrics": metrics}
+    # only the run that records has a witness
+    return {**block, "metrics": metrics, "witness": None}
 
 
 def test_training_records_and_compares_green(trained):

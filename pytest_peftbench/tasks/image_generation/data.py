@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pytest_peftbench.measure.precision import widened
 from pytest_peftbench.measure.weights import digest
 from pytest_peftbench.results.files import InputError
 from pytest_peftbench.tasks import hub
@@ -76,6 +77,10 @@ def load(config: ImageTrainConfig, place: Place) -> ImageData:
     train, valid, test = load_splits(config, pictures)
     pipeline = _load_pipeline(flux, config)
     encoder, processor = _load_encoder(dino)
+    for model in (pipeline.text_encoder, pipeline.vae, encoder):
+        widened(model)
+    # made anew here, its timesteps are in double precision where float32 means that
+    pipeline.scheduler = type(pipeline.scheduler).from_config(pipeline.scheduler.config)
     models = _digest_of_models(pipeline, encoder)  # before the text encoder goes
     prompts = [example.prompt for example in [*train, *valid, *test]]
     prompts += [*config.sample_image_prompts, *config.drift_image_prompts, NO_PROMPT]
