@@ -51,8 +51,8 @@ def can_be_witnessed(experiment: Experiment) -> bool:
 def witness(experiment: Experiment, base_model: BaseModel, task_data: TaskData, rate: float = 1.0) -> Quantities:
     """The quantities of the experiment's witness, each a few numbers, to 12 digits, in the order of their coming.
 
-    base_model, task_data: as `run_experiment` takes them; called in the world of double precision. rate: share of the
-    experiment's learning rate.
+    base_model, task_data: as `run_experiment` takes them; the base model is read as it is stored and then widened, the
+    data are made in the world of double precision. rate: share of the experiment's learning rate.
     """
     return _testify(compressed(experiment, rate), base_model, task_data)
 
