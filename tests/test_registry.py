@@ -105,6 +105,24 @@ def test_each_trained_case_has_a_witness_with_a_narrow_bound():
         assert baseline.witness.bound <= 3e-8
 
 
+# What the witness tells where a check had an outcome other than an exception.
+OUTPUTS = {
+    "disable.restores_base": "disabled output",
+    "reload.same_output": "reloaded output",
+    "merge.same_output": "merged output",
+    "unmerge.restores_base": "unmerged output",
+}
+
+
+def test_a_witness_holds_each_output_that_its_case_can_give():
+    """One that failed in double precision alone would be missed by every comparison, on both sides."""
+    baselines = [read(path) for path in BASELINES.rglob("*.json")]
+    for baseline in (baseline for baseline in baselines if baseline.witness):
+        checked = [name for name in OUTPUTS if baseline.metrics.get(name) in ("ok", "differs")]
+        told = baseline.witness.quantities.keys() & set(OUTPUTS.values())
+        assert told == {OUTPUTS[name] for name in checked}, baseline.case
+
+
 def test_no_baseline_is_left_of_an_experiment_that_is_gone():
     known = {
         baseline_path(BASELINES, replace(experiment.case, kind=kind))

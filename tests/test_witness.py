@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from pytest_peftbench.cases.loading import cached_base_models, cached_task_data
-from pytest_peftbench.cases.witness import STEPS, can_be_witnessed, compressed, disturbed_witnesses, witness
+from pytest_peftbench.cases.witness import STEPS, _Statement, can_be_witnessed, compressed, disturbed_witnesses, witness
 from pytest_peftbench.commands.selftest.patching import Edit, patched
 from pytest_peftbench.compare.witness import bounded, deviations, largest
 from pytest_peftbench.measure.precision import (
@@ -104,6 +104,24 @@ def test_types_are_what_they_were_whatever_is_raised():
     assert torch.complex64 is torch.cfloat is COMPLEX_SINGLE
     assert torch.ones(1).dtype == torch.ones(1).double().float().dtype == SINGLE
     assert nn.Linear(1, 1).double().float().weight.dtype == SINGLE
+
+
+def test_a_default_type_of_the_caller_s_own_is_restored():
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        with double_precision():
+            assert torch.ones(1).dtype == torch.float64
+        assert torch.get_default_dtype() == torch.bfloat16
+    finally:
+        torch.set_default_dtype(SINGLE)
+
+
+def test_a_device_out_of_memory_is_no_capability_that_a_method_lacks():
+    def exhausted():
+        raise torch.OutOfMemoryError
+
+    with pytest.raises(torch.OutOfMemoryError):
+        _Statement().attempt("reloaded output", exhausted)
 
 
 def test_files_are_read_as_they_are_stored_and_widened_then(tmp_path):

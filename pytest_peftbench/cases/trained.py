@@ -34,7 +34,7 @@ from pytest_peftbench.measure import timing
 from pytest_peftbench.measure.collector import freeze_collector
 from pytest_peftbench.measure.environment import describe, deterministic, seed_everything
 from pytest_peftbench.measure.memory import MemoryTracker
-from pytest_peftbench.measure.weights import digest, move
+from pytest_peftbench.measure.weights import digest, last_digit, move
 from pytest_peftbench.results.files import InputError
 from pytest_peftbench.results.metrics import METRICS, Value, in_order
 from pytest_peftbench.results.result import Operators, PeakTensors, Picture, Result, SecondStage, SeedRun, Witness, mean
@@ -258,7 +258,7 @@ def train(case: Case, subject: Subject, seed: int, *, validate: bool = True, mov
     with _timed(times_s):
         reference = reference_of(subject, base, base_digest, case.telling("base model"))
     if moved:
-        move(base, _last_digit(base), seed)
+        move(base, last_digit(base), seed)
     case.phase = f"training with seed {seed}"
     memory.reset()
     model = subject.inject(base, seed)
@@ -290,15 +290,6 @@ def train(case: Case, subject: Subject, seed: int, *, validate: bool = True, mov
         train_time_s=sum(times_s) - course.validation_time_s,
         base_digest=base_digest,
     )
-
-
-def _last_digit(model: nn.Module) -> float:
-    """The relative size of the last digit of a model's weights, of the coarsest of its float types; 1e-7 for float32.
-
-    A smaller step would be rounded away.
-    """
-    types = {parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()}
-    return max((torch.finfo(dtype).eps for dtype in types), default=0.0)
 
 
 def _evaluate(case: Case, subject: Subject, model: nn.Module, reference: Reference, seed: int) -> Evaluation:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from pytest_peftbench.cases.checks import outcome
 from pytest_peftbench.cases.methods import compressed_steps
 from pytest_peftbench.cases.subject import BaseModel, Subject, TaskData, subject_of
 from pytest_peftbench.cases.training import Trainer
@@ -117,8 +118,12 @@ class _Statement:
 
     def attempt(self, name: str, output: Callable[[], Tensor]) -> None:
         """An output that a method may be unable to give; that it is, the checks tell (see `cases.checks`)."""
-        with suppress(AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError, KeyError):
+
+        def tell() -> bool:
             self.output(name, output())
+            return True
+
+        outcome(tell)
 
 
 def _testify(

@@ -20,12 +20,12 @@ from pytest_peftbench.results.words import error_line
 from pytest_peftbench.suites import PARAMS_FILE, Experiment, find_suites, read_suite
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from pytest_peftbench.cases.subject import BaseModel, TaskData
 
 RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 OUTCOMES = "learning_rates"
-# Relative, see `measure.weights.move`: about the last digit of float32.
-MOVE = 1e-7
 # What a still training moves by at most: the validation metric, in its unit (one of 32 problems is 0.031), and the
 # train loss, relative to itself.
 STILL_METRIC = 0.035
@@ -126,13 +126,17 @@ def sweep(suite: Path, rates: Sequence[float], chosen: str, progress: Callable[[
 def _trial(experiment: Experiment, rate: float, base_model: BaseModel, task_data: TaskData) -> Trial:
     """One training with this rate on the base model as it is, and one on the moved one."""
     from pytest_peftbench.cases.trained import try_out
-    from pytest_peftbench.measure.weights import move
+    from pytest_peftbench.measure.weights import last_digit, move
+
+    def moved(item: Experiment) -> nn.Module:
+        base = base_model(item)
+        return move(base, last_digit(base))
 
     kwargs = {**experiment.train.optimizer_kwargs, "lr": rate}
     tried = replace(experiment, train=replace(experiment.train, optimizer_kwargs=kwargs))
     try:
         figures = _numbers(try_out(tried, base_model, task_data))
-        others = _numbers(try_out(tried, lambda item: move(base_model(item), MOVE), task_data))
+        others = _numbers(try_out(tried, moved, task_data))
     except (RuntimeError, ValueError) as error:  # a rate that is too large for a decomposition, say
         return Trial(error=error_line(error))
     bad = [name for name in figures if not math.isfinite(figures[name] + others[name])]

@@ -24,8 +24,6 @@ _SUMS = frozenset(
     """mm bmm addmm baddbmm addbmm addmv mv dot sum mean cumsum convolution _softmax _log_softmax linalg_vector_norm
     native_layer_norm _fused_rms_norm _scaled_dot_product_flash_attention_for_cpu _fft_r2c _fft_c2c _fft_c2r""".split()
 )
-
-
 _SINGLE = torch.float32
 # What Python code names, and what it means in the world of double precision.
 _MEANT: list[tuple[Any, dict[str, Any]]] = [
@@ -45,11 +43,12 @@ def double_precision() -> Iterator[None]:
     Casts inside transformers, diffusers and PEFT are among them, and checks that a weight is of single precision. What
     torch makes in C++ follows the default dtype. Types are as they were after it, whatever the body raises.
     """
+    default = torch.get_default_dtype()
     _exchange(_MEANT, torch.float64)
     try:
         yield
     finally:
-        _exchange(_PLAIN, _SINGLE)
+        _exchange(_PLAIN, default)
 
 
 @contextmanager

@@ -26,6 +26,15 @@ def max_difference(a: Tensor, b: Tensor) -> float:
     return float((a.double() - b.double()).abs().max()) if a.numel() else 0.0
 
 
+def last_digit(model: nn.Module) -> float:
+    """The relative size of the last digit of a model's weights, of the coarsest of its float types; 1e-7 for float32.
+
+    A smaller step would be rounded away.
+    """
+    types = {parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()}
+    return max((torch.finfo(dtype).eps for dtype in types), default=0.0)
+
+
 @torch.no_grad()
 def move(model: nn.Module, size: float, seed: int = 0) -> nn.Module:
     """Multiply each weight by 1 + `size` times a number of about 1 that depends on the weight; returns the model.
