@@ -38,6 +38,8 @@ from pytest_peftbench.tasks.task import Batch
 
 STEPS = 10
 ROWS = 2
+# Share of the limit of the gradient's norm: few rows and steps seldom reach it, and then nothing tells of clipping.
+CLIP = 0.01
 # By how much the base weights are moved, relative to each, to see what rounding can do.
 MOVE = 1e-15
 
@@ -76,8 +78,9 @@ def disturbed_witnesses(
 def compressed(experiment: Experiment, rate: float = 1.0) -> Experiment:
     """The experiment with its whole plan in STEPS steps of ROWS rows, in single precision, which then means double.
 
-    Warm-up, decay and the steps at which a method allocates come as early as they are fewer. rate: share of the
-    learning rate. The device is the CPU where the experiment's has no double precision.
+    Warm-up, decay and the steps at which a method allocates come as early as they are fewer; gradients are clipped at
+    CLIP of the limit. rate: share of the learning rate. The device is the CPU where the experiment's has no double
+    precision.
     """
     train = experiment.train
     config = replace(
@@ -86,6 +89,7 @@ def compressed(experiment: Experiment, rate: float = 1.0) -> Experiment:
         max_steps=STEPS,
         eval_steps=STEPS,
         batch_size=min(ROWS, train.batch_size),
+        grad_norm_clip=CLIP * train.grad_norm_clip,
         optimizer_kwargs={**train.optimizer_kwargs, "lr": rate * train.optimizer_kwargs["lr"]},
         compile=False,
         use_amp=False,
@@ -158,11 +162,16 @@ def _train(subject: Subject, told: _Statement) -> nn.Module:
     told.numbers("optimizer groups", [float(sum(p.numel() for p in group["params"])) for group in groups])
     _first_gradient(subject, trainer, told)
     rates: list[float] = []
+    gradients: list[float] = []
+
+    def after_step(step: int, losses: list[Tensor]) -> None:
+        rates.extend(group["lr"] for group in groups)
+        gradients.append(sum(float(gradient.square().sum()) for gradient in _gradients(model)) ** 0.5)
+
     seed_everything(seed)
-    losses = trainer.train(
-        map(_widened, task.batches(seed)), STEPS, lambda step, losses: rates.extend(group["lr"] for group in groups)
-    )
+    losses = trainer.train(map(_widened, task.batches(seed)), STEPS, after_step)
     told.numbers("losses", losses)
+    told.numbers("clipped gradients", gradients)
     told.numbers("learning rates", rates)
     told.norms("learned", ((name, parameter - start[name]) for name, parameter in _trained(model) if name in start))
     told.output("trained output", subject.output(model))
@@ -212,6 +221,10 @@ def _after(model: nn.Module, change: str, subject: Subject) -> Tensor:
 
 def _trained(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     return ((name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad)
+
+
+def _gradients(model: nn.Module) -> list[Tensor]:
+    return [parameter.grad for _, parameter in _trained(model) if parameter.grad is not None]
 
 
 def _widened(batch: Batch) -> Batch:

@@ -101,7 +101,7 @@ class BaseReference:
 
 
 # Counts up when a witness tells other things, or tells them otherwise: only those of one version are compared.
-WITNESS_VERSION = 1
+WITNESS_VERSION = 2
 # The bound of a witness: quantities have 12 digits, so none is narrower; beyond the other a change could hide in it.
 LEAST_BOUND, MOST_BOUND = 1e-10, 1e-7
 
