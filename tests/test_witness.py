@@ -11,6 +11,7 @@ from torch.utils._pytree import tree_leaves
 
 from pytest_peftbench.cases.loading import cached_base_models, cached_task_data
 from pytest_peftbench.cases.witness import STEPS, _Statement, can_be_witnessed, compressed, disturbed_witnesses, witness
+from pytest_peftbench.commands.selftest.faults.own import GRADIENTS_NOT_CLIPPED
 from pytest_peftbench.commands.selftest.patching import Edit, patched
 from pytest_peftbench.compare.witness import bounded, deviations, largest
 from pytest_peftbench.measure.precision import (
@@ -181,8 +182,9 @@ def test_it_tells_the_whole_course_in_order_to_twelve_digits(told):
         "untrained output",
         "optimizer groups",
         "gradient",
-        "losses",
         "learning rates",
+        "clipped gradients",
+        "losses",
         "learned",
         "trained output",
         "generation",
@@ -217,7 +219,7 @@ def test_a_learning_rate_off_by_a_thousandth_of_a_per_cent_is_told(loading, expe
     slow = replace(experiment.train, optimizer_kwargs={**kwargs, "lr": kwargs["lr"] * (1 + 1e-5)})
     beyond = first_moved(witness(replace(experiment, train=slow), *loading), told("MetaMathQA lora/rank8"))
 
-    assert beyond == "losses"
+    assert beyond == "learning rates"
 
 
 def first_moved(obtained, expected):
@@ -251,6 +253,12 @@ def first_moved(obtained, expected):
         (
             "lora/rank8",
             Edit("pytest_peftbench.cases.training:make_schedule", "0.5 * (1 +", "0.500001 * (1 +"),
+            "learning rates",
+        ),
+        ("vera/rank64", GRADIENTS_NOT_CLIPPED, "clipped gradients"),
+        (
+            "lora/rank8",
+            Edit("torch.optim.adam:_single_tensor_adam", "lerp_(grad, 1 -", "lerp_(grad, 1.000001 -"),
             "losses",
         ),
         (

@@ -170,9 +170,10 @@ def _train(subject: Subject, told: _Statement) -> nn.Module:
 
     seed_everything(seed)
     losses = trainer.train(map(_widened, task.batches(seed)), STEPS, after_step)
-    told.numbers("losses", losses)
-    told.numbers("clipped gradients", gradients)
+    # causes before their effects: a wrong rate moves losses, too
     told.numbers("learning rates", rates)
+    told.numbers("clipped gradients", gradients)
+    told.numbers("losses", losses)
     told.norms("learned", ((name, parameter - start[name]) for name, parameter in _trained(model) if name in start))
     told.output("trained output", subject.output(model))
     return model
