@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from pytest_peftbench.compare.stats import RARE, detectable, noise_floor, paired_spread, seeds_needed, spread
-from pytest_peftbench.results.baseline import Baseline, Noise, problem, rounded, within_margin
+from pytest_peftbench.results.baseline import DIGITS, Baseline, Noise, problem, rounded, within_margin
 from pytest_peftbench.results.files import InputError
 from pytest_peftbench.results.metrics import Metric, Value
 from pytest_peftbench.results.result import SeedRun, mean
@@ -40,6 +41,30 @@ def _noise(metric: Metric, values: list[float], paired_sd: float | None) -> Nois
     allowed = max(metric.margin(mean(values)), floor_of(Noise(sd, count, 0.0, paired_sd), count, paired))
     size = detectable(allowed, sd if paired_sd is None else paired_sd, count, count, paired=paired)
     return Noise(rounded(sd), count, rounded(size), None if paired_sd is None else rounded(paired_sd))
+
+
+def disagreement(baseline: Baseline, metrics: Mapping[str, Metric]) -> str:
+    """Where the noise that a baseline records is not that of its seeds, in words; empty where it is.
+
+    More seeds than it holds may have gone into it, and margins may have changed since: neither is asked.
+    """
+    for name, noise in baseline.noise.items():
+        values = list(_by_seed(baseline.seeds, metrics[name]).values()) if name in metrics else []
+        if noise.seeds < len(values):
+            return f"noise.{name}.seeds is {noise.seeds}, and {len(values)} seeds are recorded"
+        if noise.seeds > len(values) or len(values) < 2:
+            continue
+        bare = _noise(replace(metrics[name], absolute_margin=0.0, relative_margin=0.0), values, noise.paired_sd)
+        if not _is_close(noise.sd, bare.sd):
+            return f"noise.{name}.sd is {noise.sd:g}, and the seeds differ by {bare.sd:g}"
+        if noise.detectable < bare.detectable and not _is_close(noise.detectable, bare.detectable):
+            return f"noise.{name}.detectable is {noise.detectable:g}; these seeds tell no less than {bare.detectable:g}"
+    return ""
+
+
+def _is_close(recorded: float, found: float) -> bool:
+    """Whether two figures agree but for the last of their digits."""
+    return math.isclose(recorded, found, rel_tol=10.0 ** (1 - DIGITS), abs_tol=1e-12)
 
 
 def floor_of(noise: Noise, seeds: int, paired: bool, level: float = RARE) -> float:

@@ -156,6 +156,14 @@ def problem(value: object, kind: Kind | None = None) -> str:
     return "is infinite" if any(abs(number) > TOO_LARGE for number in numbers) else ""
 
 
+def problem_of(metric: Metric | None, value: object) -> str:
+    """Why a metric's value cannot be compared, as `problem`; what counts or times is never below zero."""
+    if reason := problem(value, metric.kind if metric else None):
+        return reason
+    counts = metric is not None and metric.lane in ("exact", "noisy")
+    return "is negative" if counts and isinstance(value, (int, float)) and value < 0 else ""
+
+
 def _compared(values: Mapping[str, Value], metrics: Mapping[str, Metric]) -> dict[str, Value]:
     """The values that are compared, in the order in which metrics are declared, undeclared ones last."""
     declared = [name for name, metric in metrics.items() if name in values and metric.lane != "info"]
@@ -446,6 +454,7 @@ def _problems(baseline: Baseline, metrics: Mapping[str, Metric]) -> Iterator[str
         yield f"seeds must be ascending and differ, found {', '.join(map(str, seeds))}"
     if baseline.imported and not seeds:
         yield "seeds is empty; an imported baseline holds the one that PEFT trained"
+    yield from _disagreements(baseline, metrics)
     if baseline.witness is not None:
         yield from _problems_of_witness(baseline.witness)
     if baseline.base is not None:
@@ -456,6 +465,35 @@ def _problems(baseline: Baseline, metrics: Mapping[str, Metric]) -> Iterator[str
         empty = [f"base.operators.{phase}" for phase, rows in operators.items() if not rows]
         if empty or not operators:
             yield f"{[*empty, 'base.operators'][0]} is empty, so it cannot tell what the environment changed"
+
+
+def _disagreements(baseline: Baseline, metrics: Mapping[str, Metric]) -> Iterator[str]:
+    """Where a figure and what explains it, operators, tensors and samples, do not tell the same."""
+    for place, explained, columns in (
+        ("operators", baseline.operators, ("calls", "flops")),
+        ("peak_tensors", baseline.peak_tensors, ("", "peak_bytes")),
+    ):
+        for phase, rows in explained.items():
+            for column, counter in enumerate(columns):
+                name = f"{phase}.{counter}"
+                total = sum(counts[column] for counts in rows.values())
+                if name in baseline.metrics and total != baseline.metrics[name]:
+                    yield f"{place}.{phase} adds up to {total:,}, and {name} is {baseline.metrics[name]:,}"
+    for run in baseline.seeds:
+        for name, value in run.metrics.items():
+            samples = metrics[name].samples if name in metrics else ""
+            low, high = _mean_of(run.samples.get(samples, ""))
+            if isinstance(value, (int, float)) and not (low <= value <= high or rounded(value) in (low, high)):
+                told = f"{low:g}" if low == high else f"{low:g} to {high:g}"
+                yield f"seed {run.seed}: {name} is {value:g}, and its samples {samples} say {told}"
+
+
+def _mean_of(samples: str | list[float]) -> tuple[float, float]:
+    """Between what the mean of samples lies: of answers, 0 or 1, it is known; others may have weights."""
+    if isinstance(samples, str):
+        mean = rounded(samples.count("1") / len(samples)) if samples and set(samples) <= set("01") else None
+        return (-TOO_LARGE, TOO_LARGE) if mean is None else (mean, mean)
+    return (min(samples), max(samples)) if samples else (-TOO_LARGE, TOO_LARGE)
 
 
 def _problems_of_witness(witness: Witness) -> Iterator[str]:
@@ -472,7 +510,7 @@ def _problems_of_witness(witness: Witness) -> Iterator[str]:
 
 def _problems_of(place: str, values: Mapping[str, Any], metrics: Mapping[str, Metric]) -> Iterator[str]:
     for name, value in values.items():
-        if reason := problem(value, metrics[name].kind if name in metrics else None):
+        if reason := problem_of(metrics.get(name), value):
             yield f"{place}{name} {reason}"
 
 
