@@ -207,9 +207,25 @@ def test_data_and_order_do_not_depend_on_python_s_hash_seed():
     assert json.loads(printed) == digest_and_order()
 
 
-def test_no_training_text_is_an_error_and_no_endless_loop(few):
-    with pytest.raises(InputError, match="no training text"):
-        next(task_on(replace(few, train=[])).batches(0))
+def test_data_that_do_not_fit_the_parameters_are_told_before_anything_is_trained(few):
+    def problems(**params):
+        return list(task_on(few, **params).problems())
+
+    assert problems() == []
+    assert list(task_on(replace(few, train=[])).problems()) == [
+        "model_id: its data hold no training text of at most 1300 characters"
+    ]
+    for split in ("valid", "test", "documents"):
+        assert list(task_on(replace(few, **{split: []})).problems()) == [f"model_id: its data hold nothing for {split}"]
+    rows = len(few.train)
+    assert problems(batch_size=rows) == []
+    assert problems(batch_size=rows + 1) == [
+        f"batch_size: must be at most the number of training texts, {rows}, is {rows + 1}"
+    ]
+    (short,) = problems(generation_kwargs={"max_length": 3})
+    assert "generation_kwargs: max_length must be above the longest prompt's" in short
+    (junk,) = problems(generation_kwargs={"max_new_tokens": 4, "cache_implementation": "junk"})
+    assert "generation_kwargs: Invalid `cache_implementation` (junk)" in junk
 
 
 # Evaluation

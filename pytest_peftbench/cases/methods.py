@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pytest_peftbench.results.files import InputError, read_json
+from pytest_peftbench.suites import ADAPTER_FILE, WEIGHTS_FILE, expert_folders
 
 
 def _no_preparation(adapter: dict[str, Any], source: Path, base: nn.Module, workdir: Path) -> dict[str, Any]:
@@ -62,15 +63,21 @@ def _make_experts(adapter: dict[str, Any], source: Path, base: nn.Module, workdi
     from peft import get_peft_model
 
     experts: dict[str, str] = {}
-    for name, folder in (adapter.get("adapters") or {}).items():
-        expert = source / folder
-        if not any(expert.glob("adapter_model.*")):
-            config_file = expert / "adapter_config.json"
+    for name, folder in experts_of(adapter, source).items():
+        if not (folder / WEIGHTS_FILE).exists():
+            config_file = folder / ADAPTER_FILE
             model = get_peft_model(copy.deepcopy(base), make_config(read_json(config_file), config_file))
-            expert = workdir / "experts" / name
-            model.save_pretrained(expert)
-        experts[name] = str(expert)
+            folder = workdir / "experts" / name
+            model.save_pretrained(folder)
+        experts[name] = str(folder)
     return {**adapter, "adapters": experts}
+
+
+def experts_of(adapter: dict[str, Any], source: Path) -> dict[str, Path]:
+    """The folders of X-LoRA's experts, by names of our own. Raises InputError for none, as for what is no expert."""
+    if not adapter.get("adapters"):
+        raise InputError(f"{source / ADAPTER_FILE}: adapters: names no expert; give each a name and a folder")
+    return expert_folders(adapter, source)
 
 
 def _without_cache(base: nn.Module) -> None:

@@ -16,9 +16,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pytest_peftbench.commands.command import Command, require_file, say, tell_progress
+from pytest_peftbench.commands.command import Command, say, tell_progress
 from pytest_peftbench.measure import environment
-from pytest_peftbench.results.files import InputError, positive, write_json
+from pytest_peftbench.results.files import InputError, positive, require_writable_file, write_json
 from pytest_peftbench.results.words import aligned, bytes_text, error_line, flops_text
 from pytest_peftbench.suites import DEFAULTS_FILE, Experiment, find_suites, read_suite
 
@@ -80,7 +80,7 @@ def _run(options: argparse.Namespace) -> int:
     experiments = find_experiments(base_model, options.experiments)
     sizes = Sizes(options.batch_size, options.seq_len, options.dtype)
     if options.json:
-        require_file(f"--json {options.json}", options.json)
+        require_writable_file(f"--json {options.json}", options.json)
     needs = predict(experiments, sizes, tell_progress)
     for line in table(needs, options.vram):
         say(line)
