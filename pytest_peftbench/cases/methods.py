@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from pytest_peftbench.results.files import InputError, read_json
+from pytest_peftbench.results.words import error_line
 from pytest_peftbench.suites import ADAPTER_FILE, WEIGHTS_FILE, expert_folders
 
 
@@ -110,6 +112,10 @@ def needs_of(adapter: dict[str, Any] | None) -> Needs:
     return _NEEDS.get(adapter["peft_type"], Needs()) if adapter else Needs()
 
 
+# Types of a config's keys that hold a number, as PEFT writes them. It takes a whole one for a `float` and the reverse.
+_NUMBERS = (int, float, "int", "float")
+
+
 def make_config(adapter: dict[str, Any], source: Path) -> Any:
     """The `PeftConfig` of the keys in `adapter`.
 
@@ -124,7 +130,11 @@ def make_config(adapter: dict[str, Any], source: Path) -> Any:
     for key in adapter:
         if key not in known:
             raise InputError(f"{source}: key {key!r} is unknown to {config_type.__name__} of the installed PEFT")
+    for item in fields(config_type):
+        value = adapter.get(item.name)
+        if item.type in _NUMBERS and value is not None and type(value) not in (int, float):
+            raise InputError(f"{source}: key {item.name!r} must be a number, is {json.dumps(value)}")
     try:
         return config_type(**{key: value for key, value in adapter.items() if key != "peft_type"})
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{source}: {config_type.__name__} refuses the values: {error}") from error
+    except Exception as error:  # each config refuses values in its own way
+        raise InputError(f"{source}: {config_type.__name__} refuses the values: {error_line(error)}") from error

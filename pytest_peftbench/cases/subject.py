@@ -119,7 +119,7 @@ class Subject:
         try:
             return Trainer(model, self.experiment.train, self.needs, self.task.loss, source)
         except InputError as error:
-            raise InputError(f"{self.experiment.file_of(str(error).partition(':')[0])}: {error}") from error
+            raise InputError(self.experiment.located(error)) from error
 
     @torch.inference_mode()
     def output(self, model: nn.Module) -> Tensor:
@@ -189,14 +189,17 @@ def subject_of(experiment: Experiment, base_model: BaseModel, task_data: TaskDat
     experiment.require()
     if experiment.adapter is not None:
         make_config(experiment.adapter, experiment.path / ADAPTER_FILE)
-    data = task_data(experiment)
+    try:
+        data = task_data(experiment)
+    except InputError as error:
+        raise InputError(experiment.located(error)) from error
     if data is None:
         raise InputError(
             f"{experiment.case}: task_data gave None, expected the task's data; does the fixture return it?"
         )
     task: Task = experiment.spec.load("task")(experiment.train, experiment.place, data)
     for problem in task.problems():
-        raise InputError(f"{experiment.file_of(problem.partition(':')[0])}: {problem}")
+        raise InputError(experiment.located(problem))
     needs = needs_of(experiment.adapter)
     subject = Subject(
         experiment,

@@ -18,7 +18,7 @@ from typing import Any
 from pytest_peftbench.commands.command import Command, say
 from pytest_peftbench.compare.imported import MARK
 from pytest_peftbench.results.baseline import Baseline, baseline_path, from_result, read, rounded, write_all
-from pytest_peftbench.results.files import InputError, converted, read_json, require_writable, stands
+from pytest_peftbench.results.files import InputError, converted, read_json, require_writable, resolved, stands
 from pytest_peftbench.results.metrics import Value
 from pytest_peftbench.results.result import CaseId, Result, SeedRun
 from pytest_peftbench.results.words import plural
@@ -87,7 +87,7 @@ def import_results(folder: Path, out: Path, replace_measured: bool, say: Callabl
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; it should hold PEFT's result files, results/*.json")
-    if folder.resolve() == out.resolve():
+    if resolved(folder) == resolved(out):
         raise InputError(f"--out {out}: is the folder of the results; baselines need one of their own")
     baselines: dict[CaseId, tuple[Path, Baseline]] = {}
     others = 0

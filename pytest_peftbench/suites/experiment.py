@@ -72,6 +72,11 @@ class Experiment:
         """The marker that selects this experiment's method: `peft_lora`."""
         return "peft_" + "".join(c if c.isalnum() else "_" for c in self.case.method)
 
+    def located(self, problem: object) -> str:
+        """`file: key: what` of a problem `key: what`, where the key is a training parameter."""
+        key = str(problem).partition(":")[0]
+        return f"{self.file_of(key)}: {problem}" if hasattr(self.train, key) else str(problem)
+
     def file_of(self, key: str) -> Path:
         """The file that a training parameter is from: the experiment's own, or that of the suite's defaults."""
         own = self.path / PARAMS_FILE

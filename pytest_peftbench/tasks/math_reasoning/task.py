@@ -42,10 +42,15 @@ class MathReasoning(Task):
 
         source, options = hub.model_source(place, config.model_id, EMBEDDED / "model"), _weights(config, place)
         hub.require(source)
-        with hub.loading(source):
-            model: nn.Module = AutoModelForCausalLM.from_pretrained(
-                source.path, attn_implementation=config.attn_implementation, **options
-            )
+        try:
+            with hub.loading(source):
+                model: nn.Module = AutoModelForCausalLM.from_pretrained(
+                    source.path, attn_implementation=config.attn_implementation, **options
+                )
+        except InputError as error:
+            if config.attn_implementation is None:
+                raise
+            raise InputError(f"{place.source}: attn_implementation {config.attn_implementation!r}: {error}") from error
         return checkpointed(model, config)
 
     @staticmethod
