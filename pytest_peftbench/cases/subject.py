@@ -104,8 +104,8 @@ class Subject:
         config = self.peft_config()
         try:
             model = self.add_adapter(base, config, self.experiment.train.autocast_adapter_dtype)
-        except (torch.OutOfMemoryError, NotImplementedError):
-            raise  # the device's; a footprint's
+        except torch.OutOfMemoryError:
+            raise  # the device's, and no fault of the config
         except Exception as error:  # PEFT refuses a config in many ways
             file = self.experiment.path / ADAPTER_FILE
             raise InputError(f"{file}: PEFT cannot add the adapter: {error_line(error)}{_raised_in(error)}") from error
@@ -175,10 +175,10 @@ class Subject:
 
 
 def _raised_in(error: BaseException) -> str:
-    """` (peft/tuners/lora/model.py:123)`: whoever works on PEFT looks there."""
+    """` (peft/tuners/lora/layer.py:240)`: whoever works on PEFT looks there."""
     frames = traceback.extract_tb(error.__traceback__)
-    name = "/".join(Path(frames[-1].filename).parts[-4:]) if frames else ""
-    return f" ({name}:{frames[-1].lineno})" if frames else ""
+    name = Path(frames[-1].filename).as_posix() if frames else ""
+    return f" ({name.rpartition('site-packages/')[2]}:{frames[-1].lineno})" if frames else ""
 
 
 def subject_of(experiment: Experiment, base_model: BaseModel, task_data: TaskData, folder: Path) -> Subject:

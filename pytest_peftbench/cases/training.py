@@ -93,7 +93,7 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
         )
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not trainable:
-        raise InputError("optimizer_type: no parameter is trainable; is inference_mode true in adapter_config.json?")
+        raise InputError("no parameter of the model is trainable; is inference_mode true in adapter_config.json?")
     try:
         return _PEFT_OPTIMIZERS[name](model, kwargs) if name in _PEFT_OPTIMIZERS else cls(trainable, **kwargs)
     except ImportError as error:

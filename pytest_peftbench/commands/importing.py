@@ -101,6 +101,10 @@ def import_results(folder: Path, out: Path, replace_measured: bool, say: Callabl
             say(f"{file}: passed over: status {status}: {error}")
             continue
         baseline = read_result(file, data)
+        try:
+            baseline_path(out, baseline.case)
+        except InputError as error:
+            raise InputError(f"{file}: {error}") from error
         first, _ = baselines.setdefault(baseline.case, (file, baseline))
         if first != file:
             raise InputError(f"{file}: {first} is case {baseline.case} too; import one at a time")
@@ -142,7 +146,10 @@ def read_result(file: Path, data: dict[str, Any]) -> Baseline:
     """The baseline that a result file stands for: ours holds all of it, PEFT's what is the same measure in both."""
     if "peftbench" in data:
         # a result's witness has no bound; one is measured where a baseline is recorded
-        return replace(from_result(Result.from_json(data, str(file))), witness=None)
+        ours = Result.from_json(data, str(file))
+        if ours.status != "success":
+            raise InputError(f"{file}: peftbench.status is {ours.status!r}, not 'success'; it is no baseline")
+        return replace(from_result(ours), witness=None)
     result = converted(file, data, _PeftResult)
     run, train, metrics = result.run_info, result.run_info.train_config, result.train_info.metrics
     if not metrics:

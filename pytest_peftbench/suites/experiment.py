@@ -73,9 +73,11 @@ class Experiment:
         return "peft_" + "".join(c if c.isalnum() else "_" for c in self.case.method)
 
     def located(self, problem: object) -> str:
-        """`file: key: what` of a problem `key: what`, where the key is a training parameter."""
+        """`file: key: what` of a problem `key: what`; of another, the experiment's folder stands before it."""
         key = str(problem).partition(":")[0]
-        return f"{self.file_of(key)}: {problem}" if hasattr(self.train, key) else str(problem)
+        if hasattr(self.train, key):
+            return f"{self.file_of(key)}: {problem}"
+        return str(problem) if str(self.path) in str(problem) else f"{self.path}: {problem}"
 
     def file_of(self, key: str) -> Path:
         """The file that a training parameter is from: the experiment's own, or that of the suite's defaults."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import difflib
 import importlib.util
+import os
 from collections.abc import Collection
 from dataclasses import dataclass, fields
 from functools import cache
@@ -45,11 +46,15 @@ def find_suites(root: Path) -> list[Path]:
     """
     if not resolved(root).is_dir():
         raise InputError(f"{root}: no such folder; a suite is a folder with {DEFAULTS_FILE} and experiments/")
-    suites = {path.parent for path in root.rglob(DEFAULTS_FILE)}
-    for folder in sorted(root.rglob("experiments")):
-        suite = folder.parent
-        if suite not in suites and {suite.name, suite.parent.name} & specs().keys():
-            for file in sorted(folder.glob(f"*/*/{ADAPTER_FILE}")):
+    suites, others = [], []
+    for above, folders, files in os.walk(root):  # not by `rglob`, which passes over a link that leads nowhere
+        if DEFAULTS_FILE in (*folders, *files):
+            suites.append(Path(above))
+        elif "experiments" in folders:
+            others.append(Path(above))
+    for suite in others:
+        if {suite.name, suite.parent.name} & specs().keys():
+            for file in sorted(suite.glob(f"experiments/*/*/{ADAPTER_FILE}")):
                 raise InputError(f"{suite}: lacks {DEFAULTS_FILE}, so {file} and others would be passed over")
     return sorted(suites)
 

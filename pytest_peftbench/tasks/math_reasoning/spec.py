@@ -53,7 +53,8 @@ def _takes_query(template: str) -> bool:
 
 # Keys that count something, at least one; and those that only one value leaves the answers as they are read.
 _COUNTS = ("max_new_tokens", "max_length", "num_beams")
-_FIXED = {"num_return_sequences": 1, "return_dict_in_generate": False}
+_FIXED = {"num_return_sequences": 1, "return_dict_in_generate": False, "stop_strings": None}
+_NUMBERS = ("min_new_tokens", "min_length", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "max_time")
 
 
 def _generation_problems(kwargs: dict[str, Any]) -> Iterator[str]:
@@ -64,8 +65,17 @@ def _generation_problems(kwargs: dict[str, Any]) -> Iterator[str]:
             yield f"key {key!r} is unknown to transformers' GenerationConfig" + (f"; {meant[0]!r}?" if meant else "")
         elif key in _COUNTS and value is not None and (type(value) is not int or value < 1):
             yield f"{key} must be an integer of at least 1, is {json.dumps(value)}"
+        elif key in _NUMBERS and value is not None and type(value) not in (int, float):
+            yield f"{key} must be a number, is {json.dumps(value)}"
+        elif key.endswith("_token_id") and value is not None and not _are_tokens(value):
+            yield f"{key} must be a token's number or a list of them, is {json.dumps(value)}"
         elif key in _FIXED and value not in (None, _FIXED[key]):
             yield f"{key} must be {json.dumps(_FIXED[key])}, or the answers could not be read, is {json.dumps(value)}"
+
+
+def _are_tokens(value: object) -> bool:
+    tokens = value if isinstance(value, list) else [value]
+    return all(type(token) is int for token in tokens)
 
 
 @cache
