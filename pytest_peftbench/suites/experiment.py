@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePath
 from typing import Any
 
-from pytest_peftbench.results.files import InputError, converted, read_json
+from pytest_peftbench.results.files import InputError, converted, read_json, require_name
 from pytest_peftbench.results.result import CaseId
 from pytest_peftbench.tasks.config import TINY, Place, TrainConfig
 from pytest_peftbench.tasks.registry import spec_of
@@ -105,6 +105,8 @@ def expert_folders(adapter: dict[str, Any], path: Path) -> dict[str, Path]:
             raise InputError(
                 f"{file}: adapters.{name}: {folder!r} leads out of the experiment; name a folder in it, as experts/0"
             )
+        for part in parts:
+            require_name(f"{file}: adapters.{name}", part)
         if not (path / folder / ADAPTER_FILE).is_file():
             raise InputError(f"{file}: adapters.{name}: folder {folder!r} of the experiment holds no {ADAPTER_FILE}")
         weights = [item.name for item in sorted((path / folder).glob("adapter_model.*")) if item.name != WEIGHTS_FILE]

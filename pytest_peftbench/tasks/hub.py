@@ -175,6 +175,16 @@ def _way_out(source: Source) -> str:
     return f"pass {_OPTIONS[source.kind]} DIR with a folder {Path(source.id).name} in it"
 
 
+def require_all_weights(source: Source, loading_info: dict[str, Any]) -> None:
+    """Raise InputError where weights were not in the files: the libraries draw such, and do no more than warn.
+
+    loading_info: what `from_pretrained(..., output_loading_info=True)` gives beside the model.
+    """
+    missing = sorted(map(str, [*loading_info["missing_keys"], *loading_info["mismatched_keys"]]))
+    if missing:
+        raise InputError(f"{source}: its files lack {len(missing)} of its weights, or hold others, as {missing[0]}")
+
+
 def load_rows(
     source: Source, name: str | None, split: str, *, limit: int | None = None, columns: tuple[str, ...] = ()
 ) -> Any:

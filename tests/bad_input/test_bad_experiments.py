@@ -192,6 +192,8 @@ ADAPTERS = rows(
     (ADAPTER, experts({"0": "experts/1"}, **EXPERT), "adapters.0: folder 'experts/1' of the experiment holds no"),
     (ADAPTER, experts({"0": "/experts/0"}, **EXPERT), "adapters.0: '/experts/0' leads out of the experiment"),
     (ADAPTER, experts({"0": "../r4/experts/0"}, **EXPERT), "adapters.0: '../r4/experts/0' leads out of the experiment"),
+    (ADAPTER, experts({"0": "é" * 200}, **EXPERT), f"adapters.0: '{'é' * 60}' and more is too long for a file name"),
+    (ADAPTER, experts({"0": "experts/a\x00"}, **EXPERT), "adapters.0: 'a\\x00' cannot be part of a file name"),
     (ADAPTER, experts({"0": ""}, **EXPERT), "adapters.0: '' leads out of the experiment"),
     (ADAPTER, experts({"0": "."}, **EXPERT), "adapters.0: '.' leads out of the experiment"),
 )  # fmt: skip

@@ -44,13 +44,17 @@ class MathReasoning(Task):
         hub.require(source)
         try:
             with hub.loading(source):
-                model: nn.Module = AutoModelForCausalLM.from_pretrained(
-                    source.path, attn_implementation=config.attn_implementation, **options
+                model, info = AutoModelForCausalLM.from_pretrained(
+                    source.path,
+                    attn_implementation=config.attn_implementation,
+                    output_loading_info=True,
+                    **options,
                 )
         except InputError as error:
             if config.attn_implementation is None:
                 raise
             raise InputError(f"{place.source}: attn_implementation {config.attn_implementation!r}: {error}") from error
+        hub.require_all_weights(source, info)
         return checkpointed(model, config)
 
     @staticmethod
