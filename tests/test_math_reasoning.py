@@ -101,10 +101,13 @@ def test_a_quantised_base_model_needs_bitsandbytes(monkeypatch, dtype):
 @pytest.mark.parametrize(("dtype", "bits"), [("int8", "load_in_8bit"), ("int4", "load_in_4bit")])
 def test_a_quantised_base_model_is_made_on_its_device_by_bitsandbytes(monkeypatch, dtype, bits):
     asked = {}
+
+    def from_pretrained(path, **kwargs):
+        asked.update(kwargs)
+        return torch.nn.Module(), {"missing_keys": [], "mismatched_keys": []}
+
     monkeypatch.setattr(math_reasoning, "installed", lambda package: "0.49.2")
-    monkeypatch.setattr(
-        transformers.AutoModelForCausalLM, "from_pretrained", lambda path, **kwargs: asked.update(kwargs)
-    )
+    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", from_pretrained)
 
     load_base_model(Place("cuda:1"), dtype=dtype)
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
+import stat
 import tempfile
 import time
 from argparse import ArgumentTypeError
@@ -59,10 +61,21 @@ def stands(path: Path) -> bool:
 def resolved(path: Path) -> Path:
     """The absolute path without links. Raises InputError for links in a circle, and names too long for a file."""
     try:
+        return _followed(path)
+    except OSError as error:
+        raise InputError(f"{str(path)[:LINE]}: {error.strerror}") from error
+
+
+def _followed(path: Path) -> Path:
+    try:
         found = path.resolve()
-        found.exists()
-    except (OSError, RuntimeError, ValueError) as error:
-        raise InputError(f"{str(path)[:LINE]}: {getattr(error, 'strerror', None) or error}") from error
+        circle = stat.S_ISLNK(os.lstat(found).st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return found
+    except (RuntimeError, ValueError) as error:  # an older Python's error of a circle; that of a name with a NUL
+        raise OSError(errno.EINVAL, str(error)) from error
+    if circle:
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
     return found
 
 
@@ -122,12 +135,12 @@ def require_writable(named: str, folder: Path) -> None:
     named: how the message calls it.
     """
     try:
-        folder = folder.resolve()
+        folder = _followed(folder)
         place = next(place for place in (folder, *folder.parents) if place.exists())
         with tempfile.TemporaryFile(dir=place):
             pass
-    except (OSError, RuntimeError) as error:  # the second of a loop of links
-        raise InputError(f"{named}: cannot be written: {getattr(error, 'strerror', error)}") from error
+    except OSError as error:
+        raise InputError(f"{named}: cannot be written: {error.strerror}") from error
 
 
 def require_writable_file(named: str, file: Path) -> None:

@@ -82,7 +82,9 @@ class Experiment:
     def file_of(self, key: str) -> Path:
         """The file that a training parameter is from: the experiment's own, or that of the suite's defaults."""
         own = self.path / PARAMS_FILE
-        return own if own.exists() and key in read_json(own) else self.suite / DEFAULTS_FILE
+        if len(self.path.parents) < 3 or (own.exists() and key in read_json(own)):  # the first: of no suite
+            return own
+        return self.suite / DEFAULTS_FILE
 
     def definition(self) -> dict[str, Any]:
         """What the experiment's files define, without the machine it runs on: part of the case version."""

@@ -83,10 +83,12 @@ class TrainConfig:
             yield f"optimizer_kwargs: needs a learning rate 'lr' greater than 0, has {lr!r}"
 
     def _nameless(self, *keys: str) -> Iterator[str]:
-        """Of ids of models and data sets, whose last part is the name of a folder."""
+        """Of ids of models and data sets, which name folders; the last part is the folder's below --peft-models."""
         for key in keys:
+            path = PurePath(getattr(self, key))
             try:
-                require_name(key, PurePath(getattr(self, key)).name)
+                for name in (path.name, *(part for part in path.parts if part not in (path.anchor, "..", "."))):
+                    require_name(key, name)
             except InputError as error:
                 yield str(error)
 

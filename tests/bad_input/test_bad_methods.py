@@ -1,6 +1,7 @@
 """What only PEFT, torch or the data can refuse: told in words that name file and key, before anything is trained."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -127,6 +128,13 @@ def test_a_default_is_told_by_the_file_of_the_defaults(tmp_path, loaded):
 
     with pytest.raises(InputError, match=r"mini.default_training_params\.json: optimizer_kwargs: .*momentum"):
         first_step(experiment, loaded, tmp_path / "work")
+
+
+def test_an_experiment_of_no_suite_has_one_file(suite):
+    alone = replace(suite(LORA, {}), path=Path("alone"))
+
+    assert alone.located("seed: is odd") == f"{Path('alone/training_params.json')}: seed: is odd"
+    assert alone.located("no loss") == "alone: no loss"
 
 
 @pytest.mark.parametrize("name", ["../../../../escaped", "/{tmp}/escaped", "0", "", "a\x00b", "n" * 300])
