@@ -180,13 +180,18 @@ def baseline_of(case: CaseId, settings: Settings) -> Baseline | None:
 
 
 def unreadable_baselines(cases: Iterable[CaseId], settings: Settings) -> list[str]:
-    """Why baselines of these cases cannot be read, where a run needs them."""
+    """Why baselines of these cases cannot be read, or are not there, where a run needs them."""
     problems = []
     for case in cases if settings.update_baselines or not settings.no_compare else ():
         try:
-            baseline_of(case, settings)
+            found = baseline_of(case, settings)
         except InputError as error:
             problems.append(str(error))
+            continue
+        if found is None and settings.calibrate and not settings.update_baselines:
+            problems.append(
+                f"{case}: --peft-calibrate needs a baseline; add --peft-update-baselines, which records one"
+            )
     return problems
 
 

@@ -223,7 +223,10 @@ class Settings:
     @classmethod
     def from_pytest_config(cls, config: pytest.Config) -> Settings:
         """The settings of a session. Raises InputError, naming the option, for a value that cannot be used."""
-        return cls(**{option.name: option.value(config) for option in OPTIONS})
+        settings = cls(**{option.name: option.value(config) for option in OPTIONS})
+        if settings.calibrate and settings.no_compare and not settings.update_baselines:
+            raise InputError("peft_calibrate: needs the comparison that peft_no_compare leaves out; drop one of them")
+        return settings
 
 
 OPTIONS: tuple[Option, ...] = tuple(

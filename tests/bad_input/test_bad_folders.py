@@ -48,12 +48,10 @@ def test_a_bad_baseline_is_refused_by_file_and_key(recorded, row):
     assert_usage_error(recorded.run("-k", "lora"), row.file, row.words)
 
 
-def test_calibrating_without_a_baseline_is_an_error_in_words_where_that_is_green(bench):
+def test_calibrating_without_a_baseline_is_refused_before_anything_runs_where_that_is_green_too(bench):
     result = bench.run("-k", "lora", "--peft-calibrate", "--peft-green", "no baseline")
 
-    assert result.ret == 1
-    assert "Traceback" not in output(result)
-    assert "not calibrated: case is no baseline" in output(result)
+    assert_usage_error(result, f"{LORA_CASE}: --peft-calibrate needs a baseline; add --peft-update-baselines")
 
 
 # Folders
@@ -89,6 +87,7 @@ def test_calibrating_without_a_baseline_is_an_error_in_words_where_that_is_green
         (("--peft-models", "x" * 300), "File name too long"),
         (("--peft-seeds", "10001"), "expected at most 10000 seeds"),
         (("--peft-seeds", "0"), "expected an integer of at least 1"),
+        (("--peft-calibrate", "--peft-no-compare"), "peft_calibrate: needs the comparison that peft_no_compare"),
         (("--peft-green", "fine"), "'fine' is no verdict"),
     ],
     ids=lambda value: " ".join(value)[:40] if isinstance(value, tuple) else "",
