@@ -231,7 +231,7 @@ def test_a_crash_while_writing_leaves_the_old_baseline(tmp_path, monkeypatch):
         raise OSError("disk full")
 
     monkeypatch.setattr(os, "replace", crash)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(InputError, match=r"x\.json: cannot be written: disk full"):
         write(from_result(a_result(case_version="v2")), path)
 
     assert path.read_bytes() == before

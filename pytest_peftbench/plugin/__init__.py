@@ -15,6 +15,7 @@ from pytest_peftbench.measure import environment
 from pytest_peftbench.plugin import bisection
 from pytest_peftbench.plugin.bisection import BISECTION, Bisection
 from pytest_peftbench.plugin.check import BaselineCheck, unreadable_baselines
+from pytest_peftbench.plugin.folders import problems_of_folders
 from pytest_peftbench.plugin.options import SETTINGS, Settings, add_options, short_path
 from pytest_peftbench.plugin.outcome import COLLECTOR, Collector, put_on_report
 from pytest_peftbench.plugin.progress import Progress
@@ -107,8 +108,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     yield
     selection = config.stash[SELECTION]
     selection.select(items)
-    cases = [experiment.case for item in items if (experiment := experiment_of(item))]
-    problems = [*selection.problems, *unreadable_baselines(cases, config.stash[SETTINGS])]
+    experiments = [experiment for item in items if (experiment := experiment_of(item))]
+    cases, settings = [experiment.case for experiment in experiments], config.stash[SETTINGS]
+    problems = [*selection.problems, *unreadable_baselines(cases, settings)]
+    problems += problems_of_folders(experiments, settings, writes=not config.option.collectonly)
     text = "\n".join(problems) or selection.problem_of_suites()
     if text and hasattr(config, "workeroutput"):  # an exception would be a crashed worker; the controller raises it
         config.workeroutput[_USAGE_ERROR] = text

@@ -7,7 +7,7 @@ import os
 import shlex
 from collections.abc import Iterable
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -29,7 +29,7 @@ from pytest_peftbench.plugin.outcome import OUTCOME
 from pytest_peftbench.plugin.selection import SELECTION, experiment_of
 from pytest_peftbench.report.outcome import CaseOutcome
 from pytest_peftbench.results.baseline import Baseline, baseline_path, from_result, read, read_if_current, write
-from pytest_peftbench.results.files import InputError, write_file, write_json
+from pytest_peftbench.results.files import InputError, format_json, require_name, stands, write_files
 from pytest_peftbench.results.metrics import by_lane
 from pytest_peftbench.results.result import CaseId, SecondStage
 from pytest_peftbench.results.words import plural
@@ -176,17 +176,22 @@ def baseline_of(case: CaseId, settings: Settings) -> Baseline | None:
     path = baseline_path(settings.baselines, case)
     if settings.update_baselines:
         return read_if_current(path)
-    return read(path) if path.exists() else None
+    return read(path) if stands(path) else None
 
 
 def unreadable_baselines(cases: Iterable[CaseId], settings: Settings) -> list[str]:
-    """Why baselines of these cases cannot be read, where a run needs them."""
+    """Why baselines of these cases cannot be read, or are not there, where a run needs them."""
     problems = []
     for case in cases if settings.update_baselines or not settings.no_compare else ():
         try:
-            baseline_of(case, settings)
+            found = baseline_of(case, settings)
         except InputError as error:
             problems.append(str(error))
+            continue
+        if found is None and settings.calibrate and not settings.update_baselines:
+            problems.append(
+                f"{case}: --peft-calibrate needs a baseline; add --peft-update-baselines, which records one"
+            )
     return problems
 
 
@@ -210,10 +215,13 @@ def _relative(path: Path, folder: Path) -> str:
 
 def _write_result(result: Result, root: Path) -> None:
     """Write the result below `root`, and its pictures beside it."""
-    folder = result.case.folder(root)
+    file = result.case.file(root)
+    contents = {file: (format_json(_finite(result.to_json())) + "\n").encode()}
     for picture in result.pictures:
-        write_file(folder / picture.name, picture.png)
-    write_json(folder / f"{result.case.stem}.json", _finite(result.to_json()))
+        for part in PurePath(picture.name).parts:
+            require_name(f"{result.case}: picture {picture.name!r}", part)
+        contents[file.parent / picture.name] = picture.png
+    write_files(contents)
 
 
 def _finite(value: Any) -> Any:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, NamedTuple, get_type_hints
 import pytest
 
 from pytest_peftbench.compare import GREEN_BY_DEFAULT, SEVERITY, Verdict
-from pytest_peftbench.results.files import InputError, positive
+from pytest_peftbench.results.files import MOST_SEEDS, InputError, positive, resolved
 
 Parse = Callable[[str, Path], Any]
 
@@ -96,8 +96,11 @@ def _checked(parse: Parse) -> Callable[[str], str]:
     return checked
 
 
-def _count(text: str, start: Path) -> int:
-    return positive(text)
+def _seeds(text: str, start: Path) -> int:
+    count = positive(text)
+    if count > MOST_SEEDS:
+        raise InputError(f"{text!r}: expected at most {MOST_SEEDS} seeds")
+    return count
 
 
 def _text(text: str, start: Path) -> str:
@@ -105,7 +108,7 @@ def _text(text: str, start: Path) -> str:
 
 
 def _path(text: str, start: Path) -> Path:
-    return (start / text).resolve()
+    return resolved(start / text)
 
 
 def _folder(text: str, start: Path) -> Path:
@@ -163,7 +166,7 @@ class Settings:
         Option(
             "training seeds per case, counted up from the experiment's own",
             "N",
-            _count,
+            _seeds,
             unless_given="1, then the baseline's others where the first is not identical; 5 to record a baseline",
             recording=True,
         ),
@@ -220,7 +223,10 @@ class Settings:
     @classmethod
     def from_pytest_config(cls, config: pytest.Config) -> Settings:
         """The settings of a session. Raises InputError, naming the option, for a value that cannot be used."""
-        return cls(**{option.name: option.value(config) for option in OPTIONS})
+        settings = cls(**{option.name: option.value(config) for option in OPTIONS})
+        if settings.calibrate and settings.no_compare and not settings.update_baselines:
+            raise InputError("peft_calibrate: needs the comparison that peft_no_compare leaves out; drop one of them")
+        return settings
 
 
 OPTIONS: tuple[Option, ...] = tuple(

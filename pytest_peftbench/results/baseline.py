@@ -14,7 +14,16 @@ from typing import Annotated, Any
 
 from msgspec import Meta
 
-from pytest_peftbench.results.files import TOO_LARGE, InputError, converted, read_json, write_json
+from pytest_peftbench.results.files import (
+    MOST_SEEDS,
+    TOO_LARGE,
+    InputError,
+    converted,
+    format_json,
+    read_json,
+    stands,
+    write_files,
+)
 from pytest_peftbench.results.metrics import METRICS, Kind, Metric, Value
 from pytest_peftbench.results.result import (
     LEAST_BOUND,
@@ -31,8 +40,6 @@ from pytest_peftbench.results.result import (
 
 # Significant digits of a quality or a time.
 DIGITS = 6
-# More seeds than anyone will train.
-MOST_SEEDS = 10_000
 _KINDS: dict[Kind, str] = {
     "number": "a number",
     "text": "text",
@@ -86,16 +93,8 @@ class OlderSchemaError(InputError):
 
 
 def baseline_path(root: Path, case: CaseId) -> Path:
-    """`<root>/<task>/<base model>/<method>--<name>.json`; a kind comes before the task, if the case has one.
-
-    Raises InputError when two cases could share the file, or when it would lie outside of its folder.
-    """
-    for part in (case.task, case.base_model, case.method, case.name, case.kind or "-"):
-        if part in ("", ".", "..") or set(part) & set("/\\"):
-            raise InputError(f"case {case}: {part!r} cannot be part of a baseline's file name")
-    if "--" in case.method:
-        raise InputError(f"case {case}: '--' separates method and name, so method {case.method!r} cannot hold it")
-    return case.folder(root) / f"{case.stem}.json"
+    """Where a case's baseline lies below `root`: see `CaseId.file`, which raises InputError."""
+    return case.file(root)
 
 
 def from_result(result: Result, metrics: Mapping[str, Metric] = METRICS) -> Baseline:
@@ -267,7 +266,10 @@ class _Imported:
 
 def read(path: Path, metrics: Mapping[str, Metric] = METRICS) -> Baseline:
     """The baseline in `path`. Raises InputError, naming file and key, for one that cannot be compared with."""
-    data = read_json(path)
+    return _from_json(read_json(path), path, metrics)
+
+
+def _from_json(data: dict[str, Any], path: Path, metrics: Mapping[str, Metric]) -> Baseline:
     _check_schema(path, converted(path, data.get("schema"), int, "schema"))
     file = converted(path, data, _File)
     if file.imported:
@@ -289,17 +291,33 @@ def read_if_current(path: Path, metrics: Mapping[str, Metric] = METRICS) -> Base
     Raises InputError for any other that cannot be read.
     """
     try:
-        return read(path, metrics) if path.exists() else None
+        return read(path, metrics) if stands(path) else None
     except OlderSchemaError:
         return None
 
 
 def write(baseline: Baseline, path: Path, metrics: Mapping[str, Metric] = METRICS) -> None:
     """Write `baseline` to `path`, atomically. Raises InputError for one that no later run could be held against."""
+    write_all({path: baseline}, metrics)
+
+
+def write_all(baselines: Mapping[Path, Baseline], metrics: Mapping[str, Metric] = METRICS) -> None:
+    """Write several baselines, all or none. Raises InputError as `write`, and where one cannot be written."""
+    write_files({path: _content(baseline, path, metrics) for path, baseline in baselines.items()})
+
+
+def _content(baseline: Baseline, path: Path, metrics: Mapping[str, Metric]) -> bytes:
     for reason in chain(_problems(baseline, metrics), _gaps(baseline.seeds, metrics)):
         raise InputError(f"{path}: not written: {reason}")
+    data = _to_json(baseline, metrics)
+    try:
+        again = _from_json(data, path, metrics)
+    except InputError as error:
+        raise InputError(f"{path}: not written: {str(error).removeprefix(f'{path}: ')}") from error
+    if again != baseline:
+        raise InputError(f"{path}: not written: it would not read back as it is")
     # two levels: a line for each figure, and for each metric's noise
-    write_json(path, _to_json(baseline, metrics), spread=2)
+    return (format_json(data, spread=2) + "\n").encode()
 
 
 def _check_schema(path: Path, schema: int) -> None:
