@@ -287,11 +287,16 @@ def read_if_current(path: Path, metrics: Mapping[str, Metric] = METRICS) -> Base
 
 
 def write(baseline: Baseline, path: Path, metrics: Mapping[str, Metric] = METRICS) -> None:
-    """Write `baseline` to `path`, atomically. Raises InputError for one that no later run could be held against."""
-    for reason in chain(_problems(baseline, metrics), _gaps(baseline.seeds, metrics)):
-        raise InputError(f"{path}: not written: {reason}")
+    """Write `baseline` to `path`, atomically. Raises InputError as `require_usable`."""
+    require_usable(baseline, path, metrics)
     # two levels: a line for each figure, and for each metric's noise
     write_json(path, _to_json(baseline, metrics), spread=2)
+
+
+def require_usable(baseline: Baseline, path: Path, metrics: Mapping[str, Metric] = METRICS) -> None:
+    """Raise InputError for a baseline that no later run could be held against. path: where it would be written."""
+    for reason in chain(_problems(baseline, metrics), _gaps(baseline.seeds, metrics)):
+        raise InputError(f"{path}: not written: {reason}")
 
 
 def _check_schema(path: Path, schema: int) -> None:
