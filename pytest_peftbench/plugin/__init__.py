@@ -290,14 +290,13 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
-def pytest_terminal_summary(terminalreporter: TerminalReporter, config: pytest.Config) -> None:
+def pytest_terminal_summary(terminalreporter: TerminalReporter, exitstatus: int, config: pytest.Config) -> None:
     """What an update changed, the table, the count of every verdict, and what is missing."""
     command = shlex.join(["pytest", *config.invocation_params.args, "--peft-update-baselines"])
     collector = config.stash[COLLECTOR]
     lines = closing(collector.outcomes, columns(), command)
-    if not runs_nothing(config):
-        removing = config.stash[SETTINGS].update_baselines
-        lines += gap_lines(collector.gaps, removing)
+    if exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED) and not runs_nothing(config):
+        lines += gap_lines(collector.gaps, removing=config.stash[SETTINGS].update_baselines)
     if lines:
         terminalreporter.section("PEFT benchmark")
     for line, markup in lines:

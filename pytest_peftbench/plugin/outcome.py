@@ -36,16 +36,17 @@ def put_on_report(item: pytest.Item, call: pytest.CallInfo[None], report: pytest
     expected = report.skipped and hasattr(report, "wasxfail")
     red = item.stash.get(RED, None)
     name = experiment.case if experiment else item.name
-    if report.failed and isinstance(error, InputError):
-        report.longrepr = str(error)
-    elif red is not None and not expected and (report.skipped or (report.passed and report.when == "call")):
+    if red is not None and not expected and (report.skipped or (report.passed and report.when == "call")):
         text = red.verdict.text() if red.verdict else red.unmeasured
-        report.outcome, report.longrepr = "failed", f"{name}: was red, whatever came after: it stands\n{text}"
+        report.outcome, report.longrepr = "failed", f"{name}: was red, which stands whatever came after\n{text}"
         outcome = red
-    elif report.passed and report.when == "call" and (outcome is None or not outcome.checked):
-        reason = NEVER_COMPARED
-        report.outcome, report.longrepr = "failed", f"{name}: {reason}"
-    outcome = _with_end(outcome or CaseOutcome(), experiment, report, reason)
+    else:
+        if report.failed and isinstance(error, InputError):
+            report.longrepr = str(error)
+        elif report.passed and report.when == "call" and (outcome is None or not outcome.checked):
+            reason = NEVER_COMPARED
+            report.outcome, report.longrepr = "failed", f"{name}: {reason}"
+        outcome = _with_end(outcome or CaseOutcome(), experiment, report, reason)
     if expected:
         outcome = replace(outcome, expected=outcome.red or outcome.verdict is None, red=False, skipped=False)
     if (report.when == "call" and outcome.verdict) or report.failed or report.skipped:
@@ -164,7 +165,8 @@ class Collector:
             asked=tuple(orphan.file for orphan in orphans if orphan.asked and self._compares),
             untaken=self.inventory.untaken if self.inventory.whole else (),
             selected=len(selected),
-            measured=any(not found.skipped for found in self.outcomes) or bool(self.broken & selected.keys()),
+            measured=any(found.verdict and not found.skipped for found in self.outcomes)
+            or bool(self.broken & selected.keys()),
             removable=self.inventory.whole,
         )
 

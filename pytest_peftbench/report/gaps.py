@@ -35,7 +35,7 @@ class Gaps:
 
     def problems(self) -> Iterator[str]:
         """What the run fails for, though each of its tests passed."""
-        if self.selected and not self.measured:
+        if self.selected and not self.measured and not self.unrun:
             yield f"none of {plural(self.selected, 'selected case')} was measured, so nothing was compared"
         if self.unrun:
             yield f"{plural(len(self.unrun), 'selected case')} never ran: {_names(self.unrun)}"
