@@ -16,6 +16,7 @@ from pytest_peftbench.cases.methods import Needs, make_config, needs_of
 from pytest_peftbench.cases.training import Trainer
 from pytest_peftbench.measure.counters import Counters, count, count_host_calls, difference
 from pytest_peftbench.measure.environment import seed_everything
+from pytest_peftbench.measure.weights import glimpse
 from pytest_peftbench.results.files import InputError
 from pytest_peftbench.results.metrics import PHASES, Value
 from pytest_peftbench.results.result import Operators
@@ -204,7 +205,7 @@ def subject_of(experiment: Experiment, base_model: BaseModel, task_data: TaskDat
     subject = Subject(
         experiment,
         task,
-        make_base=partial(base_model, experiment),
+        make_base=_same_each_time(base_model, experiment),
         needs=replace(needs, inputs=on_device(needs.inputs, experiment.device)),
         adapter=None,
     )
@@ -212,6 +213,37 @@ def subject_of(experiment: Experiment, base_model: BaseModel, task_data: TaskDat
         return subject
     adapter = needs.prepare(dict(experiment.adapter), experiment.path, subject.base(), folder)
     return replace(subject, adapter=adapter)
+
+
+def _same_each_time(base_model: BaseModel, experiment: Experiment) -> Callable[[], nn.Module]:
+    """The function of a fixture, which is held to what it promises: no adapter, the same weights after the same seed.
+
+    What it gives raises InputError otherwise: the figures would be those of another model.
+    """
+    from peft import PeftModel
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    seen: dict[int, str] = {}
+
+    def make_base() -> nn.Module:
+        seed = torch.initial_seed()
+        base = base_model(experiment)
+        if not isinstance(base, nn.Module):
+            return base
+        if any(isinstance(module, (PeftModel, BaseTunerLayer)) for module in base.modules()):
+            raise InputError(
+                f"{experiment.case}: base_model gave a model that has an adapter already; give a fresh model, or a "
+                "copy of it, at each call, without adapter"
+            )
+        found = glimpse(base)
+        if seen.setdefault(seed, found) != found:
+            raise InputError(
+                f"{experiment.case}: base_model gave other weights than at an earlier call with seed {seed}; give a "
+                "fresh model, or a copy of it, at each call, whose weights depend on the seed alone"
+            )
+        return base
+
+    return make_base
 
 
 def on_device(inputs: Extra, device: str) -> Extra:

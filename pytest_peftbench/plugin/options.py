@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from argparse import ArgumentTypeError
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -74,6 +75,19 @@ class Option:
         except (TypeError, ValueError, pytest.UsageError) as error:
             raise InputError(f"{self.ini}: {error}") from error
 
+    def origin(self, config: pytest.Config) -> str:
+        """`--peft-seeds 3 (command line)`, `peft_seeds = 3 (pytest.ini)`; empty where the default holds."""
+        given, flag = config.getoption(self.ini), self.flag
+        if given is None:
+            ini = config.getini(self.ini)
+            values = ini if isinstance(ini, list) else [] if ini in (None, "") else [ini]
+            where = config.inipath.name if config.inipath else "-o"
+            return f"{self.ini} = {', '.join(map(str, values))} ({where})" if values else ""
+        words = config.invocation_params.args
+        typed = any(word == flag or word.startswith(f"{flag}=") for word in words)
+        values = [] if given is True else given if isinstance(given, list) else [given]
+        return f"{' '.join([flag, *map(str, values)])} ({'command line' if typed else 'addopts'})"
+
     def _parsed(self, given: Any, start: Path) -> Any:
         if self.parse is None:
             return bool(given)
@@ -103,8 +117,9 @@ def _seeds(text: str, start: Path) -> int:
     return count
 
 
-def _text(text: str, start: Path) -> str:
-    return text
+def _device(text: str, start: Path) -> str:
+    # to torch `cpu:0` is another device than the one that tensors lie on, so that each `.to()` would be a call more
+    return "cpu" if text.partition(":")[0] == "cpu" else text
 
 
 def _path(text: str, start: Path) -> Path:
@@ -200,7 +215,7 @@ class Settings:
             recording=True,
         ),
     ]
-    device: Annotated[str, Option("torch device to run on", "DEVICE", _text, default="cpu", recording=True)]
+    device: Annotated[str, Option("torch device to run on", "DEVICE", _device, default="cpu", recording=True)]
     green: Annotated[
         frozenset[Verdict],
         Option(
@@ -267,3 +282,11 @@ def short_path(path: Path, config: pytest.Config) -> str:
     """`path` as seen from the root directory, if it lies there."""
     path, root = path.resolve(), config.rootpath.resolve()
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
+
+
+def relative_path(path: Path, folder: Path) -> str:
+    """`path` as seen from a folder, which a command run there needs."""
+    try:
+        return os.path.relpath(path, folder)
+    except ValueError:  # on another drive of Windows
+        return str(path)

@@ -297,13 +297,18 @@ def read_if_current(path: Path, metrics: Mapping[str, Metric] = METRICS) -> Base
 
 
 def write(baseline: Baseline, path: Path, metrics: Mapping[str, Metric] = METRICS) -> None:
-    """Write `baseline` to `path`, atomically. Raises InputError for one that no later run could be held against."""
+    """Write `baseline` to `path`, atomically. Raises InputError as `require_usable`."""
     write_all({path: baseline}, metrics)
 
 
 def write_all(baselines: Mapping[Path, Baseline], metrics: Mapping[str, Metric] = METRICS) -> None:
     """Write several baselines, all or none. Raises InputError as `write`, and where one cannot be written."""
     write_files({path: _content(baseline, path, metrics) for path, baseline in baselines.items()})
+
+
+def require_usable(baseline: Baseline, path: Path, metrics: Mapping[str, Metric] = METRICS) -> None:
+    """Raise InputError for a baseline that no later run could be held against. path: where it would be written."""
+    _content(baseline, path, metrics)
 
 
 def _content(baseline: Baseline, path: Path, metrics: Mapping[str, Metric]) -> bytes:
