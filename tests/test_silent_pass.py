@@ -540,7 +540,7 @@ def test_a_baseline_that_cannot_be_written_is_a_failed_row(recorded, monkeypatch
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("pytest_peftbench.plugin.check.write", full)
+    monkeypatch.setattr("pytest_peftbench.results.files._temporary", full)
     result = recorded.run("-k", "loha", "--peft-update-baselines")
 
     assert result.ret == 1
