@@ -3,3 +3,7 @@
 A try is made again by its seed and its number alone. `mutate` damages a file; `baselines`, `experiments` and `imports`
 say what must come of it; `crash` kills the processes that write.
 """
+
+
+class Slipped(AssertionError):
+    """What must not happen: a silent pass, a lost file, or one that cannot be read back."""

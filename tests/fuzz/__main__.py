@@ -1,4 +1,4 @@
-"""The long runs: `python tests/fuzz`, `python tests/fuzz baselines --count 500`, `python tests/fuzz imports --only 7`."""
+"""The long runs: `python tests/fuzz`; some of one kind: `python tests/fuzz imports --count 500`; a try: `--only 7`."""
 
 import argparse
 import sys

@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields, replace
 from functools import cache
 from pathlib import Path
 
+from fuzz import Slipped
 from fuzz.mutate import damaged
 from pytest_peftbench.compare import CaseVerdict, compare, diff_lines, is_green, second_stage
 from pytest_peftbench.compare.noise import refreshed
@@ -16,10 +17,6 @@ from pytest_peftbench.results.result import CaseId, Measured, Result, mean
 BASELINES = Path(__file__).parents[2] / "baselines"
 # What a witness may lack: a method that learns to do it has changed nothing.
 CAPABILITIES = {"disabled output", "reloaded output", "merged output", "unmerged output"}
-
-
-class Slipped(AssertionError):
-    """What must not happen: a silent pass, or a file that cannot be read back."""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from dataclasses import MISSING, fields
 from functools import cache
 from pathlib import Path
 
-from fuzz.baselines import Slipped
+from fuzz import Slipped
 from fuzz.mutate import NAMES, damaged
 from pytest_peftbench.cases.kinds import KINDS
 from pytest_peftbench.results.files import InputError

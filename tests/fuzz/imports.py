@@ -7,7 +7,8 @@ import math
 from dataclasses import replace
 from functools import cache
 
-from fuzz.baselines import BASELINES, Slipped, passed_silently, result_of
+from fuzz import Slipped
+from fuzz.baselines import BASELINES, passed_silently, result_of
 from fuzz.experiments import SUITES
 from fuzz.mutate import damaged
 from pytest_peftbench.commands import main
@@ -82,6 +83,11 @@ def _must_be_readable(path):
         read(path)
     except InputError as error:
         raise Slipped(f"it wrote a baseline that cannot be read: {error}") from error
+
+
+def peft_text(name):
+    """A result of this case, as PEFT would have written it."""
+    return _known(name)[2]
 
 
 @cache
