@@ -23,18 +23,21 @@ def main():
     for kind in options.kinds or COUNTS:
         numbers = range(options.count or COUNTS[kind]) if options.only is None else [options.only]
         tally = run(kind, options.seed, numbers, Progress(kind, len(numbers)))
-        print(f"{kind}: {tally.text()}", *tally.failures, sep="\n", flush=True)
+        print(f"{kind}: {tally.text()}", flush=True)
         failed = failed or bool(tally.failures)
     return int(failed)
 
 
 class Progress:
-    """A line on stderr each ten seconds."""
+    """Each failure as it comes, and a line on stderr each ten seconds."""
 
     def __init__(self, kind, count):
-        self.kind, self.count, self.next_s = kind, count, time.monotonic() + 10
+        self.kind, self.count, self.next_s, self.told = kind, count, time.monotonic() + 10, 0
 
     def __call__(self, tally):
+        for failure in tally.failures[self.told :]:
+            print(failure, flush=True)
+        self.told = len(tally.failures)
         if time.monotonic() >= self.next_s:
             self.next_s = time.monotonic() + 10
             print(f"{self.kind}, {self.count:,} in all: {tally.text()}", file=sys.stderr, flush=True)
