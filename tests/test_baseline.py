@@ -412,6 +412,7 @@ BASE = {"losses": [1.0], "metrics": {}, "operators": {"train_step": {"A.f": {"at
             {"evidence": {"operators": {"train_step": {"A.f": {"aten.mm": [1, 3]}}}}},
             "operators.train_step adds up to 3, and train_step.flops is 1,204,000,000",
         ),
+        ({"metrics": {"": 1}, "holds": 5}, "metrics. holds a figure without a name"),
         ({"metrics": {"train_step.flops": -1}, "holds": 5}, "metrics.train_step.flops is negative"),
         (
             {"per_seed": {"test_accuracy": [0.666667, 0.7], "train_loss": [1.0, 1.0]}},
