@@ -151,6 +151,13 @@ def try_out(experiment: Experiment, base_model: BaseModel, task_data: TaskData) 
         return {**validation, "train_loss": mean(losses[-config.eval_steps :])}
 
 
+def validate_base_model(experiment: Experiment, base_model: BaseModel, task_data: TaskData) -> dict[str, Value]:
+    """The task's validation metric of the base model as it is."""
+    with deterministic(experiment.device), tempfile.TemporaryDirectory() as folder:
+        subject = subject_of(experiment, base_model, task_data, Path(folder)).without_adapter()
+        return subject.task.validate(subject.base(), subject.needs.inputs)
+
+
 def _run_first(
     case: Case,
     subject: Subject,

@@ -1,14 +1,16 @@
 """`peftbench sweep`: each experiment's learning rate, by the same trials for every method on the validation set.
 
 A rate counts where training keeps still: on a base model whose weights moved by their last digit it gives the same
-figures. Beyond that, at the edge of stability, they tell rounding and not the method.
+figures. Beyond that, at the edge of stability, they tell rounding and not the method. That is asked of the best rate
+first, then of the next best, until one keeps still. A rate that keeps still because it learns nothing tells nothing
+either: where any learns, those that do not are passed over.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 
     from pytest_peftbench.cases.subject import BaseModel, TaskData
 
-RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
+RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
 OUTCOMES = "learning_rates"
 # What a still training moves by at most: the validation metric, in its unit (one of 32 problems is 0.031), and the
 # train loss, relative to itself.
@@ -36,7 +38,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("suite", type=Path, help="folder with default_training_params.json and experiments/")
     parser.add_argument("--only", default="", metavar="TEXT", help="experiments whose <method>/<name> contains TEXT")
     parser.add_argument(
-        "--rates", type=_rates, default=RATES, metavar="LR,LR", help="learning rates (default: 3e-4 to 1e-1, six)"
+        "--rates", type=_rates, default=RATES, metavar="LR,LR", help="learning rates (default: 3e-4 to 3e-1, seven)"
     )
 
 
@@ -60,7 +62,10 @@ def _run(options: argparse.Namespace) -> int:
 
 @dataclass(frozen=True)
 class Trial:
-    """What a rate gives: the figures, and by how much each changes on the moved base model; or the error."""
+    """What a rate gives: the figures; where it was asked, by how much each changes on the moved base model; an error.
+
+    An error takes the rate out; figures that stand beside it are those of the base model as it is.
+    """
 
     figures: dict[str, float] = field(default_factory=dict)
     moved: dict[str, float] = field(default_factory=dict)
@@ -74,8 +79,12 @@ class Trial:
     @property
     def merit(self) -> tuple[float, float]:
         """More is better: the validation metric, then the train loss."""
+        return self.gain_over({self.metric: 0.0}), -self.figures["train_loss"]
+
+    def gain_over(self, other: Mapping[str, float]) -> float:
+        """By how much the validation metric is better than another's."""
         sign = -1 if METRICS[self.metric].direction == "lower" else 1
-        return sign * self.figures[self.metric], -self.figures["train_loss"]
+        return sign * (self.figures[self.metric] - other[self.metric])
 
     @property
     def unrest(self) -> float:
@@ -84,17 +93,18 @@ class Trial:
         return max(abs(self.moved[self.metric]) / STILL_METRIC, abs(self.moved["train_loss"]) / loss)
 
     def to_dict(self) -> dict[str, Any]:
-        """As the suite's `learning_rates/` holds it."""
-        return {"error": self.error} if self.error else {**self.figures, "moved": self.moved}
+        """As the suite's `learning_rates/` holds it: what there is."""
+        moved = {"moved": self.moved} if self.moved else {}
+        return {**self.figures, **moved, **({"error": self.error} if self.error else {})}
 
 
 def sweep(suite: Path, rates: Sequence[float], chosen: str, progress: Callable[[str], None]) -> dict[str, float]:
     """Try the rates on each experiment whose <method>/<name> contains `chosen`; return the best by experiment.
 
     The best, by the task's validation metric among the rates that keep still, is written to the experiment's training
-    parameters, and all trials to `learning_rates/<method>--<name>.json` in the suite. Where no rate keeps still, the
-    stillest is the best, and `progress` says so. Raises InputError when no experiment is meant, and when no rate
-    trains one of them.
+    parameters, and all trials to `learning_rates/<method>--<name>.json` in the suite. Where no rate that learns keeps
+    still, the stillest is the best, and `progress` says so. Raises InputError when no experiment is meant, and when no
+    rate trains one of them.
     """
     experiments = [item for item in read_suite(suite) if chosen in item.case.experiment]
     if not experiments:
@@ -109,9 +119,15 @@ def sweep(suite: Path, rates: Sequence[float], chosen: str, progress: Callable[[
         for rate in rates:
             trials[rate] = _trial(experiment, rate, base_model, task_data)
             progress(f"{name}: lr {rate:g}: {trials[rate].to_dict()}")
-        best[name], still = _best(experiment, trials)
+
+        def move(rate: float, trial: Trial, experiment: Experiment = experiment, name: str = name) -> Trial:
+            moved = _moved(experiment, rate, trial, base_model, task_data)
+            progress(f"{name}: lr {rate:g} moves by {moved.moved or moved.error}")
+            return moved
+
+        best[name], still = _best(experiment, trials, _of_base_model(experiment, base_model, task_data), move)
         if not still:
-            progress(f"{name}: no learning rate keeps still; {best[name]:g} moves least")
+            progress(f"{name}: no learning rate learns and keeps still; {best[name]:g} moves least")
         outcome = {
             "seed": experiment.train.seed,
             "chosen": best[name],
@@ -124,41 +140,69 @@ def sweep(suite: Path, rates: Sequence[float], chosen: str, progress: Callable[[
 
 
 def _trial(experiment: Experiment, rate: float, base_model: BaseModel, task_data: TaskData) -> Trial:
-    """One training with this rate on the base model as it is, and one on the moved one."""
-    from pytest_peftbench.cases.trained import try_out
+    """One training with this rate."""
+    try:
+        figures = _figures(experiment, rate, base_model, task_data)
+    except (RuntimeError, ValueError) as error:  # a rate that is too large for a decomposition, say
+        return Trial(error=error_line(error))
+    bad = [name for name, figure in figures.items() if not math.isfinite(figure)]
+    return Trial(error=f"{bad[0]} is not finite") if bad else Trial(figures)
+
+
+def _moved(experiment: Experiment, rate: float, trial: Trial, base_model: BaseModel, task_data: TaskData) -> Trial:
+    """The trial with what the same training gives on a base model moved by its weights' last digit."""
     from pytest_peftbench.measure.weights import last_digit, move
 
     def moved(item: Experiment) -> nn.Module:
         base = base_model(item)
         return move(base, last_digit(base))
 
+    other = _trial(experiment, rate, moved, task_data)
+    if other.error:
+        return replace(trial, error=f"on the moved base model: {other.error}")
+    return replace(trial, moved={name: other.figures[name] - trial.figures[name] for name in trial.figures})
+
+
+def _figures(experiment: Experiment, rate: float, base_model: BaseModel, task_data: TaskData) -> dict[str, float]:
+    from pytest_peftbench.cases.trained import try_out
+
     kwargs = {**experiment.train.optimizer_kwargs, "lr": rate}
     tried = replace(experiment, train=replace(experiment.train, optimizer_kwargs=kwargs))
-    try:
-        figures = _numbers(try_out(tried, base_model, task_data))
-        others = _numbers(try_out(tried, moved, task_data))
-    except (RuntimeError, ValueError) as error:  # a rate that is too large for a decomposition, say
-        return Trial(error=error_line(error))
-    bad = [name for name in figures if not math.isfinite(figures[name] + others[name])]
-    if bad:
-        return Trial(error=f"{bad[0]} is not finite")
-    return Trial(figures, {name: others[name] - figures[name] for name in figures})
+    return _numbers(try_out(tried, base_model, task_data))
 
 
 def _numbers(figures: dict[str, Value]) -> dict[str, float]:
     return {name: value for name, value in figures.items() if isinstance(value, (int, float))}
 
 
-def _best(experiment: Experiment, trials: dict[float, Trial]) -> tuple[float, bool]:
-    """The best rate, the smaller of equals, and whether it keeps still."""
-    trained = {rate: trial for rate, trial in trials.items() if not trial.error}
-    if not trained:
-        errors = {f"{rate:g}": trial.error for rate, trial in trials.items()}
+def _of_base_model(experiment: Experiment, base_model: BaseModel, task_data: TaskData) -> dict[str, float]:
+    from pytest_peftbench.cases.trained import validate_base_model
+
+    return _numbers(validate_base_model(experiment, base_model, task_data))
+
+
+def _best(
+    experiment: Experiment,
+    trials: dict[float, Trial],
+    base: Mapping[str, float],
+    moved: Callable[[float, Trial], Trial],
+) -> tuple[float, bool]:
+    """The best rate that learns and keeps still, the smaller of equals, or the stillest; and whether it is still.
+
+    What learns is better than the base model, whose validation metric is `base`, by more than a still training moves;
+    where none is, all count. moved: gives a trial what a moved base model does to it; `trials` then holds that.
+    """
+    trained = [rate for rate, trial in trials.items() if not trial.error]
+    tried = [rate for rate in trained if trials[rate].gain_over(base) > STILL_METRIC] or trained
+    for rate in sorted(tried, key=lambda rate: (*trials[rate].merit, -rate), reverse=True):
+        trials[rate] = moved(rate, trials[rate])
+        if not trials[rate].error and trials[rate].unrest <= 1:
+            return rate, True
+    left = [rate for rate in tried if not trials[rate].error]
+    if not left:
+        errors = {f"{rate:g}": trial.error for rate, trial in trials.items() if trial.error}
         raise InputError(f"{experiment.path}: no learning rate trains it: {errors}")
-    still = [rate for rate, trial in trained.items() if trial.unrest <= 1]
-    if still:
-        return max(still, key=lambda rate: (*trained[rate].merit, -rate)), True
-    return min(trained, key=lambda rate: (trained[rate].unrest, rate)), False
+    return min(left, key=lambda rate: (trials[rate].unrest, rate)), False
 
 
 def _write_rate(experiment: Experiment, rate: float) -> None:
@@ -171,9 +215,9 @@ def _write_rate(experiment: Experiment, rate: float) -> None:
 COMMAND = Command(
     name="sweep",
     help="choose the learning rates of a suite's experiments",
-    description="Train each experiment with the same learning rates, twice each: on the base model and on one moved by "
-    "its weights' last digit. Keep the best, by the validation set, of the rates whose figures keep still, and record "
-    "all trials beside the experiments, in learning_rates/.",
+    description="Train each experiment with the same learning rates. Keep the best, by the validation set, whose figures "
+    "keep still on a base model moved by its weights' last digit, and record all trials beside the experiments, in "
+    "learning_rates/.",
     add_arguments=_add_arguments,
     run=_run,
 )
