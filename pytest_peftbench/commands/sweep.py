@@ -215,9 +215,9 @@ def _write_rate(experiment: Experiment, rate: float) -> None:
 COMMAND = Command(
     name="sweep",
     help="choose the learning rates of a suite's experiments",
-    description="Train each experiment with the same learning rates. Keep the best, by the validation set, whose figures "
-    "keep still on a base model moved by its weights' last digit, and record all trials beside the experiments, in "
-    "learning_rates/.",
+    description="Train each experiment with the same learning rates. Keep the best, by the validation set, whose "
+    "figures keep still on a base model moved by its weights' last digit, and record all trials beside the "
+    "experiments, in learning_rates/.",
     add_arguments=_add_arguments,
     run=_run,
 )
