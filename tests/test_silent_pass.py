@@ -656,6 +656,8 @@ def test_the_first_cpu_is_the_cpu(recorded):
 def test_an_option_s_folder_that_moves_the_root_directory_is_refused(bench, tmp_path, with_ini):
     if with_ini:
         bench.write("pytest.ini", "[pytest]\npeft_green = identical")
+    else:
+        (bench.path / "baselines").mkdir()
     results = tmp_path / "results"
     results.mkdir()
 
