@@ -587,7 +587,7 @@ def test_torch_imported_by_a_conftest_is_pinned(unpinned, arguments):
     if arguments:
         pytest.importorskip("xdist")
     unpinned.write("conftest.py", "import torch")
-    unpinned.write("test_mini.py", case_test("import os", "print(os.environ)", "peft_baseline.check(result)"))
+    unpinned.write("test_mini.py", case_test("import os", "os.environ['MKL_CBWR']", "peft_baseline.check(result)"))
 
     process = unpinned.spawn("-k", "loha", "--peft-no-compare", *arguments)
 
