@@ -204,7 +204,8 @@ def test_suites_that_no_test_takes_a_case_of_are_refused_and_not_skipped(bench):
     shutil.copytree(IMAGE_SUITE / "experiments" / "loha", suite / "experiments" / "loha")
 
     assert_usage_error(bench.run("--peft-suite", "other"), "other", "no collected test takes a case of the suites")
-    assert bench.collected("--peft-suite", "other", "--peft-suite", "MetaMathQA") == CASES
+    assert_usage_error(bench.run("--peft-suite", "other", "--peft-suite", "MetaMathQA"), "other", "nothing of them")
+    assert bench.collected("--peft-suite", "MetaMathQA") == CASES
     bench.run("--peft-suite", "MetaMathQA", "-k", "nothing").assert_outcomes(deselected=3)
 
 
@@ -290,9 +291,18 @@ def test_an_experiment_may_be_overridden_by_one_that_builds_on_it(bench):
             return replace(experiment, device="meta")
         """,
     )
-    bench.write("test_mini.py", "def test_mini(experiment): assert experiment.device == 'meta'")
+    bench.write(
+        "test_mini.py",
+        """
+        from support import make_result
 
-    bench.run().assert_outcomes(passed=3)
+        def test_mini(experiment, peft_baseline):
+            assert experiment.device == "meta"
+            peft_baseline.check(make_result(experiment.case))
+        """,
+    )
+
+    bench.run("--peft-no-compare").assert_outcomes(passed=3)
 
 
 # What is refused

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pynvml
 import pytest
 import torch
-from support import DEFAULTS, LOHA_CASE, LORA, LORA_CASE, output, table
+from support import DEFAULTS, LOHA_CASE, LORA, LORA_CASE, SYNTHETIC_TEST, output, table
 
 from pytest_peftbench.cases.loading import cached_base_models, cached_task_data
 from pytest_peftbench.cases.trained import run_experiment
@@ -295,9 +295,9 @@ def test_out_of_memory_is_red_whatever_is_asked_for_and_the_next_case_runs(bench
 
 def test_a_busy_card_is_a_warning_of_the_run(bench):
     bench.write("conftest.py", BUSY)
-    bench.write("test_mini.py", "def test_mini(experiment, gpu_memory): pass")
+    bench.write("test_mini.py", SYNTHETIC_TEST.replace("(experiment, ", "(experiment, gpu_memory, "))
 
-    result = bench.run("-k", "loha")
+    result = bench.run("-k", "loha", "--peft-no-compare")
 
     result.assert_outcomes(passed=1, warnings=1, deselected=2)
     assert f"{LOHA_CASE}: the card was not idle" in output(result)

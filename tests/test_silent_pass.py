@@ -587,7 +587,7 @@ def test_torch_imported_by_a_conftest_is_pinned(unpinned, arguments):
     if arguments:
         pytest.importorskip("xdist")
     unpinned.write("conftest.py", "import torch")
-    unpinned.write("test_mini.py", case_test("import os", "print(os.environ)", "peft_baseline.check(result)"))
+    unpinned.write("test_mini.py", case_test("import os", "os.environ['MKL_CBWR']", "peft_baseline.check(result)"))
 
     process = unpinned.spawn("-k", "loha", "--peft-no-compare", *arguments)
 
@@ -656,6 +656,8 @@ def test_the_first_cpu_is_the_cpu(recorded):
 def test_an_option_s_folder_that_moves_the_root_directory_is_refused(bench, tmp_path, with_ini):
     if with_ini:
         bench.write("pytest.ini", "[pytest]\npeft_green = identical")
+    else:
+        (bench.path / "baselines").mkdir()
     results = tmp_path / "results"
     results.mkdir()
 

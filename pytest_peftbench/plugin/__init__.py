@@ -138,11 +138,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     problems = [*selection.problems, *unreadable_baselines(cases, settings)]
     problems += problems_of_folders(experiments, settings, writes=not config.option.collectonly)
     text = "\n".join(problems) or selection.problem_of_suites(typed=config.getoption("peft_suite") is not None)
-    if text and hasattr(config, "workeroutput"):  # an exception would be a crashed worker; the controller raises it
-        config.workeroutput[_USAGE_ERROR] = text
-        items.clear()
-    elif text:
+    if not text:
+        return
+    items.clear()
+    selection.known.clear()
+    if not hasattr(config, "workeroutput"):
         raise pytest.UsageError(text)
+    config.workeroutput[_USAGE_ERROR] = text  # an exception would be a crashed worker; the controller raises it
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -184,13 +186,14 @@ def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Ite
     if not cases:
         return [f"peftbench: none of {plural(known, 'case')} is selected, so none is compared"] if known else []
     suites = ", ".join(sorted({short_path(case.suite, config) for case in cases}))
+    folder = short_path(settings.baselines, config)
     if settings.update_baselines:
-        mode = "baselines will be rewritten"
+        mode = f"baselines will be rewritten in {folder}"
     elif settings.no_compare:
         mode = "not compared"
     else:
         there = sum(baseline_path(settings.baselines, case.case).exists() for case in cases)
-        mode = f"compared with {short_path(settings.baselines, config)}, which holds {there} of them"
+        mode = f"compared with {folder}, which holds {there} of them"
     return [f"peftbench: {plural(len(cases), 'case')} of {suites}; {mode}"]
 
 

@@ -12,7 +12,6 @@ import pytest
 from _pytest.mark.expression import Expression
 
 from pytest_peftbench.plugin.options import relative_path
-from pytest_peftbench.results.baseline import baseline_path
 from pytest_peftbench.results.result import CaseId
 
 
@@ -57,7 +56,7 @@ def orphans(root: Path, cases: Collection[CaseId], keyword: str, start: Path) ->
 
     keyword: pytest's `-k`.
     """
-    known = {baseline_path(root, case) for case in cases}
+    known = {case.folder(root) / f"{case.stem}.json" for case in cases}
     for kind, task, base_model in sorted({(case.kind, case.task, case.base_model) for case in cases}):
         for file in sorted((root / kind / task / base_model).glob("*--*.json")):
             method, _, name = file.stem.partition("--")

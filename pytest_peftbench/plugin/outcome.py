@@ -165,7 +165,7 @@ class Collector:
             asked=tuple(orphan.file for orphan in orphans if orphan.asked and self._compares),
             untaken=self.inventory.untaken if self.inventory.whole else (),
             selected=len(selected),
-            measured=any(found.verdict and not found.skipped for found in self.outcomes)
+            measured=any(not found.skipped and (found.verdict or not found.expected) for found in self.outcomes)
             or bool(self.broken & selected.keys()),
             removable=self.inventory.whole,
         )

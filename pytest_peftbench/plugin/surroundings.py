@@ -76,6 +76,9 @@ def problem_of_root(config: pytest.Config) -> str:
     root, ini = _root(config, tests)
     if not given or (root, ini) == _root(config, [*tests, *(value for _, value in given)]):
         return ""
+    # without an ini file nothing but the folder of the baselines starts there
+    if ini == config.inipath and (config.getoption("peft_baselines") or not (root / "baselines").is_dir()):
+        return ""
     flag, value = next((pair for pair in given if (root, ini) != _root(config, [*tests, pair[1]])), given[0])
     read = f"{ini} is not read" if ini and ini != config.inipath else f"it would be {root}"
     return (
