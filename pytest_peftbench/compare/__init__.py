@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from pytest_peftbench.compare import imported
-from pytest_peftbench.compare.comparable import another_case, nothing_compared, unusable
+from pytest_peftbench.compare.comparable import another_case, no_reference, nothing_compared, unusable
 from pytest_peftbench.compare.comparison import Comparison, ordered, with_margins
 from pytest_peftbench.compare.diff import diff_lines
 from pytest_peftbench.compare.environment import drifted, environment_drift, environment_note
@@ -75,7 +75,8 @@ def _findings(
     # an imported baseline holds neither counters nor bits, the figures that drift
     drift = [] if baseline.imported else environment_drift(comparison)
     told = [] if baseline.imported else witnessed(comparison)
-    whole = [*nothing_compared(findings), *told, *([drifted(comparison, drift)] if drift else [])]
+    moved = [drifted(comparison, drift)] if drift else []
+    whole = [*nothing_compared(findings), *told, *no_reference(comparison), *moved]
     return [*whole, *findings], drift
 
 

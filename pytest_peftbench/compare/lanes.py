@@ -14,7 +14,7 @@ from pytest_peftbench.compare.quality import quality
 from pytest_peftbench.compare.verdicts import SEVERITY, Finding, Verdict
 from pytest_peftbench.compare.witness import may_be_rounding, says, who_lacks
 from pytest_peftbench.results import words
-from pytest_peftbench.results.baseline import problem, within_margin
+from pytest_peftbench.results.baseline import problem, rounded, within_margin
 from pytest_peftbench.results.metrics import Metric, Value
 from pytest_peftbench.results.result import BaseReference
 
@@ -198,6 +198,8 @@ def noisy(comparison: Comparison, metric: Metric) -> Finding:
     """The mean over the seeds has a margin, and a direction beyond it; a time's whole interval must lie beyond it."""
     ours, theirs = comparison.values(metric.name)
     obtained, expected = average(ours), average(theirs)
+    if obtained <= 0 < expected:
+        return Finding.between(metric, "regressed", obtained, expected, "nothing was measured")
     if metric.interval and metric.name not in comparison.obtained.intervals:
         reason = f"measured without its interval, {metric.interval}"
         return Finding(metric.name, "cannot tell", *words.figures(metric, obtained, expected), reason=reason)
@@ -219,8 +221,8 @@ def _by_interval(metric: Metric, obtained: float, expected: float, interval: Val
     if interval == []:
         return Finding.between(metric, "cannot tell", obtained, expected, "too few blocks without throttling")
     ends = interval if isinstance(interval, list) and not problem(interval, "list") else []
-    if len(ends) != 2 or not ends[0] <= ends[1]:
-        reason = f"its interval is {interval}, expected [low, high]"
+    if len(ends) != 2 or not rounded(ends[0]) <= obtained <= rounded(ends[1]):
+        reason = f"its interval is {interval}, expected [low, high] around it"
         return Finding.between(metric, "failed", obtained, expected, reason)
     best, worst = ends if metric.direction == "lower" else reversed(ends)
     beyond = {end: "" if within_margin(metric, end, expected) else _side(metric, end, expected) for end in ends}

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from pytest_peftbench.compare.stats import RARE, detectable, noise_floor, paired_spread, seeds_needed, spread
-from pytest_peftbench.results.baseline import Baseline, Noise, problem, rounded, within_margin
+from pytest_peftbench.results.baseline import DIGITS, Baseline, Noise, problem, rounded, within_margin
 from pytest_peftbench.results.files import InputError
 from pytest_peftbench.results.metrics import Metric, Value
 from pytest_peftbench.results.result import SeedRun, mean
@@ -47,6 +47,14 @@ def floor_of(noise: Noise, seeds: int, paired: bool, level: float = RARE) -> flo
     if paired and noise.paired_sd is not None:
         return noise_floor(noise.paired_sd, noise.seeds, seeds, paired=True, level=level)
     return noise_floor(noise.sd, noise.seeds, seeds, level=level)
+
+
+def noise_problem(noise: Noise) -> str:
+    """Why a baseline's noise is none: it excuses more than the regression that it says is detectable."""
+    floor = floor_of(noise, noise.seeds, paired=True)
+    if floor <= noise.detectable * (1 + 10.0 ** (1 - DIGITS)):
+        return ""
+    return f"the baseline's noise is {floor:.3g}, more than its detectable {noise.detectable:.3g}; record it anew"
 
 
 def refreshed(old: Baseline | None, new: Baseline, metrics: Mapping[str, Metric]) -> Baseline:

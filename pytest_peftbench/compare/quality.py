@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from pytest_peftbench.compare import stats
 from pytest_peftbench.compare.comparison import BySeed, Comparison, averaged, for_seeds
-from pytest_peftbench.compare.noise import floor_of
+from pytest_peftbench.compare.noise import floor_of, noise_problem
 from pytest_peftbench.compare.verdicts import CaseVerdict, Finding, Verdict
 from pytest_peftbench.compare.witness import same_start, says
 from pytest_peftbench.results import words
@@ -31,11 +31,15 @@ def quality(comparison: Comparison, metric: Metric) -> Finding:
     before, after = _samples(comparison, metric)
     if before.keys() != after.keys():
         return _samples_missing(metric, before, after)
+    if unlike := [seed for seed in before if len(before[seed]) != len(after[seed])]:
+        return _samples_unlike(metric, before[unlike[0]], after[unlike[0]], unlike)
     old, new = _numbers(theirs), _numbers(ours)
     obtained, expected = mean(new), mean(old)
     if new and new == old and comparison.same_samples():
         return Finding.between(metric, "identical", obtained, expected)
     noise = comparison.expected.noise.get(metric.name)
+    if noise is not None and (reason := noise_problem(noise)):
+        return Finding.between(metric, "not comparable", obtained, expected, reason)
     if len(new) == 1 and not comparison.same("numerics") and says(comparison) == "agrees":
         return _rounded(metric, obtained, expected, noise)
     if len(new) < 2 or noise is None:
@@ -98,6 +102,12 @@ def _samples_missing(metric: Metric, before: _Samples, after: _Samples) -> Findi
     if vanished := before.keys() - after.keys():
         reason = f"its samples, {metric.samples}, vanished{for_seeds(vanished)}"
     return Finding(metric.name, "missing metric", reason=reason if vanished else f"{reason}; update the baseline")
+
+
+def _samples_unlike(metric: Metric, before: stats.Sample, after: stats.Sample, seeds: Sequence[int]) -> Finding:
+    """Samples that do not pair up: of one case each seed has as many."""
+    reason = f"its samples, {metric.samples}, are {len(after)}, not {len(before)},{for_seeds(seeds)}"
+    return Finding(metric.name, "not comparable", reason=reason)
 
 
 def _probability(
