@@ -43,7 +43,7 @@ def a_result(**changes):
             "merge.same_output": "ok",
         },
         seeds=[a_run(0), a_run(1)],
-        operators={"train_step": {"aten.mm @ B": [2, 3], "aten.mm @ A": [1, 2]}},
+        operators={"train_step": {"aten.mm @ B": [2, 1_203_999_998], "aten.mm @ A": [1, 2]}},
         peak_tensors={"train_step": {"float32 @ weights": [2, 8], "[2, 2] float32 @ A.f": [1, 16]}},
     )
     return replace(result, **changes)
@@ -56,7 +56,7 @@ def a_run(seed, **metrics):
         "first_losses": [5.541234567890123, 0.1 + 0.2],
         "valid_accuracy": 0.5,
     }
-    samples = {"test_correct": "0110", "forgetting_per_document": [0.123456789, 0.2]}
+    samples = {"test_correct": "011", "forgetting_per_document": [0.123456789, 0.2]}
     return SeedRun(seed, {**values, **metrics}, samples)
 
 
@@ -105,10 +105,10 @@ FILE = """\
     "per_seed": {"first_losses": [[5.541234567890123, 0.30000000000000004], [5.541234567890123, 0.30000000000000004]]},
     "samples": {},
     "answers": {
-      "test_correct": [["0101010101010101010101010101010101010101010101010101010101010101", "0101010101010101"],
-       ["0101010101010101010101010101010101010101010101010101010101010101", "0101010101010101"]]
+      "test_correct": [["0110110110110110110110110110110110110110110110110110110110110110", "11011011011011"],
+       ["0110110110110110110110110110110110110110110110110110110110110110", "11011011011011"]]
     },
-    "operators": {"train_step": {"A": {"aten.mm": [1, 2]}, "B": {"aten.mm": [2, 3]}}},
+    "operators": {"train_step": {"A": {"aten.mm": [1, 2]}, "B": {"aten.mm": [2, 1203999998]}}},
     "peak_tensors": {},
     "base": null
   }
@@ -214,7 +214,7 @@ def test_the_keys_of_a_file_are_in_a_fixed_order(tmp_path):
 
 
 def test_a_file_shows_its_figures_first_a_line_each(tmp_path):
-    seeds = [replace(a_run(seed), samples={"test_correct": "01" * 40}) for seed in (0, 1)]
+    seeds = [replace(a_run(seed), samples={"test_correct": "011" * 26}) for seed in (0, 1)]
     write(with_noise(from_result(a_result(seeds=seeds, peak_tensors={})), (), METRICS), tmp_path / "x.json")
 
     text = (tmp_path / "x.json").read_text()
@@ -231,7 +231,7 @@ def test_a_crash_while_writing_leaves_the_old_baseline(tmp_path, monkeypatch):
         raise OSError("disk full")
 
     monkeypatch.setattr(os, "replace", crash)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(InputError, match=r"x\.json: cannot be written: disk full"):
         write(from_result(a_result(case_version="v2")), path)
 
     assert path.read_bytes() == before
@@ -407,6 +407,19 @@ BASE = {"losses": [1.0], "metrics": {}, "operators": {"train_step": {"A.f": {"at
                 "evidence": {"per_seed": {}, "samples": {}, "answers": {}},
             },
             "seeds is empty; an imported baseline holds the one",
+        ),
+        (
+            {"evidence": {"operators": {"train_step": {"A.f": {"aten.mm": [1, 3]}}}}},
+            "operators.train_step adds up to 3, and train_step.flops is 1,204,000,000",
+        ),
+        ({"metrics": {"train_step.flops": -1}, "holds": 5}, "metrics.train_step.flops is negative"),
+        (
+            {"per_seed": {"test_accuracy": [0.666667, 0.7], "train_loss": [1.0, 1.0]}},
+            "seed 1: test_accuracy is 0.7, and its samples test_correct say 0.666667",
+        ),
+        (
+            {"per_seed": {"forgetting": [0.3, 0.15], "train_loss": [1.0, 1.0]}},
+            "seed 0: forgetting is 0.3, and its samples forgetting_per_document say 0.123457 to 0.2",
         ),
         ({"evidence": {"base": {**BASE, "losses": []}}}, "base.losses is empty"),
         ({"evidence": {"base": {**BASE, "operators": {}}}}, "base.operators is empty"),

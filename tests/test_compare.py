@@ -27,7 +27,15 @@ from pytest_peftbench.compare.witness import bounded, next_rate
 from pytest_peftbench.results.baseline import from_result, read, write
 from pytest_peftbench.results.files import InputError
 from pytest_peftbench.results.metrics import METRICS, Metric
-from pytest_peftbench.results.result import BaseReference, CaseId, Result, SecondStage, SeedRun, Witness
+from pytest_peftbench.results.result import (
+    WITNESS_VERSION,
+    BaseReference,
+    CaseId,
+    Result,
+    SecondStage,
+    SeedRun,
+    Witness,
+)
 from pytest_peftbench.results.words import bytes_text, flops_text
 
 CASE = CaseId("MetaMathQA", "tiny", "loha", "rank8")
@@ -44,10 +52,18 @@ ENVIRONMENT = {
     "accelerator": "none",
 }
 PEAK_TENSORS = {
-    "train_step": {"[128, 128] float32 @ LoHaLayer.get_delta_weight": [4, 262_144], "float32 @ weights": [9, 900]}
+    "train_step": {
+        "[128, 128] float32 @ LoHaLayer.get_delta_weight": [4, 262_144],
+        "float32 @ weights": [9, 900],
+        "float32 @ optimizer": [6, 10_956_719],
+    }
 }
 OPERATORS = {
-    "train_step": {"aten.mm @ LoHaLayer.get_delta_weight": [48, 602_000_000], "aten.add @ Linear.forward": [9, 9]}
+    "train_step": {
+        "aten.mm @ LoHaLayer.get_delta_weight": [48, 602_000_000],
+        "aten.add @ Linear.forward": [9, 9],
+        "aten.mm @ Linear.forward": [12, 601_999_991],
+    }
 }
 
 
@@ -147,7 +163,7 @@ def test_the_same_measurement_again_is_identical():
 
 
 def test_a_measurement_is_identical_to_its_own_file(tmp_path):
-    result = training(test_accuracy=1 / 3, forgetting=0.1 + 0.2, first_losses=[5.541234567890123])
+    result = training(test_accuracy=1 / 2, forgetting=0.1 + 0.2, first_losses=[5.541234567890123])
     write(from_result(result), tmp_path / "x.json")
 
     assert held(result, read(tmp_path / "x.json")).verdict == "identical"
@@ -670,7 +686,7 @@ def test_a_witness_of_another_version_tells_nothing():
 
     assert found(verdict, "adapter_sha256").verdict == "cannot tell"
     assert (
-        "the baseline's witness is of version 0 at 1 of the rate, not of version 1 at 1 of the rate" in verdict.text()
+        f"witness is of version 0 at 1 of the rate, not of version {WITNESS_VERSION} at 1 of the rate" in verdict.text()
     )
 
 
@@ -757,6 +773,18 @@ def test_a_witness_is_recorded_at_the_largest_rate_at_which_it_keeps_still():
     assert next_rate(Witness(TOLD, rate=1e-4), restless) == 0.0
 
 
+def test_a_baseline_that_can_tell_less_than_it_says_is_no_reference():
+    baseline = with_noise(from_result(quality()), (), METRICS)
+    told = replace(baseline.noise["test_accuracy"], detectable=0.001)
+    verdict = held(quality(), replace(baseline, noise={**baseline.noise, "test_accuracy": told}))
+
+    assert verdict.verdict == "not comparable"
+    assert (
+        "the baseline contradicts itself: noise.test_accuracy.detectable is 0.001; such noise tells no less than"
+    ) in str(verdict)
+    assert held(quality(), baseline).verdict == "identical"
+
+
 # Environment drift
 
 BASE_ROWS = {"aten.mm @ Linear.forward": [10, 1000], "aten.silu @ MLP.forward": [4, 0]}
@@ -812,6 +840,61 @@ def test_an_adapter_that_costs_more_is_red_though_the_base_model_moved_too():
         "train_step.flops regressed: 1,600 -> 2,200 (+37.5 %, must be equal, beside what changed in the base model)\n"
         "  aten.mm  48 -> 96 calls (+600 FLOP) in LoHaLayer.get_delta_weight"
     )
+
+
+def test_operators_of_the_base_model_that_change_their_owner_are_told_and_hide_nothing():
+    """As many in all; a fault may not hide in the rows that are left out for it."""
+    renamed = {"aten.mm @ Linear.forward": [10, 1000], "aten.silu @ Renamed.forward": [4, 0]}
+    verdict = against(with_base(renamed), with_base())
+
+    assert found(verdict, "base model").verdict == "numerics changed"
+    assert "base model train_step: 2 rows of operators changed, aten.silu @ MLP.forward first" in str(verdict)
+    assert not is_green(verdict)
+    fewer = with_base(renamed, environment={**ENVIRONMENT, "torch": "2.14.0"})
+    rows = {**fewer.operators["train_step"], "aten.silu @ Renamed.forward": [1, 0]}
+    fewer = measuring(replace(fewer, operators={"train_step": rows}), train_step__calls=59)
+    finding = found(against(fewer, with_base()), "train_step.calls")
+    assert finding.verdict == "improved"
+    assert finding.reason == "beyond what the base model moved"
+
+
+@pytest.mark.parametrize(
+    ("base", "obtained", "verdict"),
+    [
+        (1001, 2002, "environment drift"),
+        (1001, 1000, "improved"),
+        (999, 3000, "regressed"),
+        (1500, 3000, "environment drift"),
+    ],
+)
+def test_bytes_move_with_the_base_model_s_and_no_further(base, obtained, verdict):
+    expected = measuring(with_base(), train_step__peak_bytes=2000)
+    moved = measuring(with_base(environment={**ENVIRONMENT, "torch": "2.14.0"}), train_step__peak_bytes=obtained)
+    moved = replace(moved, base=replace(moved.base, metrics={"train_step.peak_bytes": base}))
+    finding = found(against(moved, expected), "train_step.peak_bytes")
+
+    assert finding.verdict == verdict
+    assert finding.reason.endswith("beyond what the base model moved") == (verdict != "environment drift")
+
+
+def test_a_byte_more_in_the_base_model_of_the_same_environment_is_red():
+    moved = replace(with_base(), base=replace(with_base().base, metrics={"train_step.peak_bytes": 1001}))
+
+    assert found(against(moved, with_base()), "base model").verdict == "numerics changed"
+
+
+@pytest.mark.parametrize("count", [0, -1])
+def test_a_counter_that_counts_nothing_any_more_is_no_improvement(count):
+    verdict = against(measuring(train_step__calls=count), a_result())
+
+    assert found(verdict, "train_step.calls").verdict == ("regressed" if count == 0 else "failed")
+    assert not is_green(verdict)
+
+
+def test_a_part_of_a_peak_may_vanish():
+    obtained, expected = (measuring(train_step__peak_temporary_bytes=count) for count in (0, 10))
+
+    assert found(against(obtained, expected), "train_step.peak_temporary_bytes").verdict == "improved"
 
 
 def without(figures):

@@ -124,6 +124,14 @@ def test_each_verdict_stands_in_the_docs_and_whether_it_passes():
     assert {verdict for verdict, passes in rows if passes == "no"} & GREEN_BY_DEFAULT == set()
 
 
+def test_each_way_to_a_green_run_has_its_test():
+    rows = re.findall(r"^\| .* \| `(test_\w+)` \|$", section("docs/verdicts.md", "Ways to a green run"), re.M)
+    tests = "".join(file.read_text(encoding="utf-8") for file in Path(__file__).parent.glob("test_*.py"))
+
+    assert len(rows) == section("docs/verdicts.md", "Ways to a green run").count("\n| ") - 2
+    assert [name for name in rows if f"def {name}(" not in tests] == []
+
+
 def test_each_key_of_a_result_stands_in_the_docs():
     block = make_result(CaseId("MetaMathQA", "tiny", "lora", "rank8")).to_json()["peftbench"]
 

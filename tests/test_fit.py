@@ -71,7 +71,7 @@ def test_the_methods_that_fit_come_with_their_figures_lowest_peak_first(suite, t
             ("--base-model", "mini", "--json", "/proc/fit.json"),
             "--json /proc/fit.json: cannot be written: No such file",
         ),
-        (("--base-model", "mini", "--json", "benchmarks"), "--json benchmarks: is a folder; give a file in it"),
+        (("--base-model", "mini", "--json", "benchmarks"), "--json benchmarks: cannot be written: is a folder"),
     ],
 )
 def test_a_wrong_argument_is_a_usage_error(suite, tmp_path, arguments, words, monkeypatch, capsys):
@@ -137,6 +137,13 @@ def test_the_table_says_yes_or_no_and_why_a_method_is_not_in_it():
 
 def test_where_nothing_can_be_counted_there_is_no_table():
     assert table(ROWS[2:], None) == ["frod/r4: cannot be counted: InputError: no meta kernel for aten::_coalesce"]
+
+
+@pytest.mark.parametrize(("needs", "code"), [(ROWS, 0), (ROWS[2:], 1)])
+def test_the_exit_code_says_whether_anything_could_be_counted(suite, monkeypatch, needs, code):
+    monkeypatch.setattr("pytest_peftbench.commands.fit.predict", lambda *_: needs)
+
+    assert main(["fit", str(suite)]) == code
 
 
 def test_without_a_card_there_is_no_column_for_it():

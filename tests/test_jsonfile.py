@@ -12,7 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import Meta
 
-from pytest_peftbench.results.files import InputError, converted, format_json, read_json, write_json, write_text
+from pytest_peftbench.results.files import (
+    InputError,
+    converted,
+    format_json,
+    read_json,
+    write_files,
+    write_json,
+    write_text,
+)
 
 
 @pytest.mark.parametrize(
@@ -86,6 +94,24 @@ def test_a_crash_while_writing_leaves_the_old_file_and_nothing_else(tmp_path, mo
 
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_several_files_are_written_all_or_none(tmp_path, monkeypatch):
+    old, new, last = (tmp_path / name for name in ("old", "new", "last"))
+    write_text(old, "before")
+    replace = os.replace
+
+    def refuse(source, target):
+        if target == last:
+            raise PermissionError(1, "Operation not permitted")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(InputError, match="last: cannot be written: Operation not permitted"):
+        write_files({old: b"after", new: b"after", last: b"after"})
+
+    assert old.read_text() == "before"
+    assert list(tmp_path.iterdir()) == [old]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX permissions")

@@ -101,10 +101,13 @@ def test_a_quantised_base_model_needs_bitsandbytes(monkeypatch, dtype):
 @pytest.mark.parametrize(("dtype", "bits"), [("int8", "load_in_8bit"), ("int4", "load_in_4bit")])
 def test_a_quantised_base_model_is_made_on_its_device_by_bitsandbytes(monkeypatch, dtype, bits):
     asked = {}
+
+    def from_pretrained(path, **kwargs):
+        asked.update(kwargs)
+        return torch.nn.Module(), {"missing_keys": [], "mismatched_keys": []}
+
     monkeypatch.setattr(math_reasoning, "installed", lambda package: "0.49.2")
-    monkeypatch.setattr(
-        transformers.AutoModelForCausalLM, "from_pretrained", lambda path, **kwargs: asked.update(kwargs)
-    )
+    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", from_pretrained)
 
     load_base_model(Place("cuda:1"), dtype=dtype)
 
@@ -207,9 +210,25 @@ def test_data_and_order_do_not_depend_on_python_s_hash_seed():
     assert json.loads(printed) == digest_and_order()
 
 
-def test_no_training_text_is_an_error_and_no_endless_loop(few):
-    with pytest.raises(InputError, match="no training text"):
-        next(task_on(replace(few, train=[])).batches(0))
+def test_data_that_do_not_fit_the_parameters_are_told_before_anything_is_trained(few):
+    def problems(**params):
+        return list(task_on(few, **params).problems())
+
+    assert problems() == []
+    assert list(task_on(replace(few, train=[])).problems()) == [
+        "model_id: its data hold no training text of at most 1300 characters"
+    ]
+    for split in ("valid", "test", "documents"):
+        assert list(task_on(replace(few, **{split: []})).problems()) == [f"model_id: its data hold nothing for {split}"]
+    rows = len(few.train)
+    assert problems(batch_size=rows) == []
+    assert problems(batch_size=rows + 1) == [
+        f"batch_size: must be at most the number of training texts, {rows}, is {rows + 1}"
+    ]
+    (short,) = problems(generation_kwargs={"max_length": 3})
+    assert "generation_kwargs: max_length must be above the longest prompt's" in short
+    (junk,) = problems(generation_kwargs={"max_new_tokens": 4, "cache_implementation": "junk"})
+    assert "generation_kwargs: Invalid `cache_implementation` (junk)" in junk
 
 
 # Evaluation

@@ -1050,8 +1050,11 @@ def test_each_fixture_is_explained(bench, name):
 
 
 SHOWS_PROGRESS = """
-    def test_mini(experiment, peft_progress):
+    from support import make_result
+
+    def test_mini(experiment, peft_progress, peft_baseline):
         peft_progress("seed 0, step 1/3")
+        peft_baseline.check(make_result(experiment.case))
 """
 
 
@@ -1093,8 +1096,8 @@ def on_a_terminal(bench, *arguments):
 def test_progress_is_shown_on_a_terminal_and_removed_at_the_end(bench):
     bench.write("test_mini.py", SHOWS_PROGRESS)
 
-    shown = on_a_terminal(bench, "-k", "loha")
-    quiet = on_a_terminal(bench, "-k", "loha", "-q")
+    shown = on_a_terminal(bench, "-k", "loha", "--peft-no-compare")
+    quiet = on_a_terminal(bench, "-k", "loha", "--peft-no-compare", "-q")
 
     line = f"{LOHA_CASE}: seed 0, step 1/3"
     assert f"\r{line}" in shown

@@ -587,8 +587,8 @@ def test_a_value_that_peft_refuses_is_an_error_that_names_the_file():
         run(make_experiment({"peft_type": "OFT", "r": 4, "oft_block_size": 4}))
 
 
-def test_what_peft_raises_for_a_base_model_passes_through():
-    with pytest.raises(ValueError, match="no_such_proj"):
+def test_what_peft_raises_for_a_base_model_is_told_with_the_file_and_where_peft_raised_it():
+    with pytest.raises(InputError, match=r"name/adapter_config\.json: PEFT cannot .*no_such_proj.*\(peft/tuners/"):
         run(make_experiment({**LORA, "target_modules": ["no_such_proj"]}))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -12,6 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from pytest_peftbench.results.files import InputError, read_json
+from pytest_peftbench.results.words import error_line
+from pytest_peftbench.suites import ADAPTER_FILE, WEIGHTS_FILE, expert_folders
 
 
 def _no_preparation(adapter: dict[str, Any], source: Path, base: nn.Module, workdir: Path) -> dict[str, Any]:
@@ -62,15 +65,21 @@ def _make_experts(adapter: dict[str, Any], source: Path, base: nn.Module, workdi
     from peft import get_peft_model
 
     experts: dict[str, str] = {}
-    for name, folder in (adapter.get("adapters") or {}).items():
-        expert = source / folder
-        if not any(expert.glob("adapter_model.*")):
-            config_file = expert / "adapter_config.json"
+    for name, folder in experts_of(adapter, source).items():
+        if not (folder / WEIGHTS_FILE).exists():
+            config_file = folder / ADAPTER_FILE
             model = get_peft_model(copy.deepcopy(base), make_config(read_json(config_file), config_file))
-            expert = workdir / "experts" / name
-            model.save_pretrained(expert)
-        experts[name] = str(expert)
+            folder = workdir / "experts" / name
+            model.save_pretrained(folder)
+        experts[name] = str(folder)
     return {**adapter, "adapters": experts}
+
+
+def experts_of(adapter: dict[str, Any], source: Path) -> dict[str, Path]:
+    """The folders of X-LoRA's experts, by names of our own. Raises InputError for none, as for what is no expert."""
+    if not adapter.get("adapters"):
+        raise InputError(f"{source / ADAPTER_FILE}: adapters: names no expert; give each a name and a folder")
+    return expert_folders(adapter, source)
 
 
 def _without_cache(base: nn.Module) -> None:
@@ -103,6 +112,10 @@ def needs_of(adapter: dict[str, Any] | None) -> Needs:
     return _NEEDS.get(adapter["peft_type"], Needs()) if adapter else Needs()
 
 
+# Types of a config's keys that hold a number, as PEFT writes them. It takes a whole one for a `float` and the reverse.
+_NUMBERS = (int, float, "int", "float")
+
+
 def make_config(adapter: dict[str, Any], source: Path) -> Any:
     """The `PeftConfig` of the keys in `adapter`.
 
@@ -117,7 +130,11 @@ def make_config(adapter: dict[str, Any], source: Path) -> Any:
     for key in adapter:
         if key not in known:
             raise InputError(f"{source}: key {key!r} is unknown to {config_type.__name__} of the installed PEFT")
+    for item in fields(config_type):
+        value = adapter.get(item.name)
+        if item.type in _NUMBERS and value is not None and type(value) not in (int, float):
+            raise InputError(f"{source}: key {item.name!r} must be a number, is {json.dumps(value)}")
     try:
         return config_type(**{key: value for key, value in adapter.items() if key != "peft_type"})
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{source}: {config_type.__name__} refuses the values: {error}") from error
+    except Exception as error:  # each config refuses values in its own way
+        raise InputError(f"{source}: {config_type.__name__} refuses the values: {error_line(error)}") from error

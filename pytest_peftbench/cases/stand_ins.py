@@ -13,10 +13,10 @@ from unittest import mock
 import torch
 from torch import Tensor, nn
 
-from pytest_peftbench.cases.methods import make_config
+from pytest_peftbench.cases.methods import experts_of, make_config
 from pytest_peftbench.meta.device import META, Shapes
 from pytest_peftbench.results.files import read_json, write_json
-from pytest_peftbench.suites import ADAPTER_FILE
+from pytest_peftbench.suites import ADAPTER_FILE, WEIGHTS_FILE
 
 
 def _as_given(adapter: dict[str, Any], source: Path, base: nn.Module, workdir: Path) -> dict[str, Any]:
@@ -81,15 +81,15 @@ def _empty_experts(adapter: dict[str, Any], source: Path, base: nn.Module, workd
     from safetensors.torch import save_file
 
     experts: dict[str, str] = {}
-    for name, folder in (adapter.get("adapters") or {}).items():
-        config_file = source / folder / ADAPTER_FILE
+    for name, folder in experts_of(adapter, source).items():
+        config_file = folder / ADAPTER_FILE
         raw = read_json(config_file)
         with Shapes():
             expert = get_peft_model(copy.deepcopy(base), make_config(raw, config_file))
         weights = {key: torch.zeros(value.shape, dtype=value.dtype) for key, value in _state(expert).items()}
         target = workdir / "experts" / name
         write_json(target / ADAPTER_FILE, raw)
-        save_file(weights, target / "adapter_model.safetensors", metadata={"format": "pt"})
+        save_file(weights, target / WEIGHTS_FILE, metadata={"format": "pt"})
         experts[name] = str(target)
     return {**adapter, "adapters": experts}
 

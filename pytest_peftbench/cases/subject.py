@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -15,9 +16,11 @@ from pytest_peftbench.cases.methods import Needs, make_config, needs_of
 from pytest_peftbench.cases.training import Trainer
 from pytest_peftbench.measure.counters import Counters, count, count_host_calls, difference
 from pytest_peftbench.measure.environment import seed_everything
+from pytest_peftbench.measure.weights import glimpse
 from pytest_peftbench.results.files import InputError
 from pytest_peftbench.results.metrics import PHASES, Value
 from pytest_peftbench.results.result import Operators
+from pytest_peftbench.results.words import error_line
 from pytest_peftbench.suites import ADAPTER_FILE, Experiment
 from pytest_peftbench.tasks.config import QUANTISED
 from pytest_peftbench.tasks.task import Batch, Extra, Task
@@ -73,6 +76,11 @@ class Subject:
         """The base model with fresh weights, in evaluation mode."""
         seed_everything(self.experiment.seeds[0] if seed is None else seed)
         base = self.make_base()
+        if not isinstance(base, nn.Module):
+            raise InputError(
+                f"{self.experiment.case}: base_model gave {type(base).__name__}, expected a torch.nn.Module; "
+                "does the fixture return the model?"
+            )
         # quantised weights were made on their device, and refuse to be moved
         return (base if self.experiment.train.dtype in QUANTISED else base.to(self.experiment.device)).eval()
 
@@ -87,18 +95,32 @@ class Subject:
         return make_config(self.adapter or {}, self.experiment.path / ADAPTER_FILE)
 
     def inject(self, base: nn.Module, seed: int) -> nn.Module:
-        """The base model with a fresh adapter; the base model itself for full fine-tuning."""
+        """The base model with a fresh adapter; the base model itself for full fine-tuning.
+
+        Raises InputError for an adapter config that PEFT refuses on this base model.
+        """
         if self.adapter is None:
             return base
         seed_everything(seed)
-        model = self.add_adapter(base, self.peft_config(), self.experiment.train.autocast_adapter_dtype)
+        config = self.peft_config()
+        try:
+            model = self.add_adapter(base, config, self.experiment.train.autocast_adapter_dtype)
+        except torch.OutOfMemoryError:
+            raise  # the device's, and no fault of the config
+        except Exception as error:  # PEFT refuses a config in many ways
+            file = self.experiment.path / ADAPTER_FILE
+            raise InputError(f"{file}: PEFT cannot add the adapter: {error_line(error)}{_raised_in(error)}") from error
         model.to(self.experiment.device)
         self.task.prepare(model)
         return model
 
     def trainer(self, model: nn.Module) -> Trainer:
-        """What trains the model as the experiment says."""
-        return Trainer(model, self.experiment.train, self.needs, self.task.loss)
+        """What trains the model as the experiment says. Raises InputError, naming file and key, where nothing can."""
+        source = self.experiment.file_of("optimizer_kwargs")
+        try:
+            return Trainer(model, self.experiment.train, self.needs, self.task.loss, source)
+        except InputError as error:
+            raise InputError(self.experiment.located(error)) from error
 
     @torch.inference_mode()
     def output(self, model: nn.Module) -> Tensor:
@@ -153,6 +175,13 @@ class Subject:
         return count(lambda: trainer.step(batch), model, trainer.optimizer, work="step")
 
 
+def _raised_in(error: BaseException) -> str:
+    """` (peft/tuners/lora/layer.py:240)`: whoever works on PEFT looks there."""
+    frames = traceback.extract_tb(error.__traceback__)
+    name = Path(frames[-1].filename).as_posix() if frames else ""
+    return f" ({name.rpartition('site-packages/')[2]}:{frames[-1].lineno})" if frames else ""
+
+
 def subject_of(experiment: Experiment, base_model: BaseModel, task_data: TaskData, folder: Path) -> Subject:
     """The experiment as it is trained. folder: for files of the method's own.
 
@@ -161,12 +190,22 @@ def subject_of(experiment: Experiment, base_model: BaseModel, task_data: TaskDat
     experiment.require()
     if experiment.adapter is not None:
         make_config(experiment.adapter, experiment.path / ADAPTER_FILE)
-    task: Task = experiment.spec.load("task")(experiment.train, experiment.place, task_data(experiment))
+    try:
+        data = task_data(experiment)
+    except InputError as error:
+        raise InputError(experiment.located(error)) from error
+    if data is None:
+        raise InputError(
+            f"{experiment.case}: task_data gave None, expected the task's data; does the fixture return it?"
+        )
+    task: Task = experiment.spec.load("task")(experiment.train, experiment.place, data)
+    for problem in task.problems():
+        raise InputError(experiment.located(problem))
     needs = needs_of(experiment.adapter)
     subject = Subject(
         experiment,
         task,
-        make_base=partial(base_model, experiment),
+        make_base=_same_each_time(base_model, experiment),
         needs=replace(needs, inputs=on_device(needs.inputs, experiment.device)),
         adapter=None,
     )
@@ -174,6 +213,37 @@ def subject_of(experiment: Experiment, base_model: BaseModel, task_data: TaskDat
         return subject
     adapter = needs.prepare(dict(experiment.adapter), experiment.path, subject.base(), folder)
     return replace(subject, adapter=adapter)
+
+
+def _same_each_time(base_model: BaseModel, experiment: Experiment) -> Callable[[], nn.Module]:
+    """The function of a fixture, which is held to what it promises: no adapter, the same weights after the same seed.
+
+    What it gives raises InputError otherwise: the figures would be those of another model.
+    """
+    from peft import PeftModel
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    seen: dict[int, str] = {}
+
+    def make_base() -> nn.Module:
+        seed = torch.initial_seed()
+        base = base_model(experiment)
+        if not isinstance(base, nn.Module):
+            return base
+        if any(isinstance(module, (PeftModel, BaseTunerLayer)) for module in base.modules()):
+            raise InputError(
+                f"{experiment.case}: base_model gave a model that has an adapter already; give a fresh model, or a "
+                "copy of it, at each call, without adapter"
+            )
+        found = glimpse(base)
+        if seen.setdefault(seed, found) != found:
+            raise InputError(
+                f"{experiment.case}: base_model gave other weights than at an earlier call with seed {seed}; give a "
+                "fresh model, or a copy of it, at each call, whose weights depend on the seed alone"
+            )
+        return base
+
+    return make_base
 
 
 def on_device(inputs: Extra, device: str) -> Extra:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from pytest_peftbench.cases.methods import Needs
 from pytest_peftbench.measure.owners import role
 from pytest_peftbench.results.files import InputError
+from pytest_peftbench.results.words import error_line
 from pytest_peftbench.tasks.config import TrainConfig
 from pytest_peftbench.tasks.task import Batch
 
@@ -21,12 +23,17 @@ WARMUP_RATIO = 0.1
 class Trainer:
     """Trains one model; `step` does all that one training step does, so that it can be counted and timed alone.
 
-    loss: of the model on one batch, as `Task.loss`. Raises InputError for an unknown optimizer, an argument that it
-    refuses, and a model without trainable parameters.
+    loss: of the model on one batch, as `Task.loss`. source: the file that the optimizer's arguments are from. Raises
+    InputError for an unknown optimizer, an argument that it refuses, and a model without trainable parameters.
     """
 
     def __init__(
-        self, model: nn.Module, config: TrainConfig, needs: Needs, loss: Callable[[nn.Module, Batch], Tensor]
+        self,
+        model: nn.Module,
+        config: TrainConfig,
+        needs: Needs,
+        loss: Callable[[nn.Module, Batch], Tensor],
+        source: Path = Path(),
     ) -> None:
         self.model = model
         self.needs = needs
@@ -35,6 +42,7 @@ class Trainer:
         self.device_type = next(model.parameters()).device.type
         self.use_amp = config.use_amp
         self.forward_model: Any = torch.compile(model, dynamic=True) if config.compile else model
+        self.source = source
         self.optimizer = make_optimizer(model, config)
         self.schedule = make_schedule(self.optimizer, config)
         # Scales only what is scaled in fp16; passes everything through otherwise.
@@ -51,7 +59,12 @@ class Trainer:
         if self.clip:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
-        self.scaler.step(self.optimizer)
+        try:
+            self.scaler.step(self.optimizer)
+        except (AssertionError, TypeError, ValueError, RuntimeError) as error:
+            if self.steps or isinstance(error, torch.OutOfMemoryError):
+                raise
+            raise InputError(f"{self.source}: optimizer_kwargs: no step can be taken: {error_line(error)}") from error
         self.scaler.update()
         self.schedule.step()
         self.steps += 1
@@ -85,8 +98,10 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
         return _PEFT_OPTIMIZERS[name](model, kwargs) if name in _PEFT_OPTIMIZERS else cls(trainable, **kwargs)
     except ImportError as error:
         raise InputError(f"optimizer_type: the installed PEFT does not have {name!r}: {error}") from error
-    except (TypeError, ValueError) as error:
-        raise InputError(f"optimizer_kwargs: {kwargs} do not fit optimizer_type {name!r}: {error}") from error
+    except Exception as error:  # each class refuses arguments in its own way
+        raise InputError(
+            f"optimizer_kwargs: {kwargs} do not fit optimizer_type {name!r}: {error_line(error)}"
+        ) from error
 
 
 def make_schedule(optimizer: torch.optim.Optimizer, config: TrainConfig) -> torch.optim.lr_scheduler.LRScheduler:

@@ -15,7 +15,7 @@ COMMANDS: tuple[Command, ...] = (build.COMMAND, sweep.COMMAND, importing.COMMAND
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; 0 when it did what it should, 2 for a usage error."""
+    """Run one command; 0 when it did what it should, 1 when it found what it looks for, 2 for a usage error."""
     environment.pin()  # before a command imports torch
     usage = parser()
     options = usage.parse_args(arguments)

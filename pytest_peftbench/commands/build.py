@@ -6,8 +6,8 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from pytest_peftbench.commands.command import Command, require_folder, say, tell_progress
-from pytest_peftbench.results.files import positive
+from pytest_peftbench.commands.command import Command, say, tell_progress
+from pytest_peftbench.results.files import InputError, positive, require_writable
 from pytest_peftbench.tasks.registry import spec_of, specs
 
 
@@ -22,7 +22,9 @@ def _run(options: argparse.Namespace) -> int:
     spec = spec_of(options.task)
     assert spec.embedded is not None
     out = options.out or spec.embedded.parent
-    require_folder(f"--out {out}", out)
+    require_writable(f"--out {out}", out)
+    if out.exists() and any(out.iterdir()) and not (out / "build.json").exists():
+        raise InputError(f"--out {out}: holds files that no build made; choose an empty folder, or one that is new")
     build = spec.load("build")
     out.mkdir(parents=True, exist_ok=True)
     # Built beside its place and moved there when complete: a build that is stopped leaves the old model as it was.

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-
-from pytest_peftbench.results.files import InputError
 
 
 @dataclass(frozen=True)
@@ -25,23 +21,6 @@ class Command:
     description: str
     add_arguments: Callable[[argparse.ArgumentParser], None]
     run: Callable[[argparse.Namespace], int]
-
-
-def require_folder(named: str, folder: Path) -> None:
-    """Raise InputError where nothing can be written below `folder`: before the work, and not after it."""
-    folder = folder.resolve()
-    try:
-        with tempfile.TemporaryFile(dir=next(place for place in (folder, *folder.parents) if place.exists())):
-            pass
-    except OSError as error:
-        raise InputError(f"{named}: cannot be written: {error.strerror}") from error
-
-
-def require_file(named: str, file: Path) -> None:
-    """The same for a file."""
-    if file.is_dir():
-        raise InputError(f"{named}: is a folder; give a file in it")
-    require_folder(named, file.parent)
 
 
 def say(line: str) -> None:

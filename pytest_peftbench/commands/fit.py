@@ -16,9 +16,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pytest_peftbench.commands.command import Command, require_file, say, tell_progress
+from pytest_peftbench.commands.command import Command, say, tell_progress
 from pytest_peftbench.measure import environment
-from pytest_peftbench.results.files import InputError, positive, write_json
+from pytest_peftbench.results.files import InputError, positive, require_writable_file, resolved, write_json
 from pytest_peftbench.results.words import aligned, bytes_text, error_line, flops_text
 from pytest_peftbench.suites import DEFAULTS_FILE, Experiment, find_suites, read_suite
 
@@ -80,13 +80,13 @@ def _run(options: argparse.Namespace) -> int:
     experiments = find_experiments(base_model, options.experiments)
     sizes = Sizes(options.batch_size, options.seq_len, options.dtype)
     if options.json:
-        require_file(f"--json {options.json}", options.json)
+        require_writable_file(f"--json {options.json}", options.json)
     needs = predict(experiments, sizes, tell_progress)
     for line in table(needs, options.vram):
         say(line)
     if options.json:
         write_json(options.json, to_json(needs, base_model, sizes, options.vram))
-    return 0
+    return 1 if all(need.error for need in needs) else 0
 
 
 def memory(text: str) -> int:
@@ -113,7 +113,7 @@ def find_experiments(base_model: str | None, folders: Sequence[Path]) -> list[Ex
 
 
 def _in_folder(folder: Path) -> list[Experiment]:
-    folder = folder.resolve()
+    folder = resolved(folder)
     suite = next((above for above in folder.parents if (above / DEFAULTS_FILE).is_file()), None)
     suites = [suite] if suite else find_suites(folder)
     found = [
@@ -239,7 +239,8 @@ COMMAND = Command(
     name="fit",
     help="which methods fit a card",
     description="Predict each experiment's peak memory in training from its base model's shapes, without weights "
-    "or a GPU, and show which fit a card. The device's runtime and its allocator take more.",
+    "or a GPU, and show which fit a card. The device's runtime and its allocator take more. 1 when no experiment "
+    "can be counted.",
     add_arguments=_add_arguments,
     run=_run,
 )

@@ -15,10 +15,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pytest_peftbench.commands.command import Command, require_folder, say
+from pytest_peftbench.commands.command import Command, say
 from pytest_peftbench.compare.imported import MARK
-from pytest_peftbench.results.baseline import Baseline, baseline_path, from_result, rounded, write
-from pytest_peftbench.results.files import InputError, converted, read_json
+from pytest_peftbench.results.baseline import Baseline, baseline_path, from_result, read, rounded, write_all
+from pytest_peftbench.results.files import InputError, converted, read_json, require_writable, resolved, stands
 from pytest_peftbench.results.metrics import Value
 from pytest_peftbench.results.result import CaseId, Result, SeedRun
 from pytest_peftbench.results.words import plural
@@ -79,14 +79,16 @@ class _PeftResult:
     meta_info: _MetaInfo
 
 
-def import_results(folder: Path, out: Path, say: Callable[[str], None]) -> int:
-    """Write a baseline below `out` for each result file below `folder`; returns how many.
+def import_results(folder: Path, out: Path, replace_measured: bool, say: Callable[[str], None]) -> int:
+    """Write a baseline below `out` for each result file below `folder`, all or none; returns how many.
 
-    say: gets a line per file. Raises InputError, naming file and key, for one that is no result, and when there is
-    nothing to import.
+    replace_measured: whether one may take the place of a baseline that was recorded. say: gets a line per file. Raises
+    InputError, naming file and key, for one that is no result, and when there is nothing to import.
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; it should hold PEFT's result files, results/*.json")
+    if resolved(folder) == resolved(out):
+        raise InputError(f"--out {out}: is the folder of the results; baselines need one of their own")
     baselines: dict[CaseId, tuple[Path, Baseline]] = {}
     others = 0
     for file in sorted(folder.rglob("*.json")):
@@ -99,6 +101,10 @@ def import_results(folder: Path, out: Path, say: Callable[[str], None]) -> int:
             say(f"{file}: passed over: status {status}: {error}")
             continue
         baseline = read_result(file, data)
+        try:
+            baseline_path(out, baseline.case)
+        except InputError as error:
+            raise InputError(f"{file}: {error}") from error
         first, _ = baselines.setdefault(baseline.case, (file, baseline))
         if first != file:
             raise InputError(f"{file}: {first} is case {baseline.case} too; import one at a time")
@@ -106,9 +112,12 @@ def import_results(folder: Path, out: Path, say: Callable[[str], None]) -> int:
         raise InputError(f"{folder}: holds no result that succeeded; {others} JSON files are no results")
     if others:
         say(f"{others} JSON files passed over: no results, which have run_info, train_info and meta_info")
-    for case, (file, baseline) in baselines.items():
-        path = baseline_path(out, case)
-        write(baseline, path)
+    written = {baseline_path(out, case): found for case, found in baselines.items()}
+    for path, (file, baseline) in written.items():
+        if not replace_measured:
+            _check_replaced(path, file, baseline)
+    write_all({path: baseline for path, (_, baseline) in written.items()})
+    for path, (file, _) in written.items():
         say(f"{file}: {path}")
     if any(baseline.imported for _, baseline in baselines.values()):
         say("drift: PEFT's 1 - cosine became (1 - cosine) / 2, as here")
@@ -117,11 +126,30 @@ def import_results(folder: Path, out: Path, say: Callable[[str], None]) -> int:
     return len(baselines)
 
 
+def _check_replaced(path: Path, file: Path, new: Baseline) -> None:
+    """Raise InputError where a baseline is there that is more than another import."""
+    if not stands(path):
+        return
+    try:
+        old = read(path)
+    except InputError as error:
+        raise InputError(f"{error}; --replace puts {file} in its place") from error
+    if not old.imported and old != new:
+        noise = " with their noise" if old.noise else ""
+        raise InputError(
+            f"{path}: is a baseline that was measured, with {plural(len(old.seeds), 'seed')}{noise}, and {file} would "
+            "take its place; give another --out, or --replace it"
+        )
+
+
 def read_result(file: Path, data: dict[str, Any]) -> Baseline:
     """The baseline that a result file stands for: ours holds all of it, PEFT's what is the same measure in both."""
     if "peftbench" in data:
         # a result's witness has no bound; one is measured where a baseline is recorded
-        return replace(from_result(Result.from_json(data, str(file))), witness=None)
+        ours = Result.from_json(data, str(file))
+        if ours.status != "success":
+            raise InputError(f"{file}: peftbench.status is {ours.status!r}, not 'success'; it is no baseline")
+        return replace(from_result(ours), witness=None)
     result = converted(file, data, _PeftResult)
     run, train, metrics = result.run_info, result.run_info.train_config, result.train_info.metrics
     if not metrics:
@@ -183,11 +211,12 @@ def _environment(file: Path, meta: _MetaInfo) -> dict[str, str]:
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("results", type=Path, metavar="DIR", help="folder of result files, at any depth")
     parser.add_argument("--out", type=Path, default=Path("baselines"), metavar="DIR", help="where (default: baselines)")
+    parser.add_argument("--replace", action="store_true", help="put results in the place of measured baselines, too")
 
 
 def _run(options: argparse.Namespace) -> int:
-    require_folder(f"--out {options.out}", options.out)
-    count = import_results(options.results, options.out, say)
+    require_writable(f"--out {options.out}", options.out)
+    count = import_results(options.results, options.out, options.replace, say)
     say(f"{plural(count, 'baseline')} written")
     return 0
 

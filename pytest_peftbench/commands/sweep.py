@@ -13,8 +13,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_peftbench.commands.command import Command, require_folder, say, tell_progress
-from pytest_peftbench.results.files import InputError, read_json, write_json
+from pytest_peftbench.commands.command import Command, say, tell_progress
+from pytest_peftbench.results.files import InputError, read_json, require_writable, write_json
 from pytest_peftbench.results.metrics import METRICS, Value
 from pytest_peftbench.results.words import error_line
 from pytest_peftbench.suites import PARAMS_FILE, Experiment, find_suites, read_suite
@@ -52,7 +52,7 @@ def _rates(text: str) -> tuple[float, ...]:
 
 def _run(options: argparse.Namespace) -> int:
     find_suites(options.suite)  # a folder, or a usage error
-    require_folder(str(options.suite), options.suite)
+    require_writable(str(options.suite), options.suite)
     for name, rate in sweep(options.suite, options.rates, options.only, tell_progress).items():
         say(f"{name}  {rate:g}")
     return 0

@@ -13,7 +13,7 @@ from pytest_peftbench.compare.comparison import Comparison, ordered, with_margin
 from pytest_peftbench.compare.diff import diff_lines
 from pytest_peftbench.compare.environment import drifted, environment_drift, environment_note
 from pytest_peftbench.compare.lanes import compare_metric
-from pytest_peftbench.compare.noise import margin_problems
+from pytest_peftbench.compare.noise import disagreement, margin_problems
 from pytest_peftbench.compare.quality import corrected
 from pytest_peftbench.compare.stages import second_stage
 from pytest_peftbench.compare.verdicts import GREEN_BY_DEFAULT, SEVERITY, CaseVerdict, Finding, Verdict, is_green
@@ -67,7 +67,7 @@ def _findings(
     bad = unusable(obtained, metrics)
     if baseline is None:
         return [*bad.values(), Finding.of("case", "no baseline", "nothing to compare with")], []
-    if reason := imported.why_not(result, baseline) if baseline.imported else another_case(obtained, baseline):
+    if reason := imported.why_not(result, baseline) if baseline.imported else _why_not(obtained, baseline):
         return [*bad.values(), Finding.of("case", "not comparable", reason)], []
     comparison = Comparison.of(*imported.matched(result, baseline), metrics, tests)
     names = ordered({*comparison.names(), *bad}, metrics)
@@ -78,6 +78,14 @@ def _findings(
     moved = [drifted(comparison, drift)] if drift else []
     whole = [*nothing_compared(findings), *told, *no_reference(comparison), *moved]
     return [*whole, *findings], drift
+
+
+def _why_not(obtained: Baseline, baseline: Baseline) -> str:
+    """Why a result cannot be held against a baseline at all; empty where it can be."""
+    if reason := another_case(obtained, baseline):
+        return reason
+    told = disagreement(baseline)
+    return f"the baseline contradicts itself: {told}; restore it, or record it anew" if told else ""
 
 
 def _values(result: Result, metrics: Mapping[str, Metric]) -> dict[str, float]:

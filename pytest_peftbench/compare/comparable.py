@@ -18,7 +18,7 @@ from pytest_peftbench.compare.environment import DRIFTING, differences
 from pytest_peftbench.compare.verdicts import Finding, Verdict
 from pytest_peftbench.compare.witness import says
 from pytest_peftbench.results import words
-from pytest_peftbench.results.baseline import Baseline, problem, problem_of_sample
+from pytest_peftbench.results.baseline import Baseline, problem, problem_of, problem_of_sample
 from pytest_peftbench.results.metrics import Lane, Metric, Value
 
 # Lanes in which every case that has them has always had some metric. A new version adds one more to them; a baseline
@@ -43,7 +43,7 @@ def unusable(obtained: Baseline, metrics: Mapping[str, Metric]) -> dict[str, Fin
     reasons: dict[str, str] = {}
     for name in ordered(names_of(obtained, metrics), metrics):
         for seed, value in by_seed(obtained, name).items():
-            if reason := problem(value, metrics[name].kind if name in metrics else None):
+            if reason := problem_of(metrics.get(name), value):
                 reasons.setdefault(name, reason + for_seeds([seed]))
     for run in obtained.seeds:
         for name, sample in run.samples.items():

@@ -45,11 +45,17 @@ def environment_drift(comparison: Comparison) -> list[str]:
 
 def _moved_counters(before: BaseReference, after: BaseReference) -> Iterable[str]:
     for phase in sorted(before.operators.keys() & after.operators.keys()):
+        theirs, ours = before.operators[phase], after.operators[phase]
+        told = False
         for column, unit in enumerate(("calls", "flops")):
-            old, new = (sum(row[column] for row in side.operators[phase].values()) for side in (before, after))
+            old, new = (sum(row[column] for row in rows.values()) for rows in (theirs, ours))
             if new != old:
                 change = words.change(METRICS["train_step.calls"], new, old)
                 yield f"base model {phase}.{unit} {old:,} -> {new:,} ({change})"
+                told = True
+        moved = sorted(row for row in ours.keys() | theirs.keys() if ours.get(row) != theirs.get(row))
+        if moved and not told:
+            yield f"base model {phase}: {words.plural(len(moved), 'row')} of operators changed, {moved[0]} first"
     for name in ordered(before.metrics.keys() & after.metrics.keys(), METRICS):
         if before.metrics[name] != after.metrics[name]:
             yield f"base model {name} {before.metrics[name]:,} -> {after.metrics[name]:,}"

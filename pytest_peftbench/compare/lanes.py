@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Literal
 
-from pytest_peftbench.compare.causes import COLUMNS, causes, changed_operators
+from pytest_peftbench.compare.causes import COLUMNS, Rows, causes, changed_operators
 from pytest_peftbench.compare.comparable import incomparable
 from pytest_peftbench.compare.comparison import BySeed, Comparison, average, averaged
 from pytest_peftbench.compare.environment import DRIFTING, differences, why_drifted
@@ -15,10 +15,13 @@ from pytest_peftbench.compare.verdicts import SEVERITY, Finding, Verdict
 from pytest_peftbench.compare.witness import may_be_rounding, says, who_lacks
 from pytest_peftbench.results import words
 from pytest_peftbench.results.baseline import problem, rounded, within_margin
-from pytest_peftbench.results.metrics import Metric, Value
+from pytest_peftbench.results.metrics import COUNTED, PEAK_PARTS, Metric, Value
 from pytest_peftbench.results.result import BaseReference
 
 MAX_TENSORS = 10
+# A counter may move with its base model by this many times as much, relative to each: an adapter calls more of what
+# changed. Beyond, it is the adapter's doing.
+_WITH_BASE = 2
 # Checks to the bit within one run, by the quantity of the witness that tells whether they hold but for rounding.
 _TO_THE_BIT = {
     "init.identity": "untrained output",
@@ -42,13 +45,21 @@ def compare_metric(comparison: Comparison, name: str) -> Finding:
 
 
 def exact(comparison: Comparison, metric: Metric) -> Finding:
-    """Equal; where a counter is not, the operators or tensors behind it."""
-    finding = worst_of_seeds(metric, *comparison.values(metric.name))
+    """Equal; where a counter is not, the operators or tensors behind it. One that counts nothing any more is red."""
+    ours, theirs = comparison.values(metric.name)
+    finding = worst_of_seeds(metric, ours, theirs)
+    if finding.verdict == "improved" and _vanished(metric, ours):
+        return replace(finding, verdict="regressed", reason="nothing was counted")
     if finding.verdict == "identical" or finding.details:
         return finding
     if _rounded_otherwise(comparison, metric, finding):
         return replace(finding, verdict="same to rounding", reason="in another environment, and the witness agrees")
     return replace(finding, details=causes(comparison, metric.name))
+
+
+def _vanished(metric: Metric, ours: BySeed) -> bool:
+    """Whether a count or time is zero that cannot be; a part of a peak may."""
+    return metric.unit in COUNTED and not metric.name.endswith(PEAK_PARTS) and not all(ours.values())
 
 
 def _rounded_otherwise(comparison: Comparison, metric: Metric, finding: Finding) -> bool:
@@ -66,8 +77,8 @@ def _rounded_otherwise(comparison: Comparison, metric: Metric, finding: Finding)
 def exact_under_drift(comparison: Comparison, metric: Metric, reason: str) -> Finding:
     """A counter by what it counts beside the operators that changed in the base model too.
 
-    Bytes count as they are where the base model's own did not move. What is left cannot be told apart from the
-    environment's own change; without the base model's figures nothing can, and that is no comparison.
+    Bytes count as they are where the base model's own did not move, or moved much less. What is left cannot be told
+    apart from the environment's own change; without the base model's figures nothing can, and that is no comparison.
     reason: what moved that is not the adapter's doing.
     """
     before, after = comparison.expected.base, comparison.obtained.base
@@ -77,27 +88,54 @@ def exact_under_drift(comparison: Comparison, metric: Metric, reason: str) -> Fi
         return Finding(metric.name, "not comparable", reason=reason)
     if counter in COLUMNS and phase in before.operators and phase in after.operators:
         return _beside_the_base_model(comparison, metric, reason, before, after)
-    if metric.name in before.metrics and before.metrics[metric.name] == after.metrics.get(metric.name):
-        return exact(comparison, metric)
+    finding = exact(comparison, metric)
+    if finding.verdict == "identical":
+        return finding
+    if metric.name in before.metrics and metric.name in after.metrics:
+        ours, theirs = map(average, comparison.values(metric.name))
+        old, new = (average({None: side.metrics[metric.name]}) for side in (before, after))
+        if not _goes_with(theirs, ours, old, new):
+            return replace(finding, reason=_joined(finding.reason, "beyond what the base model moved"))
     return Finding(metric.name, "environment drift", reason=reason)
+
+
+def _goes_with(expected: float, obtained: float, base_before: float, base_after: float) -> bool:
+    """Whether a counter moved by no more, relative to itself, than its base model explains."""
+    scale = max(1.0, expected / base_before) if base_before else 1.0
+    return abs(obtained - expected) <= _WITH_BASE * scale * abs(base_after - base_before)
+
+
+def _joined(*parts: str) -> str:
+    return ", ".join(filter(None, parts))
 
 
 def _beside_the_base_model(
     comparison: Comparison, metric: Metric, reason: str, before: BaseReference, after: BaseReference
 ) -> Finding:
     phase, _, counter = metric.name.partition(".")
-    ours, theirs = (side.operators.get(phase) for side in (comparison.obtained, comparison.expected))
+    ours: Rows = comparison.obtained.operators.get(phase, {})
+    theirs: Rows = comparison.expected.operators.get(phase, {})
     if not ours or not theirs:
         reason = f"{reason}; the operators of {phase} are not there to tell"
         return Finding(metric.name, "not comparable", reason=reason)
-    old, new, column = before.operators[phase], after.operators[phase], COLUMNS.index(counter)
+    old, new = before.operators[phase], after.operators[phase]
     moved = {row for row in old.keys() | new.keys() if old.get(row) != new.get(row)}
-    ours, theirs = ({row: counts for row, counts in rows.items() if row not in moved} for rows in (ours, theirs))
-    finding = equal(metric, *(sum(counts[column] for counts in rows.values()) for rows in (ours, theirs)))
+
+    def total(rows: Rows) -> int:
+        return sum(counts[COLUMNS.index(counter)] for counts in rows.values())
+
+    def only(rows: Rows, of_base: bool) -> Rows:
+        return {row: counts for row, counts in rows.items() if (row in moved) == of_base}
+
+    if _goes_with(total(only(theirs, True)), total(only(ours, True)), total(only(old, True)), total(only(new, True))):
+        ours, theirs = only(ours, False), only(theirs, False)
+        rule = "beside what changed in the base model"
+    else:
+        rule = "beyond what the base model moved"
+    finding = equal(metric, total(ours), total(theirs))
     if finding.verdict == "identical":
         return finding
-    rule = ", ".join(part for part in (finding.reason, "beside what changed in the base model") if part)
-    return replace(finding, reason=rule, details=changed_operators(ours, theirs, counter))
+    return replace(finding, reason=_joined(finding.reason, rule), details=changed_operators(ours, theirs, counter))
 
 
 def equal(metric: Metric, obtained: Value, expected: Value) -> Finding:
@@ -198,7 +236,7 @@ def noisy(comparison: Comparison, metric: Metric) -> Finding:
     """The mean over the seeds has a margin, and a direction beyond it; a time's whole interval must lie beyond it."""
     ours, theirs = comparison.values(metric.name)
     obtained, expected = average(ours), average(theirs)
-    if obtained <= 0 < expected:
+    if _vanished(metric, ours):
         return Finding.between(metric, "regressed", obtained, expected, "nothing was measured")
     if metric.interval and metric.name not in comparison.obtained.intervals:
         reason = f"measured without its interval, {metric.interval}"

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from pytest_peftbench.compare import stats
 from pytest_peftbench.compare.comparison import BySeed, Comparison, averaged, for_seeds
-from pytest_peftbench.compare.noise import floor_of, noise_problem
+from pytest_peftbench.compare.noise import floor_of
 from pytest_peftbench.compare.verdicts import CaseVerdict, Finding, Verdict
 from pytest_peftbench.compare.witness import same_start, says
 from pytest_peftbench.results import words
@@ -38,8 +38,6 @@ def quality(comparison: Comparison, metric: Metric) -> Finding:
     if new and new == old and comparison.same_samples():
         return Finding.between(metric, "identical", obtained, expected)
     noise = comparison.expected.noise.get(metric.name)
-    if noise is not None and (reason := noise_problem(noise)):
-        return Finding.between(metric, "not comparable", obtained, expected, reason)
     if len(new) == 1 and not comparison.same("numerics") and says(comparison) == "agrees":
         return _rounded(metric, obtained, expected, noise)
     if len(new) < 2 or noise is None:

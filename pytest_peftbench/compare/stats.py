@@ -16,7 +16,8 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from pytest_peftbench.results.baseline import DIGITS, MOST_SEEDS
+from pytest_peftbench.results.baseline import DIGITS
+from pytest_peftbench.results.files import MOST_SEEDS
 
 Key = TypeVar("Key")
 Sample = str | list[float]

@@ -7,7 +7,7 @@ import os
 import platform
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -35,15 +35,17 @@ _QUIET = {"HF_DATASETS_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_PROGRESS_BAR
 
 def pin() -> None:
     """Fix instruction sets and threads of this process and its children. Works only before torch is imported."""
-    if "torch" in sys.modules:
-        return  # too late: `describe` then says which instruction set is in use, and bits are not compared
-    os.environ.update(_THREADS | _QUIET)
+    if "torch" not in sys.modules:  # too late otherwise: `WATCH` knows who imported it
+        os.environ.update(_THREADS | _QUIET | instruction_sets())
+
+
+def instruction_sets() -> dict[str, str]:
+    """The variables that decide which instructions torch computes with, as `pin` sets them; none but on x86."""
     if not is_x86():
-        return
+        return {}
     if os.environ.get(ARITHMETIC) == "other":
-        os.environ.update(_OTHER_PINS)
-    else:
-        os.environ.update(_PINS | (_INTEL_PINS if _is_intel() else {}))
+        return _OTHER_PINS
+    return _PINS | (_INTEL_PINS if _is_intel() else {})
 
 
 def is_x86() -> bool:
@@ -57,6 +59,45 @@ def _is_intel() -> bool:
         return True
     linux = Path("/proc/cpuinfo")
     return "GenuineIntel" in (linux.read_text() if linux.exists() else platform.processor())
+
+
+class TorchWatch:
+    """A finder of modules that finds none: it sees torch being imported, just before it reads its environment.
+
+    wanted: whether this process may come to measure, so that it is pinned then. culprit: who imported torch while it
+    was not pinned, as `conftest.py:3`; empty where figures can be relied on.
+    """
+
+    def __init__(self) -> None:
+        self.wanted: Callable[[], bool] = lambda: False
+        self.culprit = ""
+        if "torch" in sys.modules and not _is_pinned():
+            self.culprit = "what was loaded before pytest-peftbench"
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> None:
+        """Called for each module that is looked for; torch may be looked for several times until it is imported."""
+        if name == "torch":
+            if self.wanted():
+                pin()
+            self.culprit = "" if _is_pinned() else _importer()
+
+
+def _is_pinned() -> bool:
+    return instruction_sets().items() <= os.environ.items()
+
+
+def _importer() -> str:
+    """The place outside of pytest and of Python's import system from which the import under way began."""
+    place, frame = "an import", sys._getframe(2)
+    while frame is not None and not {"_pytest", "pluggy"} & set(Path(frame.f_code.co_filename).parts):
+        if "importlib" not in frame.f_code.co_filename:
+            place = f"{frame.f_code.co_filename}:{frame.f_lineno}"
+        frame = frame.f_back  # type: ignore[assignment]
+    return place
+
+
+WATCH = TorchWatch()
+sys.meta_path.insert(0, WATCH)
 
 
 def installed(package: str) -> str:

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 HASHED_PARAMETERS = 2**26
 # Words of 8 bytes that `fingerprint` reads at a time; at least 8.
 _CHUNK = 2**20
+# Numbers of a parameter that `glimpse` reads.
+_GLIMPSED = 256
 
 
 def same_bits(a: Tensor, b: Tensor) -> bool:
@@ -72,6 +74,11 @@ def digest_of(tensors: Mapping[str, Tensor], *, bits: bool = True) -> str:
         if bits:
             sha.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return sha.hexdigest()
+
+
+def glimpse(model: nn.Module) -> str:
+    """sha256 of the first numbers of each parameter: in a millisecond it tells other weights, if not each other one."""
+    return digest_of({name: parameter.flatten()[:_GLIMPSED] for name, parameter in model.named_parameters()})
 
 
 def fingerprint(model: nn.Module) -> int:

@@ -6,6 +6,7 @@ import shlex
 import sys
 import warnings
 from collections.abc import Callable, Generator, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,13 +15,19 @@ from pytest_peftbench.cases.kinds import KINDS, columns
 from pytest_peftbench.measure import environment
 from pytest_peftbench.plugin import bisection
 from pytest_peftbench.plugin.bisection import BISECTION, Bisection
-from pytest_peftbench.plugin.check import BaselineCheck, unreadable_baselines
-from pytest_peftbench.plugin.options import SETTINGS, Settings, add_options, short_path
-from pytest_peftbench.plugin.outcome import COLLECTOR, Collector, put_on_report
+from pytest_peftbench.plugin.check import BaselineCheck, unreadable_baselines, write_recorded
+from pytest_peftbench.plugin.folders import problems_of_folders
+from pytest_peftbench.plugin.inventory import Inventory, is_whole, orphans, runs_nothing
+from pytest_peftbench.plugin.options import OPTIONS, SETTINGS, Settings, add_options, short_path
+from pytest_peftbench.plugin.outcome import COLLECTOR, OUTCOME, Collector, forget, put_on_report
 from pytest_peftbench.plugin.progress import Progress
 from pytest_peftbench.plugin.selection import SELECTION, Selection, experiment_of, is_case, takes_our_experiment
+from pytest_peftbench.plugin.surroundings import may_measure, problem_of_root, problem_of_torch
+from pytest_peftbench.report.gaps import gap_lines
 from pytest_peftbench.report.terminal import closing
+from pytest_peftbench.results.baseline import baseline_path
 from pytest_peftbench.results.files import InputError
+from pytest_peftbench.results.result import CaseId
 from pytest_peftbench.results.words import plural
 from pytest_peftbench.suites import Experiment
 
@@ -30,7 +37,10 @@ if TYPE_CHECKING:
 
     from pytest_peftbench.measure.memory import MemoryTracker
 
-_USAGE_ERROR = "peftbench_usage_error"
+# Of xdist's `workeroutput`.
+_USAGE_ERROR, _INVENTORY = "peftbench_usage_error", "peftbench_inventory"
+# How many tests were collected, before any was deselected.
+_COLLECTED = pytest.StashKey[int]()
 
 
 # Options --------------------------------------------------------------------------------------------------------------
@@ -39,6 +49,12 @@ _USAGE_ERROR = "peftbench_usage_error"
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Every option has an ini twin of the same name with underscores."""
     add_options(parser)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
+    """Have torch pinned should a conftest.py import it, where the session may come to measure."""
+    environment.WATCH.wanted = partial(may_measure, early_config)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -62,10 +78,14 @@ def pytest_configure(config: pytest.Config) -> None:
         settings = config.stash[SETTINGS] = Settings.from_pytest_config(config)
     except InputError as error:
         raise pytest.UsageError(f"peftbench: {error}") from error
+    if not hasattr(config, "workerinput") and (problem := problem_of_root(config)):
+        raise pytest.UsageError(f"peftbench: {problem}")
     for line in _markers():
         config.addinivalue_line("markers", line)
     config.stash[SELECTION] = Selection(settings)
-    collector = config.stash[COLLECTOR] = Collector(settings.green)
+    collector = config.stash[COLLECTOR] = Collector(
+        settings.green, compares=not (settings.update_baselines or settings.no_compare)
+    )
     config.stash[BISECTION] = Bisection(collector)
     config.pluginmanager.register(collector, "peftbench-collector")
     config.pluginmanager.register(config.stash[BISECTION], "peftbench-bisection")
@@ -77,10 +97,12 @@ def _markers() -> Iterator[str]:
     yield "peft_<method>: set on each case of the method, as peft_lora; select with -m"
 
 
-def pytest_report_header(config: pytest.Config) -> str:
-    """Versions and device that figures depend on."""
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    """Versions and device that figures depend on, and the settings that decide verdicts."""
+    settings = config.stash[SETTINGS]
     versions = ", ".join(f"{name} {environment.installed(name)}" for name in ("peft", "torch", "transformers"))
-    return f"peftbench: {versions}; device {config.stash[SETTINGS].device}"
+    given = "; ".join(filter(None, (option.origin(config) for option in OPTIONS)))
+    return [f"peftbench: {versions}; device {settings.device}", *([f"peftbench: {given}"] if given else [])]
 
 
 # Collection -----------------------------------------------------------------------------------------------------------
@@ -104,12 +126,18 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.hookimpl(wrapper=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Generator[None, None, None]:
     """Refuse, before anything runs, what cannot be read: suites, and the baselines of the selected cases."""
+    config.stash[_COLLECTED] = len(items)
     yield
     selection = config.stash[SELECTION]
     selection.select(items)
-    cases = [experiment.case for item in items if (experiment := experiment_of(item))]
-    problems = [*selection.problems, *unreadable_baselines(cases, config.stash[SETTINGS])]
-    text = "\n".join(problems) or selection.problem_of_suites()
+    if any(map(is_case, items)):
+        environment.pin()
+        selection.problems += filter(None, [problem_of_torch()])
+    experiments = [experiment for item in items if (experiment := experiment_of(item))]
+    cases, settings = [experiment.case for experiment in experiments], config.stash[SETTINGS]
+    problems = [*selection.problems, *unreadable_baselines(cases, settings)]
+    problems += problems_of_folders(experiments, settings, writes=not config.option.collectonly)
+    text = "\n".join(problems) or selection.problem_of_suites(typed=config.getoption("peft_suite") is not None)
     if text and hasattr(config, "workeroutput"):  # an exception would be a crashed worker; the controller raises it
         config.workeroutput[_USAGE_ERROR] = text
         items.clear()
@@ -117,25 +145,52 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         raise pytest.UsageError(text)
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Take down what is to be compared: what never runs is missed in the end."""
+    config = session.config
+    settings, selection = config.stash[SETTINGS], config.stash[SELECTION]
+    found = Inventory(
+        cases={item.nodeid: _case_of(item) for item in session.items if is_case(item)},
+        whole=len(session.items) == config.stash.get(_COLLECTED, 0) and is_whole(config),
+        orphans=tuple(
+            orphans(settings.baselines, selection.known, config.option.keyword, config.invocation_params.dir)
+        ),
+        untaken=tuple(short_path(suite, config) for suite in selection.untaken()),
+    )
+    config.stash[COLLECTOR].inventory = found
+    if hasattr(config, "workeroutput"):
+        config.workeroutput[_INVENTORY] = found.to_json()
+
+
+def _case_of(item: pytest.Item) -> CaseId | None:
+    experiment = experiment_of(item)
+    return experiment.case if experiment else None
+
+
 @pytest.hookimpl(optionalhook=True)  # one of xdist's
 def pytest_testnodedown(node: Any, error: object) -> None:
-    """Raise on the controller what a worker could not collect."""
-    problem = getattr(node, "workeroutput", {}).get(_USAGE_ERROR)
-    if problem:
+    """Take over on the controller what a worker collected, and raise what it could not."""
+    output = getattr(node, "workeroutput", {})
+    if problem := output.get(_USAGE_ERROR):
         raise pytest.UsageError(problem)
+    if found := output.get(_INVENTORY):
+        node.config.stash[COLLECTOR].inventory = Inventory.from_json(found)
 
 
 def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Item]) -> list[str]:
     """Where the cases come from and what they are compared with."""
     cases = [experiment for item in items if (experiment := experiment_of(item))]
+    settings, known = config.stash[SETTINGS], len(config.stash[SELECTION].known)
     if not cases:
-        return []
-    settings = config.stash[SETTINGS]
+        return [f"peftbench: none of {plural(known, 'case')} is selected, so none is compared"] if known else []
     suites = ", ".join(sorted({short_path(case.suite, config) for case in cases}))
     if settings.update_baselines:
         mode = "baselines will be rewritten"
+    elif settings.no_compare:
+        mode = "not compared"
     else:
-        mode = "not compared" if settings.no_compare else f"compared with {short_path(settings.baselines, config)}"
+        there = sum(baseline_path(settings.baselines, case.case).exists() for case in cases)
+        mode = f"compared with {short_path(settings.baselines, config)}, which holds {there} of them"
     return [f"peftbench: {plural(len(cases), 'case')} of {suites}; {mode}"]
 
 
@@ -207,6 +262,12 @@ def peft_baseline(request: pytest.FixtureRequest) -> BaselineCheck:
 # Reporting ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Forget what the test came to when it ran before: it may be run again."""
+    forget(item.stash, OUTCOME)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
@@ -215,24 +276,30 @@ def pytest_runtest_makereport(
     report = yield
     if is_case(item):
         put_on_report(item, call, report)
+        write_recorded(item, report)
     return report
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Fail a run in which a case that passed turns out to have regressed, once all tests are known."""
-    if hasattr(session.config, "workerinput"):
+    """Fail a run whose tests passed, but not all of its cases: some regressed over all of them, or are missing."""
+    config = session.config
+    if hasattr(config, "workerinput"):
         return
-    collector = session.config.stash[COLLECTOR]
+    collector = config.stash[COLLECTOR]
     collector.close()
-    if any(outcome.turned for outcome in collector.outcomes) and session.exitstatus == pytest.ExitCode.OK:
+    if session.exitstatus != pytest.ExitCode.OK or runs_nothing(config):
+        return
+    if any(outcome.red for outcome in collector.outcomes) or any(collector.gaps.problems()):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
-def pytest_terminal_summary(terminalreporter: TerminalReporter, config: pytest.Config) -> None:
-    """What an update changed, the table, the count of every verdict."""
+def pytest_terminal_summary(terminalreporter: TerminalReporter, exitstatus: int, config: pytest.Config) -> None:
+    """What an update changed, the table, the count of every verdict, and what is missing."""
     command = shlex.join(["pytest", *config.invocation_params.args, "--peft-update-baselines"])
-    outcomes = config.stash[COLLECTOR].outcomes
-    lines = closing(outcomes, columns(), command) if any(outcome.verdict for outcome in outcomes) else []
+    collector = config.stash[COLLECTOR]
+    lines = closing(collector.outcomes, columns(), command)
+    if exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED) and not runs_nothing(config):
+        lines += gap_lines(collector.gaps, removing=config.stash[SETTINGS].update_baselines)
     if lines:
         terminalreporter.section("PEFT benchmark")
     for line, markup in lines:

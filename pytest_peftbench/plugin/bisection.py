@@ -69,6 +69,8 @@ class Bisection:
         if status not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
             return SKIP
         broken: list[Verdict] = ["failed"] * len(self._collector.broken)
+        if self._collector.gaps.unrun or self._collector.gaps.twice or self._collector.gaps.asked:
+            broken.append("failed")
         code = exit_code([*map(_verdict, self._collector.outcomes), *broken])
         return SKIP if code == GOOD and self._stopped else code
 

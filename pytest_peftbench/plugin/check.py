@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-import os
 import shlex
 from collections.abc import Iterable
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -24,18 +23,31 @@ from pytest_peftbench.compare import (
 )
 from pytest_peftbench.compare.noise import check_pairs, refreshed, with_noise
 from pytest_peftbench.compare.witness import bounded, next_rate
-from pytest_peftbench.plugin.options import OPTIONS, SETTINGS, Settings, short_path
-from pytest_peftbench.plugin.outcome import OUTCOME
+from pytest_peftbench.plugin.options import OPTIONS, SETTINGS, Settings, relative_path, short_path
+from pytest_peftbench.plugin.outcome import COLLECTOR, OUTCOME, RED, forget
 from pytest_peftbench.plugin.selection import SELECTION, experiment_of
 from pytest_peftbench.report.outcome import CaseOutcome
-from pytest_peftbench.results.baseline import Baseline, baseline_path, from_result, read, read_if_current, write
-from pytest_peftbench.results.files import InputError, write_file, write_json
+from pytest_peftbench.results.baseline import (
+    Baseline,
+    baseline_path,
+    from_result,
+    read,
+    read_if_current,
+    require_usable,
+    write,
+)
+from pytest_peftbench.results.files import InputError, format_json, require_name, stands, write_files
 from pytest_peftbench.results.metrics import by_lane
 from pytest_peftbench.results.result import CaseId, SecondStage
-from pytest_peftbench.results.words import plural
+from pytest_peftbench.results.words import error_line, plural
+from pytest_peftbench.suites import Experiment
 
 if TYPE_CHECKING:
     from pytest_peftbench.results.result import Result
+
+
+# Of a test that has checked a case whose baseline is to be written.
+PENDING = pytest.StashKey[Baseline]()
 
 
 class BaselineCheck:
@@ -76,7 +88,35 @@ class BaselineCheck:
         return not any(finding.subject in measured for finding in unlike)
 
     def check(self, result: Result) -> None:
-        """Fail unless the result's verdict passes; with `--peft-update-baselines` write the baseline instead."""
+        """Fail unless the result's verdict passes; with `--peft-update-baselines` record it once the test has passed.
+
+        A test checks one result, once, of the case that it runs; raises InputError otherwise. A failure stands, even
+        where the test catches it.
+        """
+        try:
+            self._require_own(result.case)
+            self._check(result)
+        except BaseException as error:
+            found = self._item.stash[OUTCOME]
+            if not found.red:
+                failed = Finding.of("case", "failed", error_line(error))
+                found = replace(found, red=True, verdict=CaseVerdict(result.case, (failed,)))
+            self._item.stash[RED] = found
+            raise
+
+    def _require_own(self, case: CaseId) -> None:
+        if self._item.stash[OUTCOME].checked:
+            raise InputError(
+                f"{case}: this test has checked a result; a test checks one, so give each a test of its own"
+            )
+        held = getattr(self._item, "funcargs", {}).get("experiment")
+        if isinstance(held, Experiment) and held.case != case:
+            raise InputError(f"{case}: is the result's case, but the test runs {held.case}; check the result of that")
+        other = self._item.config.stash[COLLECTOR].test_of(case)
+        if other not in ("", self._item.nodeid):
+            raise InputError(f"{case}: {other} has checked this case; a session compares or records each case once")
+
+    def _check(self, result: Result) -> None:
         settings = self._settings
         self._note(checked=True)
         if settings.json is not None:
@@ -112,7 +152,7 @@ class BaselineCheck:
         new = refreshed(old, self._with_noise(measured, result), self._metrics)
         if problems := margin_problems(new, self._margins):
             raise InputError("\n".join(f"{result.case}: not recorded: {problem}" for problem in problems))
-        self._write(result, old, new)
+        self._record(result, old, new)
 
     def _calibrate(self, result: Result) -> None:
         """Add the noise of pairs to the baseline, which must be that of this program: the noise would be of two."""
@@ -123,7 +163,7 @@ class BaselineCheck:
                 f"baseline, whose noise is asked for; record it first: {_recording_command(self._item)}"
             )
         assert old is not None  # or the comparison had failed
-        self._write(result, old, self._with_noise(old, result))
+        self._record(result, old, self._with_noise(old, result))
 
     def _unlike(self, verdict: CaseVerdict) -> list[Finding]:
         """Why a case is not the baseline's: the whole case, or what of its numerics and quality differs."""
@@ -139,10 +179,11 @@ class BaselineCheck:
         check_pairs(baseline, moved, self._metrics)
         return with_noise(baseline, moved, self._metrics)
 
-    def _write(self, result: Result, old: Baseline | None, new: Baseline) -> None:
+    def _record(self, result: Result, old: Baseline | None, new: Baseline) -> None:
         changes = diff_lines(old, new, self._metrics)
         if new != old:
-            write(new, baseline_path(self._settings.baselines, result.case))
+            require_usable(new, baseline_path(self._settings.baselines, result.case))
+            self._item.stash[PENDING] = new
         self._note(changes=tuple(changes))
         count = plural(len(changes), "change")
         reason = "new" if old is None else count if changes else "unchanged"
@@ -155,6 +196,25 @@ class BaselineCheck:
 
     def _note(self, **fields: Any) -> None:
         self._item.stash[OUTCOME] = replace(self._item.stash[OUTCOME], **fields)
+
+
+def write_recorded(item: pytest.Item, report: pytest.TestReport) -> None:
+    """Write the baseline of a test that has passed, its teardown too; forget that of one that has not.
+
+    Not at the session's end: a crash there would lose hours of recording.
+    """
+    if report.when == "setup" or not report.passed:
+        forget(item.stash, PENDING)
+    elif report.when == "teardown" and PENDING in item.stash:
+        baseline = item.stash[PENDING]
+        path = baseline_path(item.config.stash[SETTINGS].baselines, baseline.case)
+        try:
+            write(baseline, path)
+        except OSError as error:
+            reason = f"baseline not written: {error_line(error)}"
+            report.outcome, report.longrepr = "failed", f"{path}: {reason}"
+            verdict = CaseVerdict(baseline.case, (Finding.of("case", "failed", reason),))
+            report.peftbench = CaseOutcome(verdict, checked=True).to_json()  # type: ignore[attr-defined]
 
 
 def _without_drift(verdict: CaseVerdict) -> CaseVerdict:
@@ -176,17 +236,22 @@ def baseline_of(case: CaseId, settings: Settings) -> Baseline | None:
     path = baseline_path(settings.baselines, case)
     if settings.update_baselines:
         return read_if_current(path)
-    return read(path) if path.exists() else None
+    return read(path) if stands(path) else None
 
 
 def unreadable_baselines(cases: Iterable[CaseId], settings: Settings) -> list[str]:
-    """Why baselines of these cases cannot be read, where a run needs them."""
+    """Why baselines of these cases cannot be read, or are not there, where a run needs them."""
     problems = []
     for case in cases if settings.update_baselines or not settings.no_compare else ():
         try:
-            baseline_of(case, settings)
+            found = baseline_of(case, settings)
         except InputError as error:
             problems.append(str(error))
+            continue
+        if found is None and settings.calibrate and not settings.update_baselines:
+            problems.append(
+                f"{case}: --peft-calibrate needs a baseline; add --peft-update-baselines, which records one"
+            )
     return problems
 
 
@@ -197,23 +262,19 @@ def _recording_command(item: pytest.Item) -> str:
         given = item.config.getoption(option.ini) if option.recording else None
         for value in given if isinstance(given, list) else [] if given is None else [given]:
             options += [option.flag, value]
-    file, test = _relative(item.path, item.config.invocation_params.dir), item.nodeid.partition("::")[2]
+    file, test = relative_path(item.path, item.config.invocation_params.dir), item.nodeid.partition("::")[2]
     return shlex.join(["pytest", f"{file}::{test}", *options, "--peft-update-baselines"])
-
-
-def _relative(path: Path, folder: Path) -> str:
-    try:
-        return os.path.relpath(path, folder)
-    except ValueError:  # on another drive of Windows
-        return str(path)
 
 
 def _write_result(result: Result, root: Path) -> None:
     """Write the result below `root`, and its pictures beside it."""
-    folder = result.case.folder(root)
+    file = result.case.file(root)
+    contents = {file: (format_json(_finite(result.to_json())) + "\n").encode()}
     for picture in result.pictures:
-        write_file(folder / picture.name, picture.png)
-    write_json(folder / f"{result.case.stem}.json", _finite(result.to_json()))
+        for part in PurePath(picture.name).parts:
+            require_name(f"{result.case}: picture {picture.name!r}", part)
+        contents[file.parent / picture.name] = picture.png
+    write_files(contents)
 
 
 def _finite(value: Any) -> Any:

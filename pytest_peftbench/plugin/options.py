@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from argparse import ArgumentTypeError
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -11,7 +12,7 @@ from typing import Annotated, Any, NamedTuple, get_type_hints
 import pytest
 
 from pytest_peftbench.compare import GREEN_BY_DEFAULT, SEVERITY, Verdict
-from pytest_peftbench.results.files import InputError, positive
+from pytest_peftbench.results.files import MOST_SEEDS, InputError, positive, resolved
 
 Parse = Callable[[str, Path], Any]
 
@@ -74,6 +75,19 @@ class Option:
         except (TypeError, ValueError, pytest.UsageError) as error:
             raise InputError(f"{self.ini}: {error}") from error
 
+    def origin(self, config: pytest.Config) -> str:
+        """`--peft-seeds 3 (command line)`, `peft_seeds = 3 (pytest.ini)`; empty where the default holds."""
+        given, flag = config.getoption(self.ini), self.flag
+        if given is None:
+            ini = config.getini(self.ini)
+            values = ini if isinstance(ini, list) else [] if ini in (None, "") else [ini]
+            where = config.inipath.name if config.inipath else "-o"
+            return f"{self.ini} = {', '.join(map(str, values))} ({where})" if values else ""
+        words = config.invocation_params.args
+        typed = any(word == flag or word.startswith(f"{flag}=") for word in words)
+        values = [] if given is True else given if isinstance(given, list) else [given]
+        return f"{' '.join([flag, *map(str, values)])} ({'command line' if typed else 'addopts'})"
+
     def _parsed(self, given: Any, start: Path) -> Any:
         if self.parse is None:
             return bool(given)
@@ -96,16 +110,20 @@ def _checked(parse: Parse) -> Callable[[str], str]:
     return checked
 
 
-def _count(text: str, start: Path) -> int:
-    return positive(text)
+def _seeds(text: str, start: Path) -> int:
+    count = positive(text)
+    if count > MOST_SEEDS:
+        raise InputError(f"{text!r}: expected at most {MOST_SEEDS} seeds")
+    return count
 
 
-def _text(text: str, start: Path) -> str:
-    return text
+def _device(text: str, start: Path) -> str:
+    # to torch `cpu:0` is another device than the one that tensors lie on, so that each `.to()` would be a call more
+    return "cpu" if text.partition(":")[0] == "cpu" else text
 
 
 def _path(text: str, start: Path) -> Path:
-    return (start / text).resolve()
+    return resolved(start / text)
 
 
 def _folder(text: str, start: Path) -> Path:
@@ -163,7 +181,7 @@ class Settings:
         Option(
             "training seeds per case, counted up from the experiment's own",
             "N",
-            _count,
+            _seeds,
             unless_given="1, then the baseline's others where the first is not identical; 5 to record a baseline",
             recording=True,
         ),
@@ -197,7 +215,7 @@ class Settings:
             recording=True,
         ),
     ]
-    device: Annotated[str, Option("torch device to run on", "DEVICE", _text, default="cpu", recording=True)]
+    device: Annotated[str, Option("torch device to run on", "DEVICE", _device, default="cpu", recording=True)]
     green: Annotated[
         frozenset[Verdict],
         Option(
@@ -220,7 +238,10 @@ class Settings:
     @classmethod
     def from_pytest_config(cls, config: pytest.Config) -> Settings:
         """The settings of a session. Raises InputError, naming the option, for a value that cannot be used."""
-        return cls(**{option.name: option.value(config) for option in OPTIONS})
+        settings = cls(**{option.name: option.value(config) for option in OPTIONS})
+        if settings.calibrate and settings.no_compare and not settings.update_baselines:
+            raise InputError("peft_calibrate: needs the comparison that peft_no_compare leaves out; drop one of them")
+        return settings
 
 
 OPTIONS: tuple[Option, ...] = tuple(
@@ -261,3 +282,11 @@ def short_path(path: Path, config: pytest.Config) -> str:
     """`path` as seen from the root directory, if it lies there."""
     path, root = path.resolve(), config.rootpath.resolve()
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
+
+
+def relative_path(path: Path, folder: Path) -> str:
+    """`path` as seen from a folder, which a command run there needs."""
+    try:
+        return os.path.relpath(path, folder)
+    except ValueError:  # on another drive of Windows
+        return str(path)

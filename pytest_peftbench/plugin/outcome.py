@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
@@ -9,10 +10,13 @@ from typing import Any
 import pytest
 
 from pytest_peftbench.compare import CaseVerdict, Finding, Verdict, corrected, is_green
+from pytest_peftbench.plugin.inventory import Inventory
 from pytest_peftbench.plugin.selection import experiment_of
+from pytest_peftbench.report.gaps import Gaps
 from pytest_peftbench.report.outcome import CaseOutcome
 from pytest_peftbench.results.files import InputError
-from pytest_peftbench.results.words import error_line
+from pytest_peftbench.results.result import CaseId
+from pytest_peftbench.results.words import error_line, first_line
 from pytest_peftbench.suites import Experiment
 
 NEVER_COMPARED = "never compared: the test passed without calling peft_baseline.check(result)"
@@ -20,21 +24,42 @@ NEVER_COMPARED = "never compared: the test passed without calling peft_baseline.
 
 # Of a test that has `peft_baseline`, once that is set up.
 OUTCOME = pytest.StashKey[CaseOutcome]()
+# Of a test whose result was red: what it came to then. It stands, whoever catches the failure or runs the test again.
+RED = pytest.StashKey[CaseOutcome]()
 
 
 def put_on_report(item: pytest.Item, call: pytest.CallInfo[None], report: pytest.TestReport) -> None:
-    """Put on a case's report what the case came to, and fail a case that was never compared."""
+    """Put on a case's report what the case came to, and fail a case that was never compared or was red before."""
     experiment, outcome = experiment_of(item), item.stash.get(OUTCOME, None)
     error = call.excinfo.value if call.excinfo else None
     reason = error_line(error) if error else report.outcome
-    if report.failed and isinstance(error, InputError):
-        report.longrepr = str(error)
-    elif report.passed and report.when == "call" and outcome is not None and not outcome.checked:
-        reason = NEVER_COMPARED
-        report.outcome, report.longrepr = "failed", f"{experiment.case if experiment else item.name}: {reason}"
-    outcome = _with_end(outcome or CaseOutcome(), experiment, report, reason)
+    expected = report.skipped and hasattr(report, "wasxfail")
+    red = item.stash.get(RED, None)
+    name = experiment.case if experiment else item.name
+    if red is not None and not expected and (report.skipped or (report.passed and report.when == "call")):
+        text = red.verdict.text() if red.verdict else red.unmeasured
+        report.outcome, report.longrepr = "failed", f"{name}: was red, which stands whatever came after\n{text}"
+        outcome = red
+    else:
+        if report.failed and isinstance(error, InputError):
+            report.longrepr = str(error)
+        elif report.passed and report.when == "call" and (outcome is None or not outcome.checked):
+            reason = NEVER_COMPARED
+            report.outcome, report.longrepr = "failed", f"{name}: {reason}"
+        outcome = _with_end(outcome or CaseOutcome(), experiment, report, reason)
+    if expected:
+        outcome = replace(outcome, expected=outcome.red or outcome.verdict is None, red=False, skipped=False)
     if (report.when == "call" and outcome.verdict) or report.failed or report.skipped:
         report.peftbench = outcome.to_json()  # type: ignore[attr-defined]
+    elif report.when == "setup" and experiment:
+        # were its process killed, nobody else would know which case it was
+        report.peftbench_case = experiment.case.to_json()  # type: ignore[attr-defined]
+
+
+def forget(stash: pytest.Stash, key: pytest.StashKey[Any]) -> None:
+    """Drop what is kept under a key, if anything is."""
+    if key in stash:
+        del stash[key]
 
 
 def _with_end(
@@ -42,9 +67,10 @@ def _with_end(
 ) -> CaseOutcome:
     """The outcome of a test that was skipped, or failed for another reason than its verdict."""
     if report.skipped:
-        return replace(outcome, unmeasured=reason)
+        return replace(outcome, unmeasured=reason, skipped=True, changes=())
     if not report.failed or (report.when == "call" and outcome.red):
         return outcome
+    outcome = replace(outcome, changes=())
     verdict = outcome.verdict or (CaseVerdict(experiment.case, ()) if experiment else None)
     if verdict is None:  # of a user's own experiment nobody knows the case before its result is checked
         return replace(outcome, unmeasured=reason)
@@ -55,17 +81,24 @@ class Collector:
     """Gathers what the cases of a session came to, for its table, its exit status, its bisection and its reports.
 
     outcomes: of all cases, in the order in which they were reported, once the session has ended: only then Holm's
-    correction can be made. broken: files that could not be collected, and tests of no case that failed, by node id:
-    what they would have shown nobody knows.
+    correction can be made. gaps: what was not compared, likewise. broken: files that could not be collected, and tests
+    of no case that failed, by node id: what they would have shown nobody knows. inventory: what was collected, here or
+    by xdist's workers.
     """
 
-    def __init__(self, passing: Collection[Verdict]) -> None:
+    def __init__(self, passing: Collection[Verdict], compares: bool = True) -> None:
         self.outcomes: list[CaseOutcome] = []
+        self.gaps = Gaps()
         self.broken: set[str] = set()
+        self.inventory = Inventory()
         self._passing = passing
+        self._compares = compares
         # by node id: of a test that reports twice, because its teardown fails or it is run again, the last counts
         self._reported: dict[str, CaseOutcome] = {}
         self._wall_s: dict[str, float] = {}
+        # cases that were set up, and what xdist said of workers that were killed, by node id
+        self._started: dict[str, CaseId] = {}
+        self._killed: dict[str, str] = {}
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         """A file that cannot be collected may hold cases."""
@@ -75,14 +108,23 @@ class Collector:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Keep what a case came to, and how long it took."""
         self._wall_s[report.nodeid] = self._wall_s.get(report.nodeid, 0.0) + report.duration
+        if case := getattr(report, "peftbench_case", None):
+            self._started[report.nodeid] = CaseId(**case)
         data: dict[str, Any] | None = getattr(report, "peftbench", None)
         if data is not None:
             self._reported[report.nodeid] = CaseOutcome.from_json(data)
+        elif report.failed and report.when not in ("setup", "call", "teardown"):  # xdist's word for a killed worker
+            self._killed[report.nodeid] = first_line(report.longrepr)
         elif report.failed:
             self.broken.add(report.nodeid)
 
+    def test_of(self, case: CaseId) -> str:
+        """The node id of the test that checked a case in this process; empty where none did."""
+        return next((nodeid for nodeid, found in self._reported.items() if _case(found) == case), "")
+
     def close(self) -> None:
-        """Correct the verdicts of all cases together, now that their number is known."""
+        """Correct the verdicts of all cases together, now that their number is known, and find what is missing."""
+        self._settle_killed()
         before = {nodeid: found.verdict for nodeid, found in self._reported.items() if found.verdict}
         after = corrected(before)
         turned = {nodeid for nodeid in after if self._passes(before[nodeid]) and not self._passes(after[nodeid])}
@@ -97,9 +139,43 @@ class Collector:
             )
             for nodeid, found in self._reported.items()
         ]
+        self.gaps = self._gaps()
+
+    def _settle_killed(self) -> None:
+        """A case whose process was killed failed; of another test nobody knows what it would have shown."""
+        for nodeid, reason in self._killed.items():
+            if case := self._started.get(nodeid) or self.inventory.cases.get(nodeid):
+                self._reported[nodeid] = CaseOutcome(CaseVerdict(case, (Finding.of("case", "failed", reason),)))
+            else:
+                self.broken.add(nodeid)
+
+    def _gaps(self) -> Gaps:
+        selected, tests = self.inventory.cases, Counter(case for found in self.outcomes if (case := _case(found)))
+        orphans = [orphan for orphan in self.inventory.orphans if orphan.case not in tests]
+        names = {
+            found.nodeid: str(_case(found) or selected.get(found.nodeid) or found.nodeid) for found in self.outcomes
+        }
+        known = {*names, *self.broken}
+        return Gaps(
+            skipped=tuple(names[found.nodeid] for found in self.outcomes if found.skipped),
+            unrun=tuple(str(case or nodeid) for nodeid, case in selected.items() if nodeid not in known),
+            expected=tuple(names[found.nodeid] for found in self.outcomes if found.expected),
+            twice=tuple(str(case) for case, count in tests.items() if count > 1),
+            orphans=tuple(orphan.file for orphan in orphans),
+            asked=tuple(orphan.file for orphan in orphans if orphan.asked and self._compares),
+            untaken=self.inventory.untaken if self.inventory.whole else (),
+            selected=len(selected),
+            measured=any(found.verdict and not found.skipped for found in self.outcomes)
+            or bool(self.broken & selected.keys()),
+            removable=self.inventory.whole,
+        )
 
     def _passes(self, verdict: CaseVerdict) -> bool:
         return is_green(verdict, self._passing)
+
+
+def _case(outcome: CaseOutcome) -> CaseId | None:
+    return outcome.verdict.case if outcome.verdict else None
 
 
 COLLECTOR = pytest.StashKey[Collector]()

@@ -22,16 +22,19 @@ BASELINE_SEEDS = 5
 class Selection:
     """The cases of a session, and the problems that end it before anything runs.
 
-    quality_tests: the most tests of quality that the session can run.
+    quality_tests: the most tests of quality that the session can run. known: the cases of all experiments beside those
+    that some test takes, whatever was selected.
     """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.problems: list[str] = []
         self.quality_tests = 1
+        self.known: set[CaseId] = set()
         self._suites: dict[Path, list[Experiment]] = {}
-        # of each test that takes `experiment`, whether it got a case
-        self._got_cases: list[bool] = []
+        # the suites of tests that take `experiment`, and those that such a test got a case of
+        self._offered: dict[Path, None] = {}
+        self._taken: set[Path] = set()
 
     def cases(self, test: pytest.Item | pytest.Function) -> list[Experiment]:
         """The cases of a test: of the suites beside it, or of those that `--peft-suite` names.
@@ -49,7 +52,10 @@ class Selection:
             return []
         of_task = [self._configured(experiment, kind) for experiment in found if task in (None, experiment.case.task)]
         cases = [experiment for experiment in of_task if kind.takes(experiment, bool(self.settings.suite))]
-        self._got_cases.append(bool(cases))
+        self._offered.update(dict.fromkeys(experiment.suite for experiment in found))
+        self._taken.update(experiment.suite for experiment in cases)
+        if cases:
+            self.known.update(experiment.case for experiment in of_task)
         if not cases and not self.settings.suite:
             words = (f" of {task}" if task else "") + (f" {kind.lacking}" if of_task else "")
             self._add_problem(
@@ -59,17 +65,35 @@ class Selection:
         return cases
 
     def select(self, items: Iterable[pytest.Item]) -> None:
-        """Tell the tests that will run: how certain each must be depends on how many there are."""
-        tasks = [_task_of_case(item) for item in items if is_case(item)]
+        """Tell the tests that will run: how certain each must be depends on how many there are.
+
+        Two tests of one case are a problem: one of the verdicts, or of the baselines, would be lost.
+        """
+        tasks, tests = [], dict[CaseId, str]()
+        for item in filter(is_case, items):
+            experiment = experiment_of(item)
+            tasks.append(experiment.case.task if experiment else None)
+            if experiment and (first := tests.setdefault(experiment.case, item.nodeid)) != item.nodeid:
+                self._add_problem(f"{item.nodeid}: takes case {experiment.case}, as {first} does; run one at a time")
         self.quality_tests = max(1, sum(map(quality_metrics, tasks)))
 
-    def problem_of_suites(self) -> str:
-        """That no collected test takes a case of the suites that `--peft-suite` names; empty when one does."""
-        if not self.settings.suite or not self._got_cases or any(self._got_cases):
+    def untaken(self) -> list[Path]:
+        """The suites that some test could have taken a case of, and none did."""
+        return [suite for suite in self._offered if suite not in self._taken]
+
+    def problem_of_suites(self, typed: bool) -> str:
+        """That no collected test takes a case of a folder that `--peft-suite` names; empty where one does.
+
+        typed: whether it stands on the command line. In an ini file it may stand for other runs than this one.
+        """
+        if not typed and (self._taken or not self._offered):
+            return ""
+        lost = [root for root in self.settings.suite if not any(suite.is_relative_to(root) for suite in self._taken)]
+        if not lost:
             return ""
         return (
-            f"{', '.join(map(str, self.settings.suite))}: no collected test takes a case of the suites that "
-            "--peft-suite names, so nothing would be compared; collect the tests of their task"
+            f"{', '.join(map(str, lost))}: no collected test takes a case of the suites that --peft-suite names here, "
+            "so nothing of them would be compared; collect the tests of their task"
         )
 
     def _task_of(self, test: pytest.Item) -> str | None:
@@ -162,8 +186,3 @@ def experiment_of(item: pytest.Item) -> Experiment | None:
 def is_case(item: pytest.Item) -> bool:
     """Whether the test measures a case: one of ours, or of an `experiment` that the user's own fixture gives."""
     return experiment_of(item) is not None or "peft_baseline" in getattr(item, "fixturenames", ())
-
-
-def _task_of_case(item: pytest.Item) -> str | None:
-    experiment = experiment_of(item)
-    return experiment.case.task if experiment else None

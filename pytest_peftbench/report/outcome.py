@@ -15,9 +15,10 @@ class CaseOutcome:
 
     verdict: None where nobody knows of which case it would be, or where there is none yet. changes: what an update of
     the baseline changed, in words. checked: whether the test gave its result to `peft_baseline.check`. red: whether
-    the verdict fails the case. unmeasured: why nothing was measured; empty where something was. The rest is known once
-    the session has ended. turned: whether the case is red by Holm's correction over all tests of the session alone.
-    nodeid: of the test. wall_s: how long the whole case took, its fixtures included.
+    the verdict fails the case. unmeasured: why nothing was measured; empty where something was. skipped: whether that
+    is by pytest's `skip`. expected: whether the test is red and marked xfail, so that pytest passes it. The rest is
+    known once the session has ended. turned: whether the case is red by Holm's correction over all tests of the
+    session alone. nodeid: of the test. wall_s: how long the whole case took, its fixtures included.
     """
 
     verdict: CaseVerdict | None = None
@@ -25,6 +26,8 @@ class CaseOutcome:
     checked: bool = False
     red: bool = False
     unmeasured: str = ""
+    skipped: bool = False
+    expected: bool = False
     turned: bool = False
     nodeid: str = ""
     wall_s: float = 0.0
@@ -37,6 +40,8 @@ class CaseOutcome:
             "checked": self.checked,
             "red": self.red,
             "unmeasured": self.unmeasured,
+            "skipped": self.skipped,
+            "expected": self.expected,
         }
 
     @classmethod

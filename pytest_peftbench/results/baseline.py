@@ -16,8 +16,17 @@ from typing import Annotated, Any
 
 from msgspec import Meta
 
-from pytest_peftbench.results.files import TOO_LARGE, InputError, converted, read_json, write_json
-from pytest_peftbench.results.metrics import METRICS, PEAK_PARTS, Kind, Metric, Value, by_lane
+from pytest_peftbench.results.files import (
+    MOST_SEEDS,
+    TOO_LARGE,
+    InputError,
+    converted,
+    format_json,
+    read_json,
+    stands,
+    write_files,
+)
+from pytest_peftbench.results.metrics import COUNTED, METRICS, PEAK_PARTS, Kind, Metric, Value, by_lane
 from pytest_peftbench.results.result import (
     LEAST_BOUND,
     MOST_BOUND,
@@ -33,8 +42,6 @@ from pytest_peftbench.results.result import (
 
 # Significant digits of a quality or a time.
 DIGITS = 6
-# More seeds than anyone will train.
-MOST_SEEDS = 10_000
 _KINDS: dict[Kind, str] = {
     "number": "a number",
     "text": "text",
@@ -88,16 +95,8 @@ class OlderSchemaError(InputError):
 
 
 def baseline_path(root: Path, case: CaseId) -> Path:
-    """`<root>/<task>/<base model>/<method>--<name>.json`; a kind comes before the task, if the case has one.
-
-    Raises InputError when two cases could share the file, or when it would lie outside of its folder.
-    """
-    for part in (case.task, case.base_model, case.method, case.name, case.kind or "-"):
-        if part in ("", ".", "..") or set(part) & set("/\\"):
-            raise InputError(f"case {case}: {part!r} cannot be part of a baseline's file name")
-    if "--" in case.method:
-        raise InputError(f"case {case}: '--' separates method and name, so method {case.method!r} cannot hold it")
-    return case.folder(root) / f"{case.stem}.json"
+    """Where a case's baseline lies below `root`: see `CaseId.file`, which raises InputError."""
+    return case.file(root)
 
 
 def from_result(result: Result, metrics: Mapping[str, Metric] = METRICS) -> Baseline:
@@ -156,6 +155,17 @@ def problem(value: object, kind: Kind | None = None) -> str:
     if any(number != number for number in numbers):
         return "is NaN"
     return "is infinite" if any(abs(number) > TOO_LARGE for number in numbers) else ""
+
+
+def problem_of(metric: Metric | None, value: object) -> str:
+    """Why a metric's value cannot be compared, as `problem`; a count or a time is never below zero, a share below 1."""
+    if reason := problem(value, metric.kind if metric else None):
+        return reason
+    if metric is None or not isinstance(value, (int, float)):
+        return ""
+    if metric.unit in COUNTED and value < 0:
+        return "is negative"
+    return "is no share, 0 to 1" if metric.unit == "fraction" and not 0 <= value <= 1 else ""
 
 
 def problem_of_sample(sample: object) -> str:
@@ -269,7 +279,10 @@ class _Imported:
 
 def read(path: Path, metrics: Mapping[str, Metric] = METRICS) -> Baseline:
     """The baseline in `path`. Raises InputError, naming file and key, for one that cannot be compared with."""
-    data = read_json(path)
+    return _from_json(read_json(path), path, metrics)
+
+
+def _from_json(data: dict[str, Any], path: Path, metrics: Mapping[str, Metric]) -> Baseline:
     _check_schema(path, converted(path, data.get("schema"), int, "schema"))
     file = converted(path, data, _File)
     if file.imported:
@@ -291,17 +304,38 @@ def read_if_current(path: Path, metrics: Mapping[str, Metric] = METRICS) -> Base
     Raises InputError for any other that cannot be read.
     """
     try:
-        return read(path, metrics) if path.exists() else None
+        return read(path, metrics) if stands(path) else None
     except OlderSchemaError:
         return None
 
 
 def write(baseline: Baseline, path: Path, metrics: Mapping[str, Metric] = METRICS) -> None:
-    """Write `baseline` to `path`, atomically. Raises InputError for one that no later run could be held against."""
+    """Write `baseline` to `path`, atomically. Raises InputError as `require_usable`."""
+    write_all({path: baseline}, metrics)
+
+
+def write_all(baselines: Mapping[Path, Baseline], metrics: Mapping[str, Metric] = METRICS) -> None:
+    """Write several baselines, all or none. Raises InputError as `write`, and where one cannot be written."""
+    write_files({path: _content(baseline, path, metrics) for path, baseline in baselines.items()})
+
+
+def require_usable(baseline: Baseline, path: Path, metrics: Mapping[str, Metric] = METRICS) -> None:
+    """Raise InputError for a baseline that no later run could be held against. path: where it would be written."""
+    _content(baseline, path, metrics)
+
+
+def _content(baseline: Baseline, path: Path, metrics: Mapping[str, Metric]) -> bytes:
     for reason in chain(_problems(baseline, metrics), _gaps(baseline.seeds, metrics)):
         raise InputError(f"{path}: not written: {reason}")
+    data = _to_json(baseline, metrics)
+    try:
+        again = _from_json(data, path, metrics)
+    except InputError as error:
+        raise InputError(f"{path}: not written: {str(error).removeprefix(f'{path}: ')}") from error
+    if again != baseline:
+        raise InputError(f"{path}: not written: it would not read back as it is")
     # two levels: a line for each figure, and for each metric's noise
-    write_json(path, _to_json(baseline, metrics), spread=2)
+    return (format_json(data, spread=2) + "\n").encode()
 
 
 def _check_schema(path: Path, schema: int) -> None:
@@ -458,6 +492,7 @@ def _problems(baseline: Baseline, metrics: Mapping[str, Metric]) -> Iterator[str
         yield f"seeds must be ascending and differ, found {', '.join(map(str, seeds))}"
     if baseline.imported and not seeds:
         yield "seeds is empty; an imported baseline holds the one that PEFT trained"
+    yield from _disagreements(baseline, metrics)
     if baseline.witness is not None:
         yield from _problems_of_witness(baseline.witness)
     yield from _problems_of_noise(baseline, metrics)
@@ -470,6 +505,35 @@ def _problems(baseline: Baseline, metrics: Mapping[str, Metric]) -> Iterator[str
         empty = [f"base.operators.{phase}" for phase, rows in operators.items() if not rows]
         if empty or not operators:
             yield f"{[*empty, 'base.operators'][0]} is empty, so it cannot tell what the environment changed"
+
+
+def _disagreements(baseline: Baseline, metrics: Mapping[str, Metric]) -> Iterator[str]:
+    """Where a figure and what explains it, operators, tensors and samples, do not tell the same."""
+    for place, explained, columns in (
+        ("operators", baseline.operators, ("calls", "flops")),
+        ("peak_tensors", baseline.peak_tensors, ("", "peak_bytes")),
+    ):
+        for phase, rows in explained.items():
+            for column, counter in enumerate(columns):
+                name = f"{phase}.{counter}"
+                total = sum(counts[column] for counts in rows.values())
+                if name in baseline.metrics and total != baseline.metrics[name]:
+                    yield f"{place}.{phase} adds up to {total:,}, and {name} is {baseline.metrics[name]:,}"
+    for run in baseline.seeds:
+        for name, value in run.metrics.items():
+            samples = metrics[name].samples if name in metrics else ""
+            low, high = _mean_of(run.samples.get(samples, ""))
+            if isinstance(value, (int, float)) and not (low <= value <= high or rounded(value) in (low, high)):
+                told = f"{low:g}" if low == high else f"{low:g} to {high:g}"
+                yield f"seed {run.seed}: {name} is {value:g}, and its samples {samples} say {told}"
+
+
+def _mean_of(samples: str | list[float]) -> tuple[float, float]:
+    """Between what the mean of samples lies: of answers, 0 or 1, it is known; others may have weights."""
+    if isinstance(samples, str):
+        mean = rounded(samples.count("1") / len(samples)) if samples and set(samples) <= set("01") else None
+        return (-TOO_LARGE, TOO_LARGE) if mean is None else (mean, mean)
+    return (min(samples), max(samples)) if samples else (-TOO_LARGE, TOO_LARGE)
 
 
 def _problems_of_witness(witness: Witness) -> Iterator[str]:
@@ -514,7 +578,7 @@ def _problems_of_parts(baseline: Baseline) -> Iterator[str]:
 
 def _problems_of(place: str, values: Mapping[str, Any], metrics: Mapping[str, Metric]) -> Iterator[str]:
     for name, value in values.items():
-        if reason := problem(value, metrics[name].kind if name in metrics else None):
+        if reason := problem_of(metrics.get(name), value):
             yield f"{place}{name} {reason}"
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
+import stat
 import tempfile
+import time
 from argparse import ArgumentTypeError
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from types import UnionType
@@ -18,11 +22,17 @@ T = TypeVar("T")
 
 # Beyond any measurement, and still a float: a larger integer cannot even be divided.
 TOO_LARGE = 1e300
+# More seeds than anyone will train.
+MOST_SEEDS = 10_000
 # Characters of a written line, and of a value in a message.
 LINE = 120
 SHORT = 60
 # Levels of a written file whose dictionaries have a key per line.
 SPREAD = 3
+# Bytes of a file's name: most file systems take 255, and while it is written a file has 14 more.
+LONGEST_NAME = 240
+# Seconds after which nobody is still writing a file.
+_STALE_S = 60
 
 
 class InputError(ValueError, ArgumentTypeError):
@@ -43,23 +53,65 @@ def positive(text: object) -> int:
     return number
 
 
+def stands(path: Path) -> bool:
+    """Whether anything has this name, be it a link that leads nowhere: what cannot be read is not missing."""
+    return os.path.lexists(path)
+
+
+def resolved(path: Path) -> Path:
+    """The absolute path without links. Raises InputError for links in a circle, and names too long for a file."""
+    try:
+        return _followed(path)
+    except OSError as error:
+        raise InputError(f"{str(path)[:LINE]}: {error.strerror}") from error
+
+
+def _followed(path: Path) -> Path:
+    try:
+        found = path.resolve()
+        circle = stat.S_ISLNK(os.lstat(found).st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return found
+    except (RuntimeError, ValueError) as error:  # an older Python's error of a circle; that of a name with a NUL
+        raise OSError(errno.EINVAL, str(error)) from error
+    if circle:
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+    return found
+
+
+def require_plain(path: Path) -> None:
+    """Raise InputError for what is there and no file: a pipe would be waited for, a device be read without end."""
+    try:
+        plain = path.is_file() or not path.exists()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+    if not plain:
+        raise InputError(f"{path}: is a {'folder' if path.is_dir() else 'pipe or a device'}, expected a file")
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in `path`.
 
-    Raises InputError when the file is missing, unreadable, no JSON, not an object, names a key twice, or holds NaN,
-    an infinity or what is as good as one (a comparison with NaN is always false, hence a silent pass).
+    Raises InputError when the file is missing, unreadable, no file, no JSON, not an object, names a key twice, holds
+    half a character, or holds NaN, an infinity or what is as good as one (a comparison with NaN is always false, hence
+    a silent pass).
     """
+    require_plain(path)
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read: {error}") from error
     try:
         value = json.loads(text, object_pairs_hook=_unique_keys)
+        if "\\u" in text:
+            json.dumps(value, ensure_ascii=False).encode()
         key = _not_finite(value)
     except json.JSONDecodeError as error:
         raise InputError(f"{path}: no valid JSON: {error.msg} (line {error.lineno}, column {error.colno})") from error
     except RecursionError as error:
         raise InputError(f"{path}: nested too deeply") from error
+    except UnicodeEncodeError as error:
+        raise InputError(f"{path}: holds half a character, {error.object[error.start]!a}") from error
     except ValueError as error:
         raise InputError(f"{path}: {error}") from error
     if key is not None:
@@ -67,6 +119,37 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise InputError(f"{path}: expected a JSON object, found {type(value).__name__}")
     return value
+
+
+def require_name(what: str, name: str) -> None:
+    """Raise InputError for a name that a file or folder cannot have, or that would lead out of its folder."""
+    if name in ("", ".", "..") or set(name) & set("/\\") or not name.isprintable():
+        raise InputError(f"{what}: {name!r} cannot be part of a file name")
+    if len(name.encode()) > LONGEST_NAME:
+        raise InputError(f"{what}: {name[:SHORT]!r} and more is too long for a file name; shorten it")
+
+
+def require_writable(named: str, folder: Path) -> None:
+    """Raise InputError where nothing can be written below `folder`: before the work, and not after it.
+
+    named: how the message calls it.
+    """
+    try:
+        folder = _followed(folder)
+        place = next(place for place in (folder, *folder.parents) if place.exists())
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        raise InputError(f"{named}: cannot be written: {error.strerror}") from error
+
+
+def require_writable_file(named: str, file: Path) -> None:
+    """The same for a file."""
+    try:
+        require_plain(file)
+    except InputError as error:
+        raise InputError(f"{named}: cannot be written: {str(error).removeprefix(f'{file}: ')}") from error
+    require_writable(named, file.parent)
 
 
 def converted(source: Path | str, value: Any, kind: type[T], place: str = "") -> T:
@@ -128,14 +211,56 @@ def write_json(path: Path, value: dict[str, Any], spread: int = SPREAD) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` to `path` atomically, creating its folder."""
+    """Write `text` to `path` atomically, creating its folder. Raises InputError where that cannot be done."""
     write_file(path, text.encode())
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Write `content` to `path` atomically, creating its folder."""
+    """Write `content` to `path` atomically, creating its folder. Raises InputError where that cannot be done."""
+    write_files({path: content})
+
+
+def write_files(contents: Mapping[Path, bytes]) -> None:
+    """Write several files, all or none: each atomically, and none before all are on the disk.
+
+    Raises InputError, naming the file, where one cannot be written; then all are as they were.
+    """
+    temporaries: dict[Path, str] = {}
+    replaced: dict[Path, bytes | None] = {}
+    path = Path()
+    try:
+        for path, content in contents.items():
+            require_plain(path)
+            temporaries[path] = _temporary(path, content)
+        for path in contents:
+            old = path.read_bytes() if path.exists() else None
+            os.replace(temporaries[path], path)
+            del temporaries[path]
+            replaced[path] = old
+    except OSError as error:
+        _put_back(replaced)
+        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
+    finally:
+        for temporary in temporaries.values():
+            os.unlink(temporary)
+
+
+def _put_back(replaced: Mapping[Path, bytes | None]) -> None:
+    for path, old in replaced.items():
+        if old is None:
+            path.unlink()
+        else:
+            write_file(path, old)
+
+
+def _temporary(path: Path, content: bytes) -> str:
+    """A file beside `path` with this content, on the disk. Removes those that a killed process left there."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    prefix, suffix = f".{path.name}.", ".tmp"
+    for name in os.listdir(path.parent):
+        if name.startswith(prefix) and name.endswith(suffix):
+            _remove_stale(path.parent / name)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=prefix, suffix=suffix)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
@@ -145,10 +270,16 @@ def write_file(path: Path, content: bytes) -> None:
         umask = os.umask(0)
         os.umask(umask)
         os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, path)
     except BaseException:
         os.unlink(temporary)
         raise
+    return temporary
+
+
+def _remove_stale(file: Path) -> None:
+    with contextlib.suppress(OSError):  # another process may be faster
+        if time.time() - file.stat().st_mtime > _STALE_S:
+            file.unlink()
 
 
 def format_json(value: Any, spread: int = SPREAD, indent: str = "", column: int = 0) -> str:

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pytest_peftbench.results.files import InputError, converted
+from pytest_peftbench.results.files import LINE, InputError, converted, require_name
 from pytest_peftbench.results.metrics import Value
 
 SCHEMA_VERSION = 3
@@ -49,9 +49,17 @@ class CaseId:
         """The fields; `kind` only where there is one."""
         return {name: value for name, value in asdict(self).items() if value or name != "kind"}
 
-    def folder(self, root: Path) -> Path:
-        """Where files about the cases of this kind, task and base model lie below `root`."""
-        return root / self.kind / self.task / self.base_model
+    def file(self, root: Path) -> Path:
+        """`<root>/<task>/<base model>/<method>--<name>.json`; a kind comes before the task, if the case has one.
+
+        Raises InputError when two cases could share the file, or when it would lie outside of its folder.
+        """
+        for part in (self.task, self.base_model, self.method, self.name, self.kind or "-"):
+            require_name(f"case {self}"[:LINE], part)
+        if "--" in self.method:
+            raise InputError(f"case {self}: '--' separates method and name, so method {self.method!r} cannot hold it")
+        require_name(f"case {self}"[:LINE], f"{self.stem}.json")
+        return root / self.kind / self.task / self.base_model / f"{self.stem}.json"
 
 
 @dataclass(frozen=True)

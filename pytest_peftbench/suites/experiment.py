@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
-from pytest_peftbench.results.files import InputError
+from pytest_peftbench.results.files import InputError, converted, read_json, require_name
 from pytest_peftbench.results.result import CaseId
 from pytest_peftbench.tasks.config import TINY, Place, TrainConfig
 from pytest_peftbench.tasks.registry import spec_of
@@ -16,6 +16,7 @@ DEFAULTS_FILE = "default_training_params.json"
 PARAMS_FILE = "training_params.json"
 ADAPTER_FILE = "adapter_config.json"
 MARGINS_FILE = "margins.json"
+WEIGHTS_FILE = "adapter_model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,46 @@ class Experiment:
         """The marker that selects this experiment's method: `peft_lora`."""
         return "peft_" + "".join(c if c.isalnum() else "_" for c in self.case.method)
 
+    def located(self, problem: object) -> str:
+        """`file: key: what` of a problem `key: what`; of another, the experiment's folder stands before it."""
+        key = str(problem).partition(":")[0]
+        if hasattr(self.train, key):
+            return f"{self.file_of(key)}: {problem}"
+        return str(problem) if str(self.path) in str(problem) else f"{self.path}: {problem}"
+
+    def file_of(self, key: str) -> Path:
+        """The file that a training parameter is from: the experiment's own, or that of the suite's defaults."""
+        own = self.path / PARAMS_FILE
+        if len(self.path.parents) < 3 or (own.exists() and key in read_json(own)):  # the first: of no suite
+            return own
+        return self.suite / DEFAULTS_FILE
+
     def definition(self) -> dict[str, Any]:
         """What the experiment's files define, without the machine it runs on: part of the case version."""
         return {"train": asdict(self.train), "adapter": self.adapter, "files": self.files}
+
+
+def expert_folders(adapter: dict[str, Any], path: Path) -> dict[str, Path]:
+    """The folders of the adapters that an adapter is made of, as X-LoRA's key `adapters` names them; none for others.
+
+    path: the experiment's folder, which they lie in. Names are our own, counted up from 0: PEFT makes paths of them.
+    Raises InputError for what is no folder of an adapter in the experiment's folder.
+    """
+    file = path / ADAPTER_FILE
+    names = converted(file, adapter.get("adapters", {}), dict[str, str], "adapters")
+    if "adapters" in adapter and not names:
+        raise InputError(f"{file}: adapters: names no adapter; give each a name and a folder")
+    for name, folder in names.items():
+        parts = PurePath(folder).parts
+        if not parts or ".." in parts or PurePath(folder).is_absolute():
+            raise InputError(
+                f"{file}: adapters.{name}: {folder!r} leads out of the experiment; name a folder in it, as experts/0"
+            )
+        for part in parts:
+            require_name(f"{file}: adapters.{name}", part)
+        if not (path / folder / ADAPTER_FILE).is_file():
+            raise InputError(f"{file}: adapters.{name}: folder {folder!r} of the experiment holds no {ADAPTER_FILE}")
+        weights = [item.name for item in sorted((path / folder).glob("adapter_model.*")) if item.name != WEIGHTS_FILE]
+        if weights:
+            raise InputError(f"{path / folder / weights[0]}: weights are read from {WEIGHTS_FILE} alone; save them so")
+    return {str(number): path / folder for number, folder in enumerate(names.values())}

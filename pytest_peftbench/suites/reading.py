@@ -7,7 +7,10 @@ holds `adapter_config.json`, `training_params.json`, or both (without the first:
 from __future__ import annotations
 
 import ast
+import difflib
 import importlib.util
+import os
+from collections.abc import Collection
 from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
@@ -15,10 +18,18 @@ from typing import Annotated, Any
 
 from msgspec import Meta
 
-from pytest_peftbench.results.files import InputError, converted, read_json
+from pytest_peftbench.results.files import InputError, converted, read_json, require_plain, resolved, stands
 from pytest_peftbench.results.metrics import METRICS
 from pytest_peftbench.results.result import CaseId
-from pytest_peftbench.suites.experiment import ADAPTER_FILE, DEFAULTS_FILE, MARGINS_FILE, PARAMS_FILE, Experiment
+from pytest_peftbench.suites.experiment import (
+    ADAPTER_FILE,
+    DEFAULTS_FILE,
+    MARGINS_FILE,
+    PARAMS_FILE,
+    WEIGHTS_FILE,
+    Experiment,
+    expert_folders,
+)
 from pytest_peftbench.tasks.config import TrainConfig
 from pytest_peftbench.tasks.registry import spec_of, specs
 
@@ -29,10 +40,23 @@ class _Adapter:
 
 
 def find_suites(root: Path) -> list[Path]:
-    """The suites in `root` (itself, or at any depth below), sorted. Raises InputError when `root` is no folder."""
-    if not root.is_dir():
+    """The suites in `root` (itself, or at any depth below), sorted.
+
+    Raises InputError when `root` is no folder, and where experiments of a task lack the suite's defaults.
+    """
+    if not resolved(root).is_dir():
         raise InputError(f"{root}: no such folder; a suite is a folder with {DEFAULTS_FILE} and experiments/")
-    return sorted(path.parent for path in root.rglob(DEFAULTS_FILE))
+    suites, others = [], []
+    for above, folders, files in os.walk(root):  # not by `rglob`, which passes over a link that leads nowhere
+        if DEFAULTS_FILE in (*folders, *files):
+            suites.append(Path(above))
+        elif "experiments" in folders:
+            others.append(Path(above))
+    for suite in others:
+        if {suite.name, suite.parent.name} & specs().keys():
+            for file in sorted(suite.glob(f"experiments/*/*/{ADAPTER_FILE}")):
+                raise InputError(f"{suite}: lacks {DEFAULTS_FILE}, so {file} and others would be passed over")
+    return sorted(suites)
 
 
 def read_suite(suite: Path) -> list[Experiment]:
@@ -50,18 +74,36 @@ def read_suite(suite: Path) -> list[Experiment]:
     # for the check alone: a value stays as the file has it, 1 for a number with a point too
     converted(default_file, defaults, config_type)
     base_model = base_model or Path(config_type(**defaults).model_id).name
-    for name in (ADAPTER_FILE, PARAMS_FILE):
-        for file in sorted((suite / "experiments").glob(f"*/{name}")):
-            raise InputError(f"{file}: would be passed over; move it down, to experiments/<method>/<name>/{name}")
-    folders = sorted(path for path in (suite / "experiments").glob("*/*") if path.is_dir())
+    for file in sorted(suite.glob("*")):
+        meant = difflib.get_close_matches(file.name, [DEFAULTS_FILE, MARGINS_FILE], cutoff=0.8)
+        if meant and file.name not in meant:
+            raise InputError(f"{file}: would be passed over; rename it {meant[0]}, or give it another name")
+    folders = [folder for method in _folders(suite / "experiments") for folder in _folders(method)]
     if not folders:
         raise InputError(f"{suite}: holds no experiment, which is a folder experiments/<method>/<name>/")
     return [_read_experiment(path, task, base_model, config_type, defaults) for path in folders]
 
 
+def _folders(above: Path) -> list[Path]:
+    """The folders in one, sorted. Raises InputError for anything else but notes: a broken link, a file too high."""
+    found = sorted(path for path in above.glob("*") if not _is_note(path))
+    for path in found:
+        if not path.is_dir():
+            raise InputError(
+                f"{path}: is no folder and would be passed over; an experiment is a folder "
+                f"experiments/<method>/<name>/ with {ADAPTER_FILE} or {PARAMS_FILE}"
+            )
+    return found
+
+
+def _is_note(path: Path) -> bool:
+    """Whether it is for people alone: a hidden file, or a text that does not have the name of a JSON file."""
+    return path.name.startswith(".") or (path.suffix in (".md", ".txt") and ".json" not in path.name)
+
+
 def _task_of(suite: Path) -> tuple[str, str | None]:
     """Task and, where a folder of its own names it, base model of a suite."""
-    suite = suite.resolve()
+    suite = resolved(suite)
     if suite.name in specs():
         return suite.name, None
     if suite.parent.name in specs():
@@ -76,12 +118,22 @@ def _read_experiment(
     path: Path, task: str, base_model: str, config_type: type[TrainConfig], defaults: dict[str, Any]
 ) -> Experiment:
     adapter_file, params_file = path / ADAPTER_FILE, path / PARAMS_FILE
-    if not adapter_file.exists() and not params_file.exists():
+    adapter = _read_adapter(adapter_file) if stands(adapter_file) else None
+    experts = expert_folders(adapter or {}, path).values()
+    ours = (adapter_file, params_file, path / MARGINS_FILE)
+    experts_files = [folder / name for folder in experts for name in (ADAPTER_FILE, WEIGHTS_FILE)]
+    _require_known(path, [*ours, *experts_files])
+    if adapter is None and not stands(params_file):
         raise InputError(
             f"{path}: holds neither {ADAPTER_FILE} (a PEFT method) nor {PARAMS_FILE} (full fine-tuning); "
             "add one or remove the folder"
         )
-    params = read_json(params_file) if params_file.exists() else {}
+    if adapter is None and _letters(path.parent.name) in map(_letters, peft_types()):
+        raise InputError(
+            f"{path}: holds no {ADAPTER_FILE}, so it would be full fine-tuning under the name of a method; add it, or "
+            "move the folder to experiments/full-finetuning/"
+        )
+    params = read_json(params_file) if stands(params_file) else {}
     strange = _unknown(config_type, params)
     unknown = [_unknown_param(config_type, key, params_file) for key in strange]
     params = {key: value for key, value in params.items() if key not in strange}
@@ -91,21 +143,37 @@ def _read_experiment(
         raise InputError(
             f"{params_file if problem.split(':')[0] in params else path.parents[2] / DEFAULTS_FILE}: {problem}"
         )
-    adapter = _read_adapter(adapter_file) if adapter_file.exists() else None
     unknown += _unknown_type(adapter, adapter_file)
     margins = {**_read_margins(path.parents[2]), **_read_margins(path)}
-    ours = (adapter_file, params_file, path / MARGINS_FILE)
-    others = [file for file in sorted(path.rglob("*.json")) if file not in ours]
+    others = sorted({folder / ADAPTER_FILE for folder in experts})
     files = {file.relative_to(path).as_posix(): read_json(file) for file in others}
     case = CaseId(task, base_model, path.parent.name, path.name)
+    try:
+        case.file(path)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
     return Experiment(
         case, path, train, adapter, files, seeds=(train.seed,), margins=margins, problem="\n".join(unknown)
     )
 
 
+def _require_known(folder: Path, known: Collection[Path]) -> None:
+    """Raise InputError for a file that nobody would read, and for what is no file: a typo changes the meaning."""
+    for file in sorted(folder.rglob("*")):
+        if file in known:
+            require_plain(file)
+        elif not file.is_dir() and not _is_note(file):
+            names = ", ".join(sorted({item.relative_to(folder).as_posix() for item in known}))
+            raise InputError(f"{file}: is no file of an experiment, here {names}; correct its name or remove it")
+
+
+def _letters(name: str) -> str:
+    return "".join(filter(str.isalnum, name)).lower()
+
+
 def _read_margins(folder: Path) -> dict[str, float]:
     file = folder / MARGINS_FILE
-    margins = read_json(file) if file.exists() else {}
+    margins = read_json(file) if stands(file) else {}
     known = [metric.name for metric in METRICS.values() if metric.lane in ("quality", "noisy")]
     for name in margins:
         if name not in known:

@@ -5,14 +5,24 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, ClassVar, Literal
+
+from pytest_peftbench.results.files import MOST_SEEDS, InputError, require_name
 
 Dtype = Literal["float32", "float16", "bfloat16", "int8", "int4"]
 FloatDtype = Literal["float32", "float16", "bfloat16"]
 QUANTISED = ("int8", "int4")
 # The model_id of a base model that comes with the package.
 TINY = "tiny"
+# The highest seed that NumPy takes, less the further ones that a run may count up to.
+MOST_SEED = 2**32 - 1 - MOST_SEEDS
+# Classes of torch.optim that no training loop of this kind can use.
+_UNUSABLE = {
+    "LBFGS": "calls the loss again in each step",
+    "SparseAdam": "takes sparse gradients alone",
+    "Optimizer": "is the class that optimizers are made from",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,9 +73,24 @@ class TrainConfig:
         if self.grad_norm_clip < 0:
             yield f"grad_norm_clip: must be at least 0 (0 clips nothing), is {self.grad_norm_clip}"
         yield from self._below(0, "seed")
+        if self.seed > MOST_SEED:
+            yield f"seed: must be at most {MOST_SEED}, is {self.seed}"
+        yield from self._nameless("model_id")
+        if self.optimizer_type in _UNUSABLE:
+            yield f"optimizer_type: {self.optimizer_type!r} {_UNUSABLE[self.optimizer_type]}; choose another"
         lr: object = self.optimizer_kwargs.get("lr")
         if isinstance(lr, bool) or not isinstance(lr, (int, float)) or not lr > 0:
             yield f"optimizer_kwargs: needs a learning rate 'lr' greater than 0, has {lr!r}"
+
+    def _nameless(self, *keys: str) -> Iterator[str]:
+        """Of ids of models and data sets, which name folders; the last part is the folder's below --peft-models."""
+        for key in keys:
+            path = PurePath(getattr(self, key))
+            try:
+                for name in (path.name, *(part for part in path.parts if part not in (path.anchor, "..", "."))):
+                    require_name(key, name)
+            except InputError as error:
+                yield str(error)
 
     def _below(self, limit: int, *keys: str) -> Iterator[str]:
         for key in keys:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pytest_peftbench.results.files import InputError
+from pytest_peftbench.results.files import InputError, require_plain
 from pytest_peftbench.results.words import first_line
 from pytest_peftbench.tasks.config import TINY, Place
 
@@ -56,8 +56,9 @@ def embedded_data(dataset_id: str, folder: Path) -> Source:
 
 
 def _source(kind: Kind, name: str, root: Path | None) -> Source:
-    if Path(name).is_dir():
-        return Source(kind, name, Path(name))
+    with suppress(OSError):  # of a name that is too long for a folder
+        if Path(name).is_dir():
+            return Source(kind, name, Path(name))
     return Source(kind, name, None if root is None else root / Path(name).name)
 
 
@@ -82,6 +83,9 @@ def _require_folder(source: Source, folder: Path) -> None:
         )
     if source.kind == "model" and not any((folder / name).is_file() for name in _MODEL_FILES):
         raise InputError(f"{source}: holds no {' or '.join(_MODEL_FILES)}; save the model there with save_pretrained")
+    for path in folder.rglob("*"):
+        if not path.is_dir():
+            require_plain(path)
 
 
 def _require_on_hub(source: Source) -> None:
@@ -113,7 +117,7 @@ def _cached(model_id: str) -> bool:
 
 @contextmanager
 def loading(source: Source) -> Iterator[None]:
-    """Whatever of the source is missing while the body loads it is told as an InputError; types are the files' own."""
+    """Whatever keeps the body from loading the source is told as an InputError; types are the files' own."""
     from pytest_peftbench.measure.precision import as_stored
 
     with _worded(source), as_stored():
@@ -122,14 +126,13 @@ def loading(source: Source) -> Iterator[None]:
 
 @contextmanager
 def _worded(source: Source) -> Iterator[None]:
-    from datasets.exceptions import DatasetsError
-    from huggingface_hub.errors import HFValidationError
+    from torch import OutOfMemoryError
 
     try:
         yield
-    except InputError:
+    except (InputError, MemoryError, OutOfMemoryError):
         raise
-    except (OSError, DatasetsError, HFValidationError) as error:
+    except Exception as error:  # the libraries raise what comes: of JSON, of pickle, of safetensors
         raise InputError(f"{source}: {_reason(source, error)}") from error
 
 
@@ -172,6 +175,16 @@ def _way_out(source: Source) -> str:
     return f"pass {_OPTIONS[source.kind]} DIR with a folder {Path(source.id).name} in it"
 
 
+def require_all_weights(source: Source, loading_info: dict[str, Any]) -> None:
+    """Raise InputError where weights were not in the files: the libraries draw such, and do no more than warn.
+
+    loading_info: what `from_pretrained(..., output_loading_info=True)` gives beside the model.
+    """
+    missing = sorted(map(str, [*loading_info["missing_keys"], *loading_info["mismatched_keys"]]))
+    if missing:
+        raise InputError(f"{source}: its files lack {len(missing)} of its weights, or hold others, as {missing[0]}")
+
+
 def load_rows(
     source: Source, name: str | None, split: str, *, limit: int | None = None, columns: tuple[str, ...] = ()
 ) -> Any:
@@ -198,3 +211,15 @@ def load_rows(
         if missing:
             raise InputError(f"{source}: split {split!r} has no column {missing[0]!r}, but {rows.column_names}")
         return rows if limit is None else Dataset.from_list(list(rows.take(limit)))
+
+
+def load_texts(source: Source, name: str | None, split: str, limit: int | None, columns: tuple[str, ...]) -> list[Any]:
+    """The rows of one split as dictionaries, whose `columns` are texts. Raises InputError, naming row and column."""
+    rows: list[Any] = load_rows(source, name, split, limit=limit, columns=columns).to_list()
+    for number, row in enumerate(rows):
+        for column in columns:
+            if not isinstance(row[column], str):
+                raise InputError(
+                    f"{source}: split {split!r}: row {number}: {column}: expected text, found {row[column]!r}"
+                )
+    return rows

@@ -67,6 +67,10 @@ class Task:
         """The task's `Data`."""
         raise NotImplementedError
 
+    def problems(self) -> Iterator[str]:
+        """What of the training parameters does not fit the data, as `key: what` lines: nothing, unless it is told."""
+        yield from ()
+
     def prepare(self, model: nn.Module) -> None:
         """What the task does to a model whose adapter is fresh: nothing, unless it is told otherwise."""
 

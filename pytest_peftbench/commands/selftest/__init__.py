@@ -7,9 +7,9 @@ import os
 from pathlib import Path
 from typing import get_args
 
-from pytest_peftbench.commands.command import Command, require_file, say, tell_progress
+from pytest_peftbench.commands.command import Command, say, tell_progress
 from pytest_peftbench.measure import environment
-from pytest_peftbench.results.files import InputError, positive, write_json
+from pytest_peftbench.results.files import InputError, positive, require_writable_file, write_json
 from pytest_peftbench.results.metrics import Lane
 from pytest_peftbench.suites import find_suites
 
@@ -40,7 +40,7 @@ def _run(options: argparse.Namespace) -> int:
 
     find_suites(options.suite)  # a folder, or a usage error
     if options.json:
-        require_file(f"--json {options.json}", options.json)
+        require_writable_file(f"--json {options.json}", options.json)
     lanes = tuple(get_args(Lane))
     if options.arithmetic == "other":
         _compute_otherwise()

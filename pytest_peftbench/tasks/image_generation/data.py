@@ -190,15 +190,22 @@ def _embed_prompts(pipeline: Any, prompts: list[str], config: ImageTrainConfig, 
     from diffusers.training_utils import offload_models
 
     with offload_models(pipeline.text_encoder, device=device):
-        return {
-            prompt: pipeline.encode_prompt(
-                prompt,
-                device=torch.device(device),
-                max_sequence_length=config.max_sequence_length,
-                text_encoder_out_layers=config.text_encoder_out_layers,
-            )[0][0]
-            for prompt in prompts
-        }
+        try:
+            return {
+                prompt: pipeline.encode_prompt(
+                    prompt,
+                    device=torch.device(device),
+                    max_sequence_length=config.max_sequence_length,
+                    text_encoder_out_layers=config.text_encoder_out_layers,
+                )[0][0]
+                for prompt in prompts
+            }
+        except IndexError as error:
+            layers = pipeline.text_encoder.config.num_hidden_layers
+            raise InputError(
+                f"text_encoder_out_layers: the text encoder has layers 0 to {layers}, not all of "
+                f"{config.text_encoder_out_layers}"
+            ) from error
 
 
 @torch.no_grad()

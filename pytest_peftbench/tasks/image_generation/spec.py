@@ -62,6 +62,7 @@ class ImageTrainConfig(TrainConfig):
         yield from super().problems()
         yield from self._below(1, "resolution", "repeats", "valid_size", "test_size", "num_inference_steps")
         yield from self._below(1, "max_sequence_length")
+        yield from self._nameless("dataset_id", "dino_model_id")
         for key in ("text_encoder_out_layers", "drift_image_prompts"):
             if not getattr(self, key):
                 yield f"{key}: must not be empty"

@@ -73,9 +73,13 @@ class ImageGeneration(Task):
         source = hub.model_source(place, config.model_id, EMBEDDED / "model")
         hub.require(source)
         with hub.loading(source):
-            model: nn.Module = Flux2Transformer2DModel.from_pretrained(
-                source.path, subfolder="transformer", torch_dtype=getattr(torch, config.dtype)
+            model, info = Flux2Transformer2DModel.from_pretrained(
+                source.path,
+                subfolder="transformer",
+                torch_dtype=getattr(torch, config.dtype),
+                output_loading_info=True,
             )
+        hub.require_all_weights(source, info)
         return checkpointed(model, config)
 
     @staticmethod

@@ -60,7 +60,7 @@ def load(config: MathTrainConfig, place: Place) -> MathData:
     model = hub.model_source(place, config.model_id, EMBEDDED / "model")
     hub.require(model, *(_source(config, place, hub_id) for hub_id, *_ in _SPLITS.values()))
     rows = {
-        key: hub.load_rows(_source(config, place, hub_id), name, split, limit=limit, columns=columns).to_list()
+        key: hub.load_texts(_source(config, place, hub_id), name, split, limit, columns)
         for key, (hub_id, name, split, limit, columns) in _SPLITS.items()
     }
     tokenizer = _load_tokenizer(model)

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from pytest_peftbench.meta.device import META, made_on_meta
+from pytest_peftbench.results.files import InputError
+from pytest_peftbench.results.words import first_line
 from pytest_peftbench.tasks.config import Place
 from pytest_peftbench.tasks.math_reasoning.data import MathData, Problem
 from pytest_peftbench.tasks.math_reasoning.spec import MathTrainConfig
@@ -46,12 +48,18 @@ class MathShapes(MathReasoning):
     def base_model(self) -> nn.Module:
         from transformers import AutoConfig, AutoModelForCausalLM
 
+        attention = self.config.attn_implementation or "sdpa"
         with made_on_meta(self.config.dtype):
-            model: nn.Module = AutoModelForCausalLM.from_config(
-                AutoConfig.for_model(**self.architecture),
-                dtype=getattr(torch, self.config.dtype),
-                attn_implementation=self.config.attn_implementation or "sdpa",
-            )
+            try:
+                model: nn.Module = AutoModelForCausalLM.from_config(
+                    AutoConfig.for_model(**self.architecture),
+                    dtype=getattr(torch, self.config.dtype),
+                    attn_implementation=attention,
+                )
+            except (ImportError, ValueError) as error:
+                raise InputError(
+                    f"{self.place.source}: attn_implementation {attention!r}: {first_line(error)}"
+                ) from error
         return checkpointed(model, self.config)
 
     def prepare(self, model: nn.Module) -> None:

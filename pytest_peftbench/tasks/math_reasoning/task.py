@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from pytest_peftbench.measure.environment import installed
 from pytest_peftbench.results.files import InputError
 from pytest_peftbench.results.metrics import Value
+from pytest_peftbench.results.words import first_line
 from pytest_peftbench.tasks import hub
 from pytest_peftbench.tasks.config import QUANTISED, Place
 from pytest_peftbench.tasks.math_reasoning.data import CHAR_LIMIT, MathData, Problem, load
@@ -41,15 +42,41 @@ class MathReasoning(Task):
 
         source, options = hub.model_source(place, config.model_id, EMBEDDED / "model"), _weights(config, place)
         hub.require(source)
-        with hub.loading(source):
-            model: nn.Module = AutoModelForCausalLM.from_pretrained(
-                source.path, attn_implementation=config.attn_implementation, **options
-            )
+        try:
+            with hub.loading(source):
+                model, info = AutoModelForCausalLM.from_pretrained(
+                    source.path,
+                    attn_implementation=config.attn_implementation,
+                    output_loading_info=True,
+                    **options,
+                )
+        except InputError as error:
+            if config.attn_implementation is None:
+                raise
+            raise InputError(f"{place.source}: attn_implementation {config.attn_implementation!r}: {error}") from error
+        hub.require_all_weights(source, info)
         return checkpointed(model, config)
 
     @staticmethod
     def load_data(config: MathTrainConfig, place: Place) -> MathData:
         return load(config, place)
+
+    def problems(self) -> Iterator[str]:
+        data, config = self.data, self.config
+        if not data.train:
+            yield f"model_id: its data hold no training text of at most {CHAR_LIMIT} characters"
+        elif config.batch_size > len(data.train):
+            yield f"batch_size: must be at most the number of training texts, {len(data.train)}, is {config.batch_size}"
+        for split in ("valid", "test", "documents"):
+            if not getattr(data, split):
+                yield f"model_id: its data hold nothing for {split}"
+        longest = max((len(problem.prompt) for problem in [*data.valid, *data.test]), default=0)
+        if (limit := config.generation_kwargs.get("max_length")) is not None and limit <= longest:
+            yield f"generation_kwargs: max_length must be above the longest prompt's {longest} tokens, is {limit}"
+        try:
+            self._generation_config(config.generation_kwargs, longest).validate()
+        except (AttributeError, TypeError, ValueError) as error:
+            yield f"generation_kwargs: {first_line(error)}"
 
     def prepare(self, model: nn.Module) -> None:
         """Start a learned prefix from the base model's cache for `init_kv_cache_prefix`, if that is given."""
@@ -66,8 +93,6 @@ class MathReasoning(Task):
     def batches(self, seed: int) -> Iterator[Batch]:
         """Batches of texts of similar length (bucketed), in an order drawn from `seed`, epoch after epoch."""
         train, size = self.data.train, self.config.batch_size
-        if not train:
-            raise InputError(f"{self.place.source}: there is no training text of at most {CHAR_LIMIT} characters")
         generator = random.Random(seed)
         while True:
             order = generator.sample(range(len(train)), len(train))
@@ -130,19 +155,22 @@ class MathReasoning(Task):
 
     def _generate(self, model: nn.Module, batch: Batch, kwargs: dict[str, Any], extra: Extra) -> Tensor:
         """Greedy continuation of the prompts, (batch, new tokens), without the prompts."""
-        from transformers import GenerationConfig
-
         prompt_tokens = batch["input_ids"].shape[1]
-        kwargs = {key: value for key, value in kwargs.items() if value is not None}
-        if {"max_length", "max_new_tokens"} <= kwargs.keys():  # transformers wants one of them: the smaller limit holds
-            kwargs["max_new_tokens"] = min(kwargs["max_new_tokens"], kwargs.pop("max_length") - prompt_tokens)
-        eos, pad = self.data.tokenizer.eos_token_id, self.data.tokenizer.pad_token_id
-        config = GenerationConfig(**{"do_sample": False, "eos_token_id": eos, "pad_token_id": pad, **kwargs})
+        config = self._generation_config(kwargs, prompt_tokens)
         with torch.inference_mode():
             tokens: Tensor = model.generate(  # type: ignore[operator]
                 **batch, **extra(len(batch["input_ids"])), generation_config=config
             )
         return tokens[:, prompt_tokens:]
+
+    def _generation_config(self, kwargs: dict[str, Any], prompt_tokens: int) -> Any:
+        from transformers import GenerationConfig
+
+        kwargs = {key: value for key, value in kwargs.items() if value is not None}
+        if {"max_length", "max_new_tokens"} <= kwargs.keys():  # transformers wants one of them: the smaller limit holds
+            kwargs["max_new_tokens"] = min(kwargs["max_new_tokens"], kwargs.pop("max_length") - prompt_tokens)
+        eos, pad = self.data.tokenizer.eos_token_id, self.data.tokenizer.pad_token_id
+        return GenerationConfig(**{"do_sample": False, "eos_token_id": eos, "pad_token_id": pad, **kwargs})
 
     def _solve(
         self, model: nn.Module, problems: list[Problem], extra: Extra, progress: Progress = silent

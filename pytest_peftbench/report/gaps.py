@@ -1,0 +1,68 @@
+"""What a session set out to compare and did not, and what it left out without being told to."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from pytest_peftbench.report.terminal import Line
+from pytest_peftbench.results.words import first, plural
+
+_MOST = 10
+
+
+@dataclass(frozen=True)
+class Gaps:
+    """Each case or file by name.
+
+    skipped: cases that pytest's `skip` left out. unrun: selected cases that nothing is known of. expected: red cases
+    that are marked xfail. twice: cases that two tests checked. orphans: baselines whose experiment is not there.
+    asked: those of them that `-k` names. untaken: suites that no test takes. selected: how many cases were. measured:
+    whether any of them was. removable: whether orphans may be removed: nothing was left out of the run.
+    """
+
+    skipped: tuple[str, ...] = ()
+    unrun: tuple[str, ...] = ()
+    expected: tuple[str, ...] = ()
+    twice: tuple[str, ...] = ()
+    orphans: tuple[str, ...] = ()
+    asked: tuple[str, ...] = ()
+    untaken: tuple[str, ...] = ()
+    selected: int = 0
+    measured: bool = True
+    removable: bool = False
+
+    def problems(self) -> Iterator[str]:
+        """What the run fails for, though each of its tests passed."""
+        if self.selected and not self.measured and not self.unrun:
+            yield f"none of {plural(self.selected, 'selected case')} was measured, so nothing was compared"
+        if self.unrun:
+            yield f"{plural(len(self.unrun), 'selected case')} never ran: {_names(self.unrun)}"
+        if self.twice:
+            yield f"two tests checked one case, one of them is lost: {_names(self.twice)}"
+        if self.asked:
+            yield f"-k names the case of a baseline whose experiment is not there: {_names(self.asked)}"
+
+    def notes(self) -> Iterator[str]:
+        """What is told beside that, and fails nothing."""
+        if self.skipped:
+            yield f"{plural(len(self.skipped), 'case')} skipped: {_names(self.skipped)}"
+        if self.expected:
+            yield f"{plural(len(self.expected), 'red case')} passed as expected (xfail): {_names(self.expected)}"
+        if self.untaken:
+            yield f"{plural(len(self.untaken), 'suite')} that no test takes: {_names(self.untaken)}"
+        if self.orphans:
+            yield f"{plural(len(self.orphans), 'baseline')} without an experiment: {_names(self.orphans)}"
+
+
+def gap_lines(gaps: Gaps, removing: bool) -> list[Line]:
+    """What closes a session beside its table. removing: whether the run may offer to remove what is left over."""
+    lines: list[Line] = [(note, {"yellow": True}) for note in gaps.notes()]
+    if removing and gaps.orphans and gaps.removable:
+        lines.append((f"to remove them: {shlex.join(['git', 'rm', *gaps.orphans])}", {"yellow": True}))
+    return [*lines, *((f"the run fails: {problem}", {"red": True}) for problem in gaps.problems())]
+
+
+def _names(names: tuple[str, ...]) -> str:
+    return ", ".join(first(list(names), _MOST))
