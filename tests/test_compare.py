@@ -52,11 +52,7 @@ ENVIRONMENT = {
     "accelerator": "none",
 }
 PEAK_TENSORS = {
-    "train_step": {
-        "[128, 128] float32 @ LoHaLayer.get_delta_weight": [4, 262_144],
-        "float32 @ weights": [9, 900],
-        "float32 @ optimizer": [6, 10_956_719],
-    }
+    "train_step": {"[128, 128] float32 @ LoHaLayer.get_delta_weight": [4, 262_144], "float32 @ weights": [9, 900]}
 }
 OPERATORS = {
     "train_step": {
@@ -164,6 +160,7 @@ def test_the_same_measurement_again_is_identical():
 
 def test_a_measurement_is_identical_to_its_own_file(tmp_path):
     result = training(test_accuracy=1 / 2, forgetting=0.1 + 0.2, first_losses=[5.541234567890123])
+    result = replace(result, peak_tensors={})  # those of this page are no whole peak
     write(from_result(result), tmp_path / "x.json")
 
     assert held(result, read(tmp_path / "x.json")).verdict == "identical"
@@ -885,9 +882,9 @@ def test_a_byte_more_in_the_base_model_of_the_same_environment_is_red():
 
 @pytest.mark.parametrize("count", [0, -1])
 def test_a_counter_that_counts_nothing_any_more_is_no_improvement(count):
-    verdict = against(measuring(train_step__calls=count), a_result())
+    verdict = against(measuring(train_step__flops=count), a_result())
 
-    assert found(verdict, "train_step.calls").verdict == ("regressed" if count == 0 else "failed")
+    assert found(verdict, "train_step.flops").verdict == ("regressed" if count == 0 else "failed")
     assert not is_green(verdict)
 
 

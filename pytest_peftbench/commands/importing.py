@@ -17,7 +17,15 @@ from typing import Any
 
 from pytest_peftbench.commands.command import Command, say
 from pytest_peftbench.compare.imported import MARK
-from pytest_peftbench.results.baseline import Baseline, baseline_path, from_result, read, rounded, write_all
+from pytest_peftbench.results.baseline import (
+    Baseline,
+    baseline_path,
+    from_result,
+    read,
+    require_usable,
+    rounded,
+    write_all,
+)
 from pytest_peftbench.results.files import InputError, converted, read_json, require_writable, resolved, stands
 from pytest_peftbench.results.metrics import Value
 from pytest_peftbench.results.result import CaseId, Result, SeedRun
@@ -102,7 +110,7 @@ def import_results(folder: Path, out: Path, replace_measured: bool, say: Callabl
             continue
         baseline = read_result(file, data)
         try:
-            baseline_path(out, baseline.case)
+            require_usable(baseline, baseline_path(out, baseline.case))
         except InputError as error:
             raise InputError(f"{file}: {error}") from error
         first, _ = baselines.setdefault(baseline.case, (file, baseline))

@@ -210,9 +210,9 @@ def write_recorded(item: pytest.Item, report: pytest.TestReport) -> None:
         path = baseline_path(item.config.stash[SETTINGS].baselines, baseline.case)
         try:
             write(baseline, path)
-        except OSError as error:
-            reason = f"baseline not written: {error_line(error)}"
-            report.outcome, report.longrepr = "failed", f"{path}: {reason}"
+        except InputError as error:
+            reason = f"baseline not written: {error}"
+            report.outcome, report.longrepr = "failed", reason
             verdict = CaseVerdict(baseline.case, (Finding.of("case", "failed", reason),))
             report.peftbench = CaseOutcome(verdict, checked=True).to_json()  # type: ignore[attr-defined]
 

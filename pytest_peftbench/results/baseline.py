@@ -578,6 +578,8 @@ def _problems_of_parts(baseline: Baseline) -> Iterator[str]:
 
 def _problems_of(place: str, values: Mapping[str, Any], metrics: Mapping[str, Metric]) -> Iterator[str]:
     for name, value in values.items():
+        if not name:
+            yield f"{place} holds a figure without a name"
         if reason := problem_of(metrics.get(name), value):
             yield f"{place}{name} {reason}"
 
