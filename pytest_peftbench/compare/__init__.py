@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from pytest_peftbench.compare import imported
-from pytest_peftbench.compare.comparable import another_case, nothing_compared, unusable
+from pytest_peftbench.compare.comparable import another_case, no_reference, nothing_compared, unusable
 from pytest_peftbench.compare.comparison import Comparison, ordered, with_margins
 from pytest_peftbench.compare.diff import diff_lines
 from pytest_peftbench.compare.environment import drifted, environment_drift, environment_note
@@ -67,7 +67,7 @@ def _findings(
     bad = unusable(obtained, metrics)
     if baseline is None:
         return [*bad.values(), Finding.of("case", "no baseline", "nothing to compare with")], []
-    if reason := imported.why_not(result, baseline) if baseline.imported else _why_not(obtained, baseline, metrics):
+    if reason := imported.why_not(result, baseline) if baseline.imported else _why_not(obtained, baseline):
         return [*bad.values(), Finding.of("case", "not comparable", reason)], []
     comparison = Comparison.of(*imported.matched(result, baseline), metrics, tests)
     names = ordered({*comparison.names(), *bad}, metrics)
@@ -75,15 +75,16 @@ def _findings(
     # an imported baseline holds neither counters nor bits, the figures that drift
     drift = [] if baseline.imported else environment_drift(comparison)
     told = [] if baseline.imported else witnessed(comparison)
-    whole = [*nothing_compared(findings), *told, *([drifted(comparison, drift)] if drift else [])]
+    moved = [drifted(comparison, drift)] if drift else []
+    whole = [*nothing_compared(findings), *told, *no_reference(comparison), *moved]
     return [*whole, *findings], drift
 
 
-def _why_not(obtained: Baseline, baseline: Baseline, metrics: Mapping[str, Metric]) -> str:
+def _why_not(obtained: Baseline, baseline: Baseline) -> str:
     """Why a result cannot be held against a baseline at all; empty where it can be."""
     if reason := another_case(obtained, baseline):
         return reason
-    told = disagreement(baseline, metrics)
+    told = disagreement(baseline)
     return f"the baseline contradicts itself: {told}; restore it, or record it anew" if told else ""
 
 

@@ -18,7 +18,7 @@ from pytest_peftbench.compare.environment import DRIFTING, differences
 from pytest_peftbench.compare.verdicts import Finding, Verdict
 from pytest_peftbench.compare.witness import says
 from pytest_peftbench.results import words
-from pytest_peftbench.results.baseline import Baseline, problem, problem_of
+from pytest_peftbench.results.baseline import Baseline, problem, problem_of, problem_of_sample
 from pytest_peftbench.results.metrics import Lane, Metric, Value
 
 # Lanes in which every case that has them has always had some metric. A new version adds one more to them; a baseline
@@ -47,7 +47,7 @@ def unusable(obtained: Baseline, metrics: Mapping[str, Metric]) -> dict[str, Fin
                 reasons.setdefault(name, reason + for_seeds([seed]))
     for run in obtained.seeds:
         for name, sample in run.samples.items():
-            if reason := problem(sample):
+            if reason := problem_of_sample(sample):
                 reasons.setdefault(f"samples.{name}", reason + for_seeds([run.seed]))
     return {name: Finding(name, "failed", reason=reason) for name, reason in reasons.items()}
 
@@ -60,6 +60,13 @@ def nothing_compared(findings: Collection[Finding]) -> list[Finding]:
     if "not recorded yet" in told and told <= {"not recorded yet", "environment drift"}:
         return [Finding.of("case", "missing metric", "nothing was compared; update the baseline")]
     return []
+
+
+def no_reference(comparison: Comparison) -> list[Finding]:
+    """The finding about a base model whose own figures vanished: nobody can tell whether it is the one it was."""
+    if comparison.expected.base is None or comparison.obtained.base is not None:
+        return []
+    return [Finding.of("base model", "missing metric", "its own figures vanished; the baseline holds them")]
 
 
 def incomparable(comparison: Comparison, name: str) -> Finding | None:

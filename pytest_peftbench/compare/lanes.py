@@ -14,8 +14,8 @@ from pytest_peftbench.compare.quality import quality
 from pytest_peftbench.compare.verdicts import SEVERITY, Finding, Verdict
 from pytest_peftbench.compare.witness import may_be_rounding, says, who_lacks
 from pytest_peftbench.results import words
-from pytest_peftbench.results.baseline import problem, within_margin
-from pytest_peftbench.results.metrics import PEAK_PARTS, Metric, Value
+from pytest_peftbench.results.baseline import problem, rounded, within_margin
+from pytest_peftbench.results.metrics import COUNTED, PEAK_PARTS, Metric, Value
 from pytest_peftbench.results.result import BaseReference
 
 MAX_TENSORS = 10
@@ -45,13 +45,21 @@ def compare_metric(comparison: Comparison, name: str) -> Finding:
 
 
 def exact(comparison: Comparison, metric: Metric) -> Finding:
-    """Equal; where a counter is not, the operators or tensors behind it."""
-    finding = worst_of_seeds(metric, *comparison.values(metric.name))
+    """Equal; where a counter is not, the operators or tensors behind it. One that counts nothing any more is red."""
+    ours, theirs = comparison.values(metric.name)
+    finding = worst_of_seeds(metric, ours, theirs)
+    if finding.verdict == "improved" and _vanished(metric, ours):
+        return replace(finding, verdict="regressed", reason="nothing was counted")
     if finding.verdict == "identical" or finding.details:
         return finding
     if _rounded_otherwise(comparison, metric, finding):
         return replace(finding, verdict="same to rounding", reason="in another environment, and the witness agrees")
     return replace(finding, details=causes(comparison, metric.name))
+
+
+def _vanished(metric: Metric, ours: BySeed) -> bool:
+    """Whether a count or time is zero that cannot be; a part of a peak may."""
+    return metric.unit in COUNTED and not metric.name.endswith(PEAK_PARTS) and not all(ours.values())
 
 
 def _rounded_otherwise(comparison: Comparison, metric: Metric, finding: Finding) -> bool:
@@ -142,8 +150,6 @@ def equal(metric: Metric, obtained: Value, expected: Value) -> Finding:
         return _changed_entries(metric, "regressed", obtained, expected)
     if not isinstance(obtained, (int, float)) or not isinstance(expected, (int, float)):
         return Finding.between(metric, "regressed", obtained, expected, "must be equal")
-    if obtained <= 0 < expected and not metric.name.endswith(PEAK_PARTS):
-        return Finding.between(metric, "regressed", obtained, expected, "nothing was counted")
     side = _side(metric, obtained, expected)
     return Finding.between(metric, side, obtained, expected, "must be equal" if side == "regressed" else "")
 
@@ -230,6 +236,8 @@ def noisy(comparison: Comparison, metric: Metric) -> Finding:
     """The mean over the seeds has a margin, and a direction beyond it; a time's whole interval must lie beyond it."""
     ours, theirs = comparison.values(metric.name)
     obtained, expected = average(ours), average(theirs)
+    if _vanished(metric, ours):
+        return Finding.between(metric, "regressed", obtained, expected, "nothing was measured")
     if metric.interval and metric.name not in comparison.obtained.intervals:
         reason = f"measured without its interval, {metric.interval}"
         return Finding(metric.name, "cannot tell", *words.figures(metric, obtained, expected), reason=reason)
@@ -251,8 +259,8 @@ def _by_interval(metric: Metric, obtained: float, expected: float, interval: Val
     if interval == []:
         return Finding.between(metric, "cannot tell", obtained, expected, "too few blocks without throttling")
     ends = interval if isinstance(interval, list) and not problem(interval, "list") else []
-    if len(ends) != 2 or not ends[0] <= ends[1]:
-        reason = f"its interval is {interval}, expected [low, high]"
+    if len(ends) != 2 or not rounded(ends[0]) <= obtained <= rounded(ends[1]):
+        reason = f"its interval is {interval}, expected [low, high] around it"
         return Finding.between(metric, "failed", obtained, expected, reason)
     best, worst = ends if metric.direction == "lower" else reversed(ends)
     beyond = {end: "" if within_margin(metric, end, expected) else _side(metric, end, expected) for end in ends}

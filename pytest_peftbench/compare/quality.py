@@ -31,6 +31,8 @@ def quality(comparison: Comparison, metric: Metric) -> Finding:
     before, after = _samples(comparison, metric)
     if before.keys() != after.keys():
         return _samples_missing(metric, before, after)
+    if unlike := [seed for seed in before if len(before[seed]) != len(after[seed])]:
+        return _samples_unlike(metric, before[unlike[0]], after[unlike[0]], unlike)
     old, new = _numbers(theirs), _numbers(ours)
     obtained, expected = mean(new), mean(old)
     if new and new == old and comparison.same_samples():
@@ -98,6 +100,12 @@ def _samples_missing(metric: Metric, before: _Samples, after: _Samples) -> Findi
     if vanished := before.keys() - after.keys():
         reason = f"its samples, {metric.samples}, vanished{for_seeds(vanished)}"
     return Finding(metric.name, "missing metric", reason=reason if vanished else f"{reason}; update the baseline")
+
+
+def _samples_unlike(metric: Metric, before: stats.Sample, after: stats.Sample, seeds: Sequence[int]) -> Finding:
+    """Samples that do not pair up: of one case each seed has as many."""
+    reason = f"its samples, {metric.samples}, are {len(after)}, not {len(before)},{for_seeds(seeds)}"
+    return Finding(metric.name, "not comparable", reason=reason)
 
 
 def _probability(

@@ -6,6 +6,8 @@ shows what changed.
 
 from __future__ import annotations
 
+import math
+import statistics
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from itertools import chain
@@ -24,7 +26,7 @@ from pytest_peftbench.results.files import (
     stands,
     write_files,
 )
-from pytest_peftbench.results.metrics import METRICS, Kind, Metric, Value
+from pytest_peftbench.results.metrics import COUNTED, METRICS, PEAK_PARTS, Kind, Metric, Value, by_lane
 from pytest_peftbench.results.result import (
     LEAST_BOUND,
     MOST_BOUND,
@@ -156,11 +158,22 @@ def problem(value: object, kind: Kind | None = None) -> str:
 
 
 def problem_of(metric: Metric | None, value: object) -> str:
-    """Why a metric's value cannot be compared, as `problem`; what counts or times is never below zero."""
+    """Why a metric's value cannot be compared, as `problem`; a count or a time is never below zero, a share below 1."""
     if reason := problem(value, metric.kind if metric else None):
         return reason
-    counts = metric is not None and metric.lane in ("exact", "noisy")
-    return "is negative" if counts and isinstance(value, (int, float)) and value < 0 else ""
+    if metric is None or not isinstance(value, (int, float)):
+        return ""
+    if metric.unit in COUNTED and value < 0:
+        return "is negative"
+    return "is no share, 0 to 1" if metric.unit == "fraction" and not 0 <= value <= 1 else ""
+
+
+def problem_of_sample(sample: object) -> str:
+    """Why samples cannot be compared, as `problem`; text holds an answer a character, 0 or 1."""
+    if reason := problem(sample):
+        return reason
+    strange = sorted(set(sample) - set("01")) if isinstance(sample, str) else []
+    return f"holds {strange[0]!r}, expected 0 and 1" if strange else ""
 
 
 def _compared(values: Mapping[str, Value], metrics: Mapping[str, Metric]) -> dict[str, Value]:
@@ -471,7 +484,9 @@ def _problems(baseline: Baseline, metrics: Mapping[str, Metric]) -> Iterator[str
     yield from _problems_of("metrics.", baseline.metrics, metrics)
     for run in baseline.seeds:
         yield from _problems_of(f"seed {run.seed}: ", run.metrics, metrics)
-        yield from _problems_of(f"seed {run.seed}: ", run.samples, {})
+        for name, sample in run.samples.items():
+            if reason := problem_of_sample(sample):
+                yield f"seed {run.seed}: {name} {reason}"
     seeds = [run.seed for run in baseline.seeds]
     if seeds != sorted(set(seeds)):
         yield f"seeds must be ascending and differ, found {', '.join(map(str, seeds))}"
@@ -480,6 +495,8 @@ def _problems(baseline: Baseline, metrics: Mapping[str, Metric]) -> Iterator[str
     yield from _disagreements(baseline, metrics)
     if baseline.witness is not None:
         yield from _problems_of_witness(baseline.witness)
+    yield from _problems_of_noise(baseline, metrics)
+    yield from _problems_of_parts(baseline)
     if baseline.base is not None:
         yield from _problems_of("base.metrics.", baseline.base.metrics, metrics)
         if reason := problem(baseline.base.losses, "list"):
@@ -529,6 +546,34 @@ def _problems_of_witness(witness: Witness) -> Iterator[str]:
     for name, numbers in witness.quantities.items():
         if reason := problem(numbers, "list"):
             yield f"witness.quantities: {name} {reason}"
+
+
+def _problems_of_noise(baseline: Baseline, metrics: Mapping[str, Metric]) -> Iterator[str]:
+    """Noise that is not that of the seeds' values. That of more seeds than the file holds cannot be recomputed."""
+    held = {name for run in baseline.seeds for name in run.metrics}
+    if baseline.noise and len(baseline.seeds) > 1:
+        lacking = (held & set(by_lane(metrics, "quality"))) - baseline.noise.keys()
+        yield from (f"noise holds no {name}; restore what is missing, or delete it" for name in sorted(lacking))
+    for name, noise in baseline.noise.items():
+        values = [run.metrics[name] for run in baseline.seeds if name in run.metrics]
+        if not values:
+            yield f"noise.{name}: per_seed holds no {name}; restore what is missing, or delete it"
+        elif noise.seeds < len(values):
+            yield f"noise.{name}.seeds is {noise.seeds}, and per_seed holds {len(values)} values"
+        elif noise.seeds == len(values) and name in metrics:
+            sd = rounded(statistics.stdev(float(value) for value in values if isinstance(value, (int, float))))
+            # where the digit before is just between two, another Python rounds it the other way
+            if not math.isclose(noise.sd, sd, rel_tol=2 * 10.0 ** (1 - DIGITS)):
+                yield f"noise.{name}.sd is {noise.sd:g}, that of the values in per_seed is {sd:g}"
+
+
+def _problems_of_parts(baseline: Baseline) -> Iterator[str]:
+    """A peak that is not the sum of its parts, where all of them were counted."""
+    parts = [baseline.metrics.get(f"train_step.{part}") for part in PEAK_PARTS]
+    numbers = [part for part in parts if isinstance(part, (int, float))]
+    peak = baseline.metrics.get("train_step.peak_bytes")
+    if len(numbers) == len(parts) and sum(numbers) != peak:
+        yield f"metrics.train_step.peak_bytes is {peak}, and its parts add up to {sum(numbers)}"
 
 
 def _problems_of(place: str, values: Mapping[str, Any], metrics: Mapping[str, Metric]) -> Iterator[str]:

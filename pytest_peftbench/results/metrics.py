@@ -56,6 +56,9 @@ class Column:
     form: str
 
 
+# Units of what is counted or timed: never below zero.
+COUNTED = frozenset({"FLOP", "calls", "bytes", "parameters", "tensors", "ratio", "s"})
+
 # Operators depend on how torch and transformers compose a model, not on the processor.
 _STACK = ("torch", "transformers", "device")
 # The same bits need the same kernels as well.
