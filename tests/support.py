@@ -201,7 +201,8 @@ def make_result(case: CaseId) -> Result:
 
 def operators_of(values):
     """Rows that add up to the counters of a step."""
-    calls, flops = (values.get(f"train_step.{counter}") or 0 for counter in ("calls", "flops"))
+    found = [values.get(f"train_step.{counter}") for counter in ("calls", "flops")]
+    calls, flops = (count if isinstance(count, int) else 0 for count in found)
     return {"aten.mm @ LoHaLayer.forward": [48, 1_000_000], "aten.mm @ Linear.forward": [calls - 48, flops - 1_000_000]}
 
 

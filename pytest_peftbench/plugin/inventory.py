@@ -56,12 +56,12 @@ def orphans(root: Path, cases: Collection[CaseId], keyword: str, start: Path) ->
 
     keyword: pytest's `-k`.
     """
-    known = {case.folder(root) / f"{case.stem}.json" for case in cases}
+    known = set(cases)
     for kind, task, base_model in sorted({(case.kind, case.task, case.base_model) for case in cases}):
         for file in sorted((root / kind / task / base_model).glob("*--*.json")):
             method, _, name = file.stem.partition("--")
             case = CaseId(task, base_model, method, name, kind)
-            if file not in known:
+            if case not in known:
                 yield Orphan(relative_path(file, start), case, _is_asked_for(str(case), keyword))
 
 

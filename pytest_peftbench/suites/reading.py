@@ -75,9 +75,11 @@ def read_suite(suite: Path) -> list[Experiment]:
     converted(default_file, defaults, config_type)
     base_model = base_model or Path(config_type(**defaults).model_id).name
     for file in sorted(suite.glob("*")):
-        meant = difflib.get_close_matches(file.name, [DEFAULTS_FILE, MARGINS_FILE], cutoff=0.8)
-        if meant and file.name not in meant:
-            raise InputError(f"{file}: would be passed over; rename it {meant[0]}, or give it another name")
+        names = [DEFAULTS_FILE, MARGINS_FILE, ADAPTER_FILE, PARAMS_FILE]
+        meant = difflib.get_close_matches(file.name, names, n=1, cutoff=0.8)
+        if meant and file.name not in (DEFAULTS_FILE, MARGINS_FILE):
+            there = "" if meant[0] in (DEFAULTS_FILE, MARGINS_FILE) else " in the folder of an experiment"
+            raise InputError(f"{file}: would be passed over; name it {meant[0]}{there}, or give it another name")
     folders = [folder for method in _folders(suite / "experiments") for folder in _folders(method)]
     if not folders:
         raise InputError(f"{suite}: holds no experiment, which is a folder experiments/<method>/<name>/")

@@ -87,9 +87,9 @@ FILES = rows(
     (f"{EXPERIMENTS}/lora/r8", pipe, "is no folder and would be passed over"),
     (f"{EXPERIMENTS}/oft", broken, "is no folder and would be passed over"),
     (f"{EXPERIMENTS}/oft/r4", folder, "holds neither adapter_config.json"),
-    ("MetaMathQA/mini/margin.json", content({}), "would be passed over; rename it margins.json"),
-    ("MetaMathQA/mini/Margins.json", content({}), "would be passed over; rename it margins.json"),
-    ("MetaMathQA/mini/default_training_params.jsn", content({}), "rename it default_training_params.json"),
+    ("MetaMathQA/mini/margin.json", content({}), "would be passed over; name it margins.json"),
+    ("MetaMathQA/mini/Margins.json", content({}), "would be passed over; name it margins.json"),
+    ("MetaMathQA/mini/default_training_params.jsn", content({}), "name it default_training_params.json"),
 )
 # What becomes of the file is told at another one.
 ELSEWHERE = rows(

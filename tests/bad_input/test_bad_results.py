@@ -113,7 +113,7 @@ OF_THE_CASE = rows(
     (OURS, at("peftbench.metrics", {"params.total": "many"}), "not written: metrics.params.total holds text"),
     (OURS, at("peftbench.seeds.1.seed", 0), "not written: seeds must be ascending and differ"),
     (OURS, at("peftbench.seeds.1.metrics", {}), "not written: seeds do not all hold"),
-    (OURS, at("peftbench.operators", {"train_step": {"aten.mm @ a": [1]}}), "not written: evidence.operators"),
+    (OURS, at("peftbench.operators", {"train_step": {"aten.mm @ a": [1]}}), "not written: operators.train_step"),
     (OURS, at("peftbench.peak_tensors", {"train_step": {"a @ b": [1, 2, 3]}}), "not written: evidence.peak_tensors"),
     (OURS, at("peftbench.base.losses", []), "not written: base.losses is empty"),
     (OURS, at("peftbench.base.operators", {}), "not written: base.operators is empty"),

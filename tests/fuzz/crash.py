@@ -161,8 +161,10 @@ def _prepare(folder, version):
     shutil.rmtree(bench.suite)
     bench.write("test_mini.py", TEST)
     bench.write("conftest.py", CONFTEST)
-    rows = {f"aten.mm @ Layer{number}.forward": [1, number] for number in range(400)}
-    bench.measures("lora", {"train_step.flops": {"old": 1_000, "new": 900}[version]}, operators={"train_step": rows})
+    flops = {"old": 1_000, "new": 900}[version]
+    rows = {f"aten.mm @ Layer{number}.forward": [1, flops] for number in range(400)}
+    counters = {"train_step.calls": len(rows), "train_step.flops": flops * len(rows)}
+    bench.measures("lora", counters, operators={"train_step": rows})
     for name in NAMES:
         data = json.loads(peft_text(CASES[0]))
         data["run_info"]["experiment_name"] = f"lora/{name}"
