@@ -25,6 +25,7 @@ from support import (
 
 from pytest_peftbench import run_experiment
 from pytest_peftbench.measure import environment
+from pytest_peftbench.plugin.surroundings import problem_of_torch
 from pytest_peftbench.results import baseline as baselines
 from pytest_peftbench.results.files import InputError
 from pytest_peftbench.suites import read_suite
@@ -614,10 +615,30 @@ def _path(*folders):
 
 def test_an_import_of_torch_that_cannot_be_relied_on_is_told_by_file_and_line(recorded, monkeypatch):
     monkeypatch.setattr(environment.WATCH, "culprit", "conftest.py:3")
+    monkeypatch.setitem(sys.modules, "torch", sys.modules.get("torch", sys))
 
     assert_usage_error(recorded.run(), "conftest.py:3: torch was imported before its instruction sets could be fixed")
     recorded.write("test_other.py", "def test_other():\n    pass")
     recorded.run("test_other.py").assert_outcomes(passed=1)
+
+
+def test_torch_that_was_looked_for_and_not_imported_is_no_problem(monkeypatch):
+    monkeypatch.setattr(environment.WATCH, "culprit", "conftest.py:3")
+    monkeypatch.setitem(sys.modules, "torch", sys)
+    assert problem_of_torch() != ""
+    monkeypatch.delitem(sys.modules, "torch")
+    assert problem_of_torch() == ""
+
+
+def test_whether_a_session_may_measure_is_asked_once(bench, monkeypatch):
+    asked = []
+    monkeypatch.setattr("pytest_peftbench.plugin.may_measure", asked.append)
+    monkeypatch.setattr(environment.WATCH, "wanted", None)
+    bench.write("conftest.py", "from pytest_peftbench.measure.environment import WATCH\nWATCH.wanted(), WATCH.wanted()")
+
+    bench.run("--collect-only")
+
+    assert len(asked) == 1
 
 
 @x86

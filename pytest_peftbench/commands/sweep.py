@@ -114,29 +114,42 @@ def sweep(suite: Path, rates: Sequence[float], chosen: str, progress: Callable[[
     base_model, task_data = cached_base_models(), cached_task_data()
     best: dict[str, float] = {}
     for experiment in experiments:
-        name = experiment.case.experiment
-        trials: dict[float, Trial] = {}
-        for rate in rates:
-            trials[rate] = _trial(experiment, rate, base_model, task_data)
-            progress(f"{name}: lr {rate:g}: {trials[rate].to_dict()}")
-
-        def move(rate: float, trial: Trial, experiment: Experiment = experiment, name: str = name) -> Trial:
-            moved = _moved(experiment, rate, trial, base_model, task_data)
-            progress(f"{name}: lr {rate:g} moves by {moved.moved or moved.error}")
-            return moved
-
-        best[name], still = _best(experiment, trials, _of_base_model(experiment, base_model, task_data), move)
-        if not still:
-            progress(f"{name}: no learning rate learns and keeps still; {best[name]:g} moves least")
+        trials, rate, still = _swept(experiment, rates, base_model, task_data, progress)
         outcome = {
             "seed": experiment.train.seed,
-            "chosen": best[name],
+            "chosen": rate,
             "still": still,
             "trials": {f"{rate:g}": trial.to_dict() for rate, trial in trials.items()},
         }
         write_json(suite / OUTCOMES / f"{experiment.case.stem}.json", outcome)
-        _write_rate(experiment, best[name])
+        _write_rate(experiment, rate)
+        best[experiment.case.experiment] = rate
     return best
+
+
+def _swept(
+    experiment: Experiment,
+    rates: Sequence[float],
+    base_model: BaseModel,
+    task_data: TaskData,
+    progress: Callable[[str], None],
+) -> tuple[dict[float, Trial], float, bool]:
+    """All trials of one experiment, the best rate, and whether it keeps still."""
+    name = experiment.case.experiment
+    trials: dict[float, Trial] = {}
+    for rate in rates:
+        trials[rate] = _trial(experiment, rate, base_model, task_data)
+        progress(f"{name}: lr {rate:g}: {trials[rate].to_dict()}")
+
+    def moved(rate: float, trial: Trial) -> Trial:
+        found = _moved(experiment, rate, trial, base_model, task_data)
+        progress(f"{name}: lr {rate:g} moves by {found.moved or found.error}")
+        return found
+
+    best, still = _best(experiment, trials, _of_base_model(experiment, base_model, task_data), moved)
+    if not still:
+        progress(f"{name}: no learning rate learns and keeps still; {best:g} moves least")
+    return trials, best, still
 
 
 def _trial(experiment: Experiment, rate: float, base_model: BaseModel, task_data: TaskData) -> Trial:

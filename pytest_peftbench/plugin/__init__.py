@@ -6,7 +6,7 @@ import shlex
 import sys
 import warnings
 from collections.abc import Callable, Generator, Iterator
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -54,7 +54,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
     """Have torch pinned should a conftest.py import it, where the session may come to measure."""
-    environment.WATCH.wanted = partial(may_measure, early_config)
+    environment.WATCH.wanted = cache(partial(may_measure, early_config))
 
 
 @pytest.hookimpl(wrapper=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -54,7 +55,7 @@ def _holds_a_suite(folder: Path) -> bool:
 
 def problem_of_torch() -> str:
     """That torch computes as the process found it, not as baselines were recorded; empty where it is pinned."""
-    if not environment.WATCH.culprit:
+    if not environment.WATCH.culprit or "torch" not in sys.modules:  # it may have been looked for, and no more
         return ""
     variables = " ".join(f"{name}={value}" for name, value in environment.instruction_sets().items())
     return (

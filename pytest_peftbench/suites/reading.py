@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ast
 import difflib
-import importlib.util
 import os
 from collections.abc import Collection
 from dataclasses import dataclass, fields
@@ -21,6 +20,7 @@ from msgspec import Meta
 from pytest_peftbench.results.files import InputError, converted, read_json, require_plain, resolved, stands
 from pytest_peftbench.results.metrics import METRICS
 from pytest_peftbench.results.result import CaseId
+from pytest_peftbench.results.sources import class_in
 from pytest_peftbench.suites.experiment import (
     ADAPTER_FILE,
     DEFAULTS_FILE,
@@ -211,13 +211,8 @@ def _unknown_param(config_type: type[TrainConfig], key: str, file: Path) -> str:
 
 @cache
 def peft_types() -> frozenset[str]:
-    """The PEFT types of the installed PEFT, read from its source: importing PEFT takes seconds, and torch."""
-    spec = importlib.util.find_spec("peft")
-    if spec is None or spec.origin is None:
-        raise InputError("peft is not installed: pip install peft")
-    source = Path(spec.origin).parent / "utils" / "peft_types.py"
-    tree = ast.parse(source.read_text(encoding="utf-8"))
-    enum = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "PeftType")
+    """The PEFT types of the installed PEFT."""
+    enum = class_in("peft", "utils/peft_types.py", "PeftType")
     values = (node.value for node in enum.body if isinstance(node, ast.Assign))
     return frozenset(
         value.value for value in values if isinstance(value, ast.Constant) and isinstance(value.value, str)

@@ -120,7 +120,7 @@ OF_THE_CASE = rows(
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("row", ROWS)
+@pytest.mark.parametrize("row", [*ROWS, *OF_THE_CASE])
 def test_a_bad_result_is_refused_by_file_and_key(results, capsys, row):
     folder = results(row.file)
     row.change(folder / row.file)
@@ -130,18 +130,6 @@ def test_a_bad_result_is_refused_by_file_and_key(results, capsys, row):
     assert row.file in error
     assert row.words in error
     assert not (folder / "out").exists()
-
-
-@pytest.mark.parametrize("row", OF_THE_CASE)
-def test_a_case_that_no_baseline_can_stand_for_is_refused(results, capsys, row):
-    folder = results(row.file)
-    row.change(folder / row.file)
-
-    error = refused(capsys, "results", "--out", "out")
-
-    assert row.words in error
-    assert row.file in error or "out/MetaMathQA/tiny/lora--r4.json: not written" in error
-    assert [path.name for path in folder.rglob("*.json")] == [row.file.rpartition("/")[2]]
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import difflib
-import importlib.util
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,8 +11,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pytest_peftbench.results.files import InputError
 from pytest_peftbench.results.metrics import Column, Metric
+from pytest_peftbench.results.sources import class_in
 from pytest_peftbench.tasks.config import TrainConfig
 from pytest_peftbench.tasks.spec import Published, TaskSpec
 
@@ -60,7 +59,7 @@ _NUMBERS = ("min_new_tokens", "min_length", "temperature", "top_k", "top_p", "mi
 def _generation_problems(kwargs: dict[str, Any]) -> Iterator[str]:
     known = generation_keys()
     for key, value in kwargs.items():
-        if known and key not in known:
+        if key not in known:
             meant = difflib.get_close_matches(key, known, n=1)
             yield f"key {key!r} is unknown to transformers' GenerationConfig" + (f"; {meant[0]!r}?" if meant else "")
         elif key in _COUNTS and value is not None and (type(value) is not int or value < 1):
@@ -80,13 +79,8 @@ def _are_tokens(value: object) -> bool:
 
 @cache
 def generation_keys() -> frozenset[str]:
-    """The keys of the installed transformers' `GenerationConfig`, read from its source: importing it takes torch."""
-    spec = importlib.util.find_spec("transformers")
-    if spec is None or spec.origin is None:
-        raise InputError("transformers is not installed: pip install transformers")
-    source = Path(spec.origin).parent / "generation" / "configuration_utils.py"
-    tree = ast.parse(source.read_text(encoding="utf-8"))
-    config = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "GenerationConfig")
+    """The keys of the installed transformers' `GenerationConfig`."""
+    config = class_in("transformers", "generation/configuration_utils.py", "GenerationConfig")
     targets = [target for node in ast.walk(config) if isinstance(node, ast.Assign) for target in node.targets]
     names = [target.attr for target in targets if isinstance(target, ast.Attribute)]
     fields = [node.target.id for node in config.body if isinstance(node, ast.AnnAssign) and hasattr(node.target, "id")]
