@@ -119,7 +119,7 @@ NUMERICS = (
     _numerics(
         "gradients not clipped",
         "vera/rank64",
-        "norm above 1.0",
+        "norm above the limit",
         GRADIENTS_NOT_CLIPPED,
         metrics=_BITS_OR_BASE,
     ),
