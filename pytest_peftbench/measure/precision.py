@@ -114,7 +114,9 @@ class OtherRounding(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if not isinstance(value, Tensor) or value.dtype not in (torch.float64, torch.complex128):
             return value
         noise = torch.randn(value.shape, generator=self._generator, dtype=torch.float64).to(value.device)
-        return value.mul_(1 + self._size * noise)
+        # a sum of whole numbers, such as a position in a text, is exact in any order
+        whole = torch.zeros_like(noise, dtype=torch.bool) if value.is_complex() else value == value.trunc()
+        return value.mul_(1 + self._size * noise.masked_fill(whole, 0.0))
 
 
 def project(tensor: Tensor) -> list[float]:
