@@ -183,7 +183,10 @@ def seed_everything(seed: int) -> None:
 
     random.seed(seed)
     numpy.random.seed(seed)
-    torch.manual_seed(seed)
+    if torch.accelerator.is_available():
+        torch.manual_seed(seed)
+    else:  # without one, torch keeps a stack trace of each call for the day when there is
+        torch.default_generator.manual_seed(seed)
 
 
 @contextmanager
