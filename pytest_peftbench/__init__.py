@@ -25,6 +25,7 @@ __all__ = [
     "TaskSpec",
     "TrainConfig",
     "count_footprint",
+    "live_through",
     "register_task",
     "run_experiment",
 ]
@@ -63,4 +64,12 @@ def count_footprint(experiment: Experiment) -> Result:
     from pytest_peftbench.cases.kinds import FOOTPRINT
 
     result: Result = FOOTPRINT.load()(experiment)
+    return result
+
+
+def live_through(experiment: Experiment, *, second_stage: Callable[[Result], SecondStage] | None = None) -> Result:
+    """Ask the laws of one adapter on its structure: see `cases.life_cycle.run`."""
+    from pytest_peftbench.cases.kinds import LIFE_CYCLE
+
+    result: Result = LIFE_CYCLE.load()(experiment, second_stage)
     return result

@@ -190,8 +190,9 @@ STANDS_FOR = {
     "my-method": "loha",
     "<name>": "loha",
 }
-# The methods that documented commands select, and the configs of them that are enough.
-KEPT = ("lora", "loha", "rank8", "rank32")
+# The methods that documented commands select, the configs of them that are enough, and a structure.
+KEPT = ("lora", "loha", "rank8", "rank32", "linear")
+OF_WHICH = ("experiments", "lora", "structures")
 # A path that begins with one of them is this repository's.
 FOLDERS = ("benchmarks", "baselines", "docs", "perf", "pytest_peftbench", "tests")
 
@@ -201,7 +202,7 @@ def benchmarks(tmp_path_factory):
     """This repository's benchmarks with few experiments: collecting all takes a second, and there are many runs."""
 
     def others(folder, names):
-        return [name for name in names if name not in KEPT] if Path(folder).name in ("experiments", "lora") else []
+        return [name for name in names if name not in KEPT] if Path(folder).name in OF_WHICH else []
 
     folder = shutil.copytree(REPOSITORY / "benchmarks", tmp_path_factory.mktemp("docs") / "benchmarks", ignore=others)
     for file in folder.glob("test_*.py"):  # in one process no two test files may have one name

@@ -11,6 +11,7 @@ from pytest_peftbench.meta.architectures import shipped
 from pytest_peftbench.results.metrics import METRICS, Column, by_lane
 from pytest_peftbench.suites import Experiment
 from pytest_peftbench.tasks.registry import specs
+from pytest_peftbench.tasks.structures.spec import SPEC as STRUCTURES
 
 
 @dataclass(frozen=True)
@@ -40,13 +41,20 @@ class Kind:
 
 
 def _can_be_trained(experiment: Experiment, named: bool) -> bool:
-    """A real base model is trained on an accelerator, or where its suite is named."""
+    """A real base model is trained on an accelerator, or where its suite is named; a structure is not."""
+    if not experiment.spec.task:
+        return False
     return named or experiment.device != "cpu" or shipped(experiment.train.model_id) is None
 
 
 def _can_be_counted(experiment: Experiment, named: bool) -> bool:
     """An embedded base model has no footprint at real shapes, nor has a task that says nothing about shapes."""
     return bool(experiment.spec.shapes) and not experiment.is_embedded
+
+
+def _can_be_lived_through(experiment: Experiment, named: bool) -> bool:
+    """What is put on a structure lives on any machine, on the CPU."""
+    return experiment.case.task == STRUCTURES.name
 
 
 TRAINED = Kind(
@@ -66,7 +74,16 @@ FOOTPRINT = Kind(
     run="pytest_peftbench.cases.footprint:count_footprint",
     columns=(Column("trainable", "params.trainable", ",.0f"), Column("step calls", "train_step.calls", ",.0f")),
 )
-KINDS: dict[str, Kind] = {kind.name: kind for kind in (TRAINED, FOOTPRINT)}
+LIFE_CYCLE = Kind(
+    name="life-cycle",
+    marker="peft_life_cycle",
+    description="the test takes the experiments on structures, to ask laws and not to train",
+    takes=_can_be_lived_through,
+    lacking="on a structure",
+    run="pytest_peftbench.cases.life_cycle.run:live_through",
+    columns=(Column("trainable", "params.trainable", ",.0f"),),
+)
+KINDS: dict[str, Kind] = {kind.name: kind for kind in (TRAINED, FOOTPRINT, LIFE_CYCLE)}
 
 
 def columns() -> Mapping[str, Sequence[Column]]:

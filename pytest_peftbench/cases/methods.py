@@ -43,13 +43,17 @@ class Needs:
     prepare: completes the keys of `adapter_config.json`, once per case; gets them, the experiment's folder, a base
     model that it may use up, and a folder for files of its own. base: changes each base model before the adapter is
     added. inputs: extra keyword arguments of each forward call and of `generate`, for a batch of that many items.
-    after_step: called with the model and the step, counted from 1, after each optimizer step.
+    after_step: called with the model and the step, counted from 1, after each optimizer step. draws: whether it draws
+    numbers in training mode by design, without dropout. steady: whether what it starts from does not hang on a last
+    digit, as a decomposition may of which several are right.
     """
 
     prepare: Callable[[dict[str, Any], Path, nn.Module, Path], dict[str, Any]] = _no_preparation
     base: Callable[[nn.Module], None] = _no_change
     inputs: Callable[[int], dict[str, Tensor]] = _no_inputs
     after_step: Callable[[nn.Module, int], None] = _allocate
+    draws: bool = False
+    steady: bool = True
 
 
 def _one_task(batch_size: int) -> dict[str, Tensor]:
@@ -88,7 +92,9 @@ def _without_cache(base: nn.Module) -> None:
 
 
 _NEEDS: dict[str, Needs] = {
-    "POLY": Needs(inputs=_one_task),
+    "POLY": Needs(inputs=_one_task, draws=True),
+    "FROD": Needs(steady=False),
+    "PVERA": Needs(draws=True),
     "MULTITASK_PROMPT_TUNING": Needs(inputs=_one_task),
     "XLORA": Needs(prepare=_make_experts, base=_without_cache),
 }

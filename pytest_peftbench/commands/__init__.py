@@ -6,12 +6,19 @@ import argparse
 from collections.abc import Sequence
 
 from pytest_peftbench import __version__
-from pytest_peftbench.commands import build, fit, importing, selftest, sweep
+from pytest_peftbench.commands import build, fit, importing, laws, selftest, sweep
 from pytest_peftbench.commands.command import Command
 from pytest_peftbench.measure import environment
 from pytest_peftbench.results.files import InputError
 
-COMMANDS: tuple[Command, ...] = (build.COMMAND, sweep.COMMAND, importing.COMMAND, selftest.COMMAND, fit.COMMAND)
+COMMANDS: tuple[Command, ...] = (
+    build.COMMAND,
+    sweep.COMMAND,
+    importing.COMMAND,
+    selftest.COMMAND,
+    fit.COMMAND,
+    laws.COMMAND,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -10,6 +10,7 @@ from pytest_peftbench.compare.causes import COLUMNS, Rows, causes, changed_opera
 from pytest_peftbench.compare.comparable import incomparable
 from pytest_peftbench.compare.comparison import BySeed, Comparison, average, averaged
 from pytest_peftbench.compare.environment import DRIFTING, differences, why_drifted
+from pytest_peftbench.compare.laws import law
 from pytest_peftbench.compare.quality import quality
 from pytest_peftbench.compare.verdicts import SEVERITY, Finding, Verdict
 from pytest_peftbench.compare.witness import may_be_rounding, says, who_lacks
@@ -142,6 +143,8 @@ def equal(metric: Metric, obtained: Value, expected: Value) -> Finding:
     """The exact rule for two values: one operator more is a regression, one less an improvement."""
     if obtained == expected:
         return Finding.between(metric, "identical", obtained, expected)
+    if metric.unit == "law":
+        return law(metric, str(obtained), str(expected))
     if metric.unit == "outcome":
         lost = "capability lost" if expected == "ok" else "fails in another way"
         verdict: Verdict = "improved" if obtained == "ok" else "regressed"

@@ -26,6 +26,7 @@ from pytest_peftbench.results.files import (
     stands,
     write_files,
 )
+from pytest_peftbench.results.laws import standing
 from pytest_peftbench.results.metrics import COUNTED, METRICS, PEAK_PARTS, Kind, Metric, Value, by_lane
 from pytest_peftbench.results.result import (
     LEAST_BOUND,
@@ -161,6 +162,8 @@ def problem_of(metric: Metric | None, value: object) -> str:
     """Why a metric's value cannot be compared, as `problem`; a count or a time is never below zero, a share below 1."""
     if reason := problem(value, metric.kind if metric else None):
         return reason
+    if metric is not None and metric.unit == "law" and standing(str(value)) is None:
+        return f"is {value!r}, no word of a law"
     if metric is None or not isinstance(value, (int, float)):
         return ""
     if metric.unit in COUNTED and value < 0:

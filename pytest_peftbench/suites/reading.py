@@ -81,9 +81,35 @@ def read_suite(suite: Path) -> list[Experiment]:
             there = "" if meant[0] in (DEFAULTS_FILE, MARGINS_FILE) else " in the folder of an experiment"
             raise InputError(f"{file}: would be passed over; name it {meant[0]}{there}, or give it another name")
     folders = [folder for method in _folders(suite / "experiments") for folder in _folders(method)]
-    if not folders:
+    read = [_read_experiment(path, task, base_model, config_type, defaults) for path in folders]
+    read += _brought(suite, task, base_model, config_type, defaults, known={experiment.path for experiment in read})
+    if not read:
         raise InputError(f"{suite}: holds no experiment, which is a folder experiments/<method>/<name>/")
-    return [_read_experiment(path, task, base_model, config_type, defaults) for path in folders]
+    return sorted(read, key=lambda experiment: experiment.path)
+
+
+def _brought(
+    suite: Path,
+    task: str,
+    base_model: str,
+    config_type: type[TrainConfig],
+    defaults: dict[str, Any],
+    known: Collection[Path],
+) -> list[Experiment]:
+    """What the task brings itself, but for experiments that the suite has a folder for."""
+    try:
+        brought = spec_of(task).experiments(config_type(**defaults).model_id)
+    except InputError as error:
+        raise InputError(f"{suite / DEFAULTS_FILE}: {error}") from error
+    found = []
+    for name, (adapter, params) in brought.items():
+        path = suite / "experiments" / name
+        if path not in known:
+            case = CaseId(task, base_model, path.parent.name, path.name)
+            train = config_type(**{**defaults, **params})
+            problem = "\n".join(_unknown_type(adapter, path / ADAPTER_FILE))
+            found.append(Experiment(case, path, train, adapter, seeds=(train.seed,), problem=problem))
+    return found
 
 
 def _folders(above: Path) -> list[Path]:

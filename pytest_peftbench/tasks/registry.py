@@ -13,6 +13,7 @@ from pytest_peftbench.results.words import error_line
 from pytest_peftbench.tasks.image_generation.spec import SPEC as IMAGE_GENERATION
 from pytest_peftbench.tasks.math_reasoning.spec import SPEC as MATH_REASONING
 from pytest_peftbench.tasks.spec import TaskSpec
+from pytest_peftbench.tasks.structures.spec import SPEC as STRUCTURES
 
 ENTRY_POINTS = "pytest_peftbench.tasks"
 _specs: dict[str, TaskSpec] = {}
@@ -49,7 +50,7 @@ def _check_column(spec: TaskSpec, column: Column) -> None:
         raise InputError(f"task {spec.name!r}: column {column.header!r}: form {column.form!r}: {error}") from error
 
 
-for _spec in (MATH_REASONING, IMAGE_GENERATION):
+for _spec in (MATH_REASONING, IMAGE_GENERATION, STRUCTURES):
     register(_spec)
 
 

@@ -126,7 +126,8 @@ def _beyond(before, name, old, new, told):
     if metric.lane == "info":
         return ""
     if metric.lane == "exact":
-        return "" if told[name] == "improved" and metric.direction != "equal" else "must be equal"
+        allowed = ("improved", "same to rounding") if metric.unit == "law" else ("improved",)
+        return "" if told[name] in allowed and metric.direction != "equal" else "must be equal"
     if metric.lane == "numerics":
         return "" if told[name] == "same to rounding" and before["evidence"].get("witness") else "must have equal bits"
     obtained, expected = (mean([float(value) for value in side.values()]) for side in (old, new))
@@ -188,6 +189,8 @@ def _worse(result, baseline):
             yield name, replace(result, metrics={**result.metrics, name: value + max(1, value // 50)})
         elif metric.lane == "exact" and value == "ok":
             yield name, replace(result, metrics={**result.metrics, name: "RuntimeError"})
+        elif metric.unit == "law":
+            yield name, replace(result, metrics={**result.metrics, name: "broken: UnheardOfError"})
         elif metric.kind == "table":
             yield name, replace(result, metrics={**result.metrics, name: {**value, "one more": "1 x [8] F32"}})
         elif metric.interval:

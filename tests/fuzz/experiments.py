@@ -24,7 +24,8 @@ def attempt(rng, folder):
     shutil.copytree(source, here)
     for file in source.parents[2].glob("*.json"):
         shutil.copy(file, suite)
-    before = read_suite(suite)[0], _content(suite, here)
+    (first,) = _in_folders(suite)
+    before = first, _content(suite, here)
     files = sorted(path for path in suite.rglob("*.json"))
     file = rng.choice(files)
     if rng.random() < 0.8:
@@ -58,9 +59,14 @@ def _moved(rng, file):
     return f"{how}, {target.name}"
 
 
+def _in_folders(suite):
+    """The experiments that the suite's folders define, not those that a task brings itself."""
+    return [experiment for experiment in read_suite(suite) if experiment.path.exists()]
+
+
 def _outcome(suite, here, first, content):
     try:
-        experiments = read_suite(suite)
+        experiments = _in_folders(suite)
         for experiment in experiments:
             _use(experiment)
     except InputError as error:

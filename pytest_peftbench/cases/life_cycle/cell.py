@@ -1,0 +1,280 @@
+"""A cell: one adapter config on one structure, made anew for each story, in double precision."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pytest_peftbench.cases.life_cycle.mould import UNPICKLABLE, Mould
+from pytest_peftbench.cases.methods import Needs, make_config, needs_of
+from pytest_peftbench.measure.environment import seed_everything
+from pytest_peftbench.measure.precision import widened
+from pytest_peftbench.suites import ADAPTER_FILE, Experiment
+from pytest_peftbench.tasks.structures.models import MODELS, ROWS, Structure, output_of
+from pytest_peftbench.tasks.task import Batch
+
+# Seeds: of a structure's weights, of an adapter, of a second one, and of generators that have moved on.
+BASE, FIRST, SECOND, OTHER = 0, 1, 2, 99
+# The largest relative difference that rounding explains. float32 means float64: as the witness', with room to spare.
+BOUNDS = {"float32": 1e-9, "float16": 0.02, "bfloat16": 0.1}
+# Keys of configs that draw numbers in training mode by design.
+_DRAWING = ("monteclora_config",)
+# The name that PEFT gives an adapter, and that of a second one.
+NAME, SECOND_NAME = "default", "second"
+
+
+@dataclass
+class Cell:
+    """What a story works on. Each model that it gives is new; weights of one seed are the same each time."""
+
+    experiment: Experiment
+    folder: Path
+    needs: Needs = field(init=False)
+    _count: int = 0
+
+    def __post_init__(self) -> None:
+        self.needs = needs_of(self.experiment.adapter)
+
+    @cached_property
+    def structure(self) -> Structure:
+        """The structure that the experiment names."""
+        return MODELS[self.experiment.train.model_id]
+
+    @cached_property
+    def adapter(self) -> dict[str, Any]:
+        """The completed keys of `adapter_config.json`."""
+        keys = dict(self.experiment.adapter or {})
+        return self.needs.prepare(keys, self.experiment.path, self.base(), self.folder)
+
+    @cached_property
+    def batch(self) -> Batch:
+        """The batch that everything is asked on."""
+        return self.structure.batch()
+
+    @property
+    def bound(self) -> float:
+        """The largest relative difference that rounding explains, in the type of the base weights."""
+        return BOUNDS[self.experiment.train.dtype]
+
+    @property
+    def can_witness(self) -> bool:
+        """Whether what it gives is the same on any machine: in double precision, and nothing is drawn."""
+        return self.experiment.train.dtype == "float32" and self.needs.steady and not self.draws
+
+    # Models ---------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def draws(self) -> bool:
+        """Whether training draws numbers, which is nowhere the same: dropout does, and some methods by design."""
+        keys = self.config().to_dict().items()
+        return self.needs.draws or any(value for key, value in keys if "dropout" in key or key in _DRAWING)
+
+    def base(self) -> nn.Module:
+        """The base model, in evaluation mode."""
+        return self._base.copy()
+
+    @cached_property
+    def _base(self) -> Mould:
+        seed_everything(BASE)
+        model = widened(self.structure.build()).to(getattr(torch, self.experiment.train.dtype)).eval()
+        self.needs.base(model)
+        return Mould(model)
+
+    def config(self) -> Any:
+        """A fresh `PeftConfig`: making an adapter writes to it."""
+        return make_config(self.adapter, self.experiment.path / ADAPTER_FILE)
+
+    def untrained(self, seed: int = FIRST) -> Any:
+        """The base model with an adapter that has learned nothing."""
+        from peft import get_peft_model
+
+        base, config = self.base(), self.config()
+        seed_everything(seed)
+        return get_peft_model(base, config, NAME, autocast_adapter_dtype=self._autocast).eval()
+
+    def loaded(self, folder: Path, **options: Any) -> Any:
+        """The base model with an adapter that was saved, in evaluation mode as PEFT gives it."""
+        from peft import PeftModel
+
+        return PeftModel.from_pretrained(self.base(), folder, autocast_adapter_dtype=self._autocast, **options)
+
+    @property
+    def _autocast(self) -> bool:
+        return self.experiment.train.autocast_adapter_dtype
+
+    def trained(self) -> Any:
+        """The base model with a trained adapter, named NAME."""
+        return self._trained()
+
+    def two(self) -> Any:
+        """The same with a second adapter beside it, SECOND_NAME, which is not active and not the same."""
+        model = self.trained()
+        self.add_second(model)
+        return model
+
+    def add_second(self, model: Any) -> None:
+        """Add the second adapter, trained otherwise than the first."""
+        seed_everything(SECOND)
+        model.add_adapter(SECOND_NAME, self.config(), autocast_adapter_dtype=self._autocast)
+        perturb(model, self.of_second(self.trainable))
+
+    def second_alone(self) -> Any:
+        """The base model with what is elsewhere the second adapter."""
+        model = self.untrained(SECOND)
+        perturb(model, self.trainable)
+        return model
+
+    @cached_property
+    def trainable(self) -> set[str]:
+        """The names of what training changes of a fresh adapter."""
+        return trainable(self.untrained())
+
+    @cached_property
+    def base_names(self) -> set[str]:
+        """The names of the base model's tensors."""
+        return set(self.base().state_dict())
+
+    @cached_property
+    def _trained(self) -> Callable[[], Any]:
+        model = self.untrained()
+        self.train(model)
+        try:
+            return Mould(model).copy
+        except UNPICKLABLE:  # hooks that belong to this one model
+            state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+            return lambda: self._with_state(state)
+
+    def _with_state(self, state: dict[str, Tensor]) -> Any:
+        model = self.untrained()
+        model.load_state_dict(state)
+        return model
+
+    def train(self, model: Any) -> list[float]:
+        """A few steps toward an output that is drawn once; the loss before each."""
+        train = self.experiment.train
+        trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        optimizer = getattr(torch.optim, train.optimizer_type)(trainable, **train.optimizer_kwargs)
+        model.train()
+        losses: list[float] = []
+        seed_everything(FIRST)
+        for step in range(train.max_steps):
+            loss = self.loss(model)
+            loss.backward()  # type: ignore[no-untyped-call]
+            losses.append(float(loss.detach()))
+            optimizer.step()
+            self.needs.after_step(model, step + 1)
+            optimizer.zero_grad()
+        model.eval()
+        return losses
+
+    # What they give -------------------------------------------------------------------------------------------------
+
+    def loss(self, model: Any) -> Tensor:
+        """How far the output is from one that is drawn once."""
+        found = self.call(model)
+        generator = torch.Generator().manual_seed(BASE)
+        return (found - torch.randn(found.shape, generator=generator)).square().mean()
+
+    def gradients(self, model: Any) -> dict[str, Tensor]:
+        """The gradients of what training changes, by name."""
+        self.loss(model.train()).backward()  # type: ignore[no-untyped-call]
+        return {name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None}
+
+    @torch.no_grad()
+    def output(self, model: Any, rows: slice = slice(None), **arguments: Any) -> Tensor:
+        """The adapted model's output in evaluation mode on some rows of the batch."""
+        return self._call(model.eval(), rows_of(self.batch, rows), extra=True, **arguments).clone()
+
+    @torch.no_grad()
+    def plain_output(self, model: Any) -> Tensor:
+        """The output of a model without adapter, or whose adapter is off."""
+        return self._call(model.eval(), self.batch, extra=False).clone()
+
+    def base_weights(self, model: Any) -> dict[str, Tensor]:
+        """The base model's own tensors inside an adapted model, or one that was, as they are now."""
+        model = model.get_base_model() if hasattr(model, "get_base_model") else model
+        found: dict[str, Tensor] = {_plain(name): tensor.clone() for name, tensor in model.state_dict().items()}
+        return {name: found[name] for name in sorted(self.base_names & found.keys())}
+
+    @cached_property
+    def base_output(self) -> Tensor:
+        """What the base model gives."""
+        return self.plain_output(self.base())
+
+    @cached_property
+    def active_output(self) -> Tensor:
+        """What the trained adapter gives."""
+        return self.output(self.trained())
+
+    def call(self, model: Any) -> Tensor:
+        """The output in the mode that the model is in."""
+        return self._call(model, self.batch, extra=True)
+
+    @cached_property
+    def second_output(self) -> Tensor:
+        """What the second adapter gives."""
+        return self.output(self.second_alone())
+
+    def generated(self, model: Any, extra: bool = True, **arguments: Any) -> Tensor:
+        """A few tokens after those of the batch."""
+        more = self.needs.inputs(ROWS) if extra else {}
+        lengths = {"max_new_tokens": 3, "min_new_tokens": 3, "do_sample": False}
+        prompt = {key: value for key, value in self.batch.items() if not key.startswith("decoder_")}
+        tokens: Tensor = model.eval().generate(**prompt, **more, **lengths, **arguments)
+        return tokens[:, -3:]
+
+    @cached_property
+    def checkpoint(self) -> Path:
+        """The folder with the trained adapter."""
+        return self.saved(self.trained())
+
+    def saved(self, model: Any) -> Path:
+        """A new folder with the model's adapter in it."""
+        self._count += 1
+        folder = self.folder / str(self._count)
+        model.save_pretrained(folder)
+        return folder
+
+    def of_second(self, names: Collection[str]) -> set[str]:
+        """The names of the second adapter's parameters, by those of the first."""
+        return {_of_second(name) for name in names}
+
+    def _call(self, model: Any, batch: Batch, extra: bool, **arguments: Any) -> Tensor:
+        size = len(next(iter(batch.values())))
+        more = self.needs.inputs(size) if extra else {}
+        return output_of(model(**batch, **more, **arguments))
+
+
+def _plain(name: str) -> str:
+    """A tensor's name in the base model, by that in an adapted one."""
+    return name.replace(".base_layer", "").replace(".original_module", "")
+
+
+def rows_of(batch: Batch, rows: slice) -> Batch:
+    """Some rows of a batch."""
+    return {key: value[rows] for key, value in batch.items()}
+
+
+def perturb(model: Any, names: Collection[str]) -> None:
+    """Move parameters by fixed numbers: most methods start at nothing."""
+    generator = torch.Generator().manual_seed(SECOND)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name in names:
+                parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+
+
+def _of_second(name: str) -> str:
+    """The name of a parameter of the second adapter, by that of the first one."""
+    return ".".join(SECOND_NAME if part == NAME else part for part in name.split("."))
+
+
+def trainable(model: nn.Module) -> set[str]:
+    """The names of what training changes."""
+    return {name for name, parameter in model.named_parameters() if parameter.requires_grad}

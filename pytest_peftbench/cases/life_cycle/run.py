@@ -1,0 +1,118 @@
+"""A case of the life cycle: every story of an adapter on a structure, and what came of each law."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from pytest_peftbench.cases.checks import tensor_table
+from pytest_peftbench.cases.life_cycle.cell import Cell
+from pytest_peftbench.cases.life_cycle.stories import STORIES
+from pytest_peftbench.cases.subject import parameters
+from pytest_peftbench.measure.environment import deterministic, installed
+from pytest_peftbench.measure.precision import OtherRounding, digits, double_precision, project
+from pytest_peftbench.results.laws import HOLDS, NOT_REACHED
+from pytest_peftbench.results.metrics import Value, in_order
+from pytest_peftbench.results.result import Result, SecondStage, Witness
+from pytest_peftbench.suites import Experiment
+
+# Counts up when a story changes so that its words are no longer comparable with earlier ones.
+RECIPE_VERSION = 1
+
+
+def live_through(experiment: Experiment, second_stage: Callable[[Result], SecondStage] | None = None) -> Result:
+    """What holds of an adapter on its structure, each law in a word, see `results.laws`; and what it gives, a witness.
+
+    All of it happens in double precision on a CPU, so that equal means equal on any machine. An adapter that cannot be
+    added has no life: `law.inject` is all that its result holds. second_stage: tells whether the witness is disturbed,
+    to be recorded. Raises InputError for a config that PEFT does not know.
+    """
+    experiment.require()
+    with tempfile.TemporaryDirectory() as folder, _quiet(), deterministic("cpu"), double_precision():
+        cell = Cell(experiment, Path(folder))
+        result = _result(experiment, _life(cell))
+        if "law.batch" not in result.metrics or not cell.can_witness:
+            return result
+        disturbed = []
+        if second_stage is not None and second_stage(result).disturb:
+            with OtherRounding():
+                disturbed.append(_statement(Cell(experiment, Path(folder) / "disturbed")))
+        return replace(result, witness=Witness(_statement(cell)), disturbed=disturbed)
+
+
+def _statement(cell: Cell) -> dict[str, list[float]]:
+    """What the adapter gives before and after its few steps, and the losses between: laws see no wrong scale."""
+    model = cell.untrained()
+    before = project(cell.output(model))
+    return {
+        "untrained output": before,
+        "losses": digits(cell.train(model)),
+        "trained output": project(cell.output(model)),
+    }
+
+
+def _result(experiment: Experiment, metrics: dict[str, Value]) -> Result:
+    return Result(
+        case=experiment.case,
+        case_version=_case_version(experiment),
+        environment={
+            **{name: installed(name) for name in ("torch", "transformers", "diffusers", "peft")},
+            "device": "cpu",
+        },
+        metrics=in_order(metrics, str(experiment.case)),
+        seeds=[],
+    )
+
+
+def _life(cell: Cell) -> dict[str, Value]:
+    """What came of each story, and what the adapter weighs."""
+    words: dict[str, str] = {}
+    for story in STORIES:
+        if story.applies(cell):
+            words |= story.words(cell)
+        if not _goes_on(words):
+            break
+    figures = _figures(cell) if words["inject"] == HOLDS else {}
+    return {**figures, **{f"law.{name}": word for name, word in words.items()}}
+
+
+def _goes_on(words: dict[str, str]) -> bool:
+    """Whether there is an adapter, and one that can be trained: of another there is nothing to ask."""
+    return words["inject"] == HOLDS and words.get("train.base") != NOT_REACHED
+
+
+def _figures(cell: Cell) -> dict[str, Value]:
+    """What the adapter weighs."""
+    model = cell.untrained()
+    files = sorted(cell.saved(model).glob("*.safetensors"))
+    return {
+        **parameters(model),
+        "checkpoint.bytes": sum(file.stat().st_size for file in files),
+        "checkpoint.tensors": tensor_table(files),
+    }
+
+
+def _case_version(experiment: Experiment) -> str:
+    """Hash of all that defines what is asked."""
+    definition = [RECIPE_VERSION, experiment.definition()]
+    return hashlib.sha256(json.dumps(definition, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Libraries warn of half of what is asked here; the words tell."""
+    earlier = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(earlier)

@@ -1,0 +1,108 @@
+"""Adapters are combined, scaled and exchanged."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from torch import Tensor
+
+from pytest_peftbench.cases.life_cycle.asking import NotOffered, Story, Told, gap, offered, story
+from pytest_peftbench.cases.life_cycle.cell import NAME, SECOND_NAME, Cell
+from pytest_peftbench.cases.life_cycle.stories.several import activate_both
+
+_COMBINATIONS: dict[str, dict[str, float]] = {
+    "linear": {},
+    "cat": {},
+    "svd": {},
+    "dare_linear": {"density": 1.0},
+    "magnitude_prune": {"density": 1.0},
+}
+
+
+@story("weighted")
+def combining_one(cell: Cell) -> Told:
+    """Of whatever kind it is when none is asked for."""
+    model = cell.trained()
+    offered(model.base_model, "add_weighted_adapter")([NAME], [1.0], "sum")
+    yield gap(_output_of_sum(cell, model), cell.active_output)
+
+
+def _combination(kind: str, options: dict[str, Any]) -> Story:
+    @story(f"weighted.{kind}")
+    def combining_two(cell: Cell) -> Told:
+        _require_kinds(cell)
+        model = cell.two()
+        names, weights = [NAME, SECOND_NAME], [1.0, 0.0]
+        model.base_model.add_weighted_adapter(names, weights, "sum", combination_type=kind, **options)
+        yield gap(_output_of_sum(cell, model), cell.active_output)
+
+    return combining_two
+
+
+@story("weighted.cat.both")
+def concatenating(cell: Cell) -> Told:
+    """Two in one."""
+    _require_kinds(cell)
+    model = cell.two()
+    model.base_model.add_weighted_adapter([NAME, SECOND_NAME], [1.0, 1.0], "sum", combination_type="cat")
+    found = _output_of_sum(cell, model)
+    activate_both(model)
+    yield gap(found, cell.output(model))
+
+
+def _require_kinds(cell: Cell) -> None:
+    """Raise NotOffered where combinations have no kinds."""
+    combine = offered(cell.trained().base_model, "add_weighted_adapter")
+    if "combination_type" not in inspect.signature(combine).parameters:
+        raise NotOffered("combination_type")
+
+
+def _output_of_sum(cell: Cell, model: Any) -> Tensor:
+    model.set_adapter("sum")
+    return cell.output(model)
+
+
+@story("scale")
+def scaling(cell: Cell) -> Told:
+    """Twice as much, and half of it."""
+    model = cell.trained()
+    layers = [module for module in model.modules() if hasattr(module, "scale_layer")]
+    if not layers:
+        raise NotOffered("scale_layer")
+    for layer in layers:
+        layer.scale_layer(2.0)
+        layer.unscale_layer(2.0)
+    yield gap(cell.output(model), cell.active_output)
+
+
+@story("scale.context")
+def rescaling(cell: Cell) -> Told:
+    """For a while."""
+    from peft.helpers import rescale_adapter_scale
+
+    model = cell.trained()
+    with rescale_adapter_scale(model, 0.5):
+        cell.output(model)
+    yield gap(cell.output(model), cell.active_output)
+
+
+@story("hotswap")
+def hot_swapping(cell: Cell) -> Told:
+    """Another adapter in the place of this one."""
+    from peft.utils.hotswap import hotswap_adapter
+
+    folder = cell.saved(cell.second_alone())
+    model = cell.trained()
+    hotswap_adapter(model, folder, NAME)
+    yield gap(cell.output(model), cell.second_output)
+
+
+STORIES = (
+    combining_one,
+    *(_combination(kind, options) for kind, options in _COMBINATIONS.items()),
+    concatenating,
+    scaling,
+    rescaling,
+    hot_swapping,
+)

@@ -1,0 +1,51 @@
+"""The words of a law: it holds, PEFT refuses it in words, it is broken by a size or an error, or it was not reached."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Literal
+
+HOLDS, NOT_REACHED = "holds", "not reached"
+# Two sizes are one where neither is more than this many times the other: what rounds differs between machines.
+SIZE_FACTOR = 2.0
+# Below this a size is that of rounding in single precision, and what it is depends on the machine.
+ROUNDING = 1e-5
+
+Standing = Literal["holds", "refused", "broken", "not reached"]
+_WORD = re.compile(r"(holds|not reached|refused|broken)(?:: (\S+))?")
+
+
+def refused(error: BaseException) -> str:
+    """The word of a law that PEFT says it cannot keep."""
+    return f"refused: {type(error).__name__}"
+
+
+def broken(by: float | BaseException) -> str:
+    """The word of a law that does not hold: how far off, relative, to two digits, or the class of an error."""
+    return f"broken: {type(by).__name__ if isinstance(by, BaseException) else f'{by:.2g}'}"
+
+
+def standing(word: str) -> Standing | None:
+    """What a word says; None for one that is no law's."""
+    found = _WORD.fullmatch(word)
+    if found is None or (found[2] is not None) != (found[1] in ("refused", "broken")):
+        return None
+    return found[1]  # type: ignore[return-value]
+
+
+def size_of(word: str) -> float | None:
+    """How far a broken law is off; None where it is not broken, or by an error."""
+    name = word.partition(": ")[2]
+    try:
+        return float(name) if standing(word) == "broken" else None
+    except ValueError:
+        return None
+
+
+def same_size(obtained: float, expected: float) -> bool:
+    """Whether two sizes are one but for rounding: within SIZE_FACTOR, or both below ROUNDING. NaN is like NaN."""
+    if math.isnan(obtained) or math.isnan(expected):
+        return math.isnan(obtained) and math.isnan(expected)
+    low, high = sorted((abs(obtained), abs(expected)))
+    return high <= ROUNDING or (low > 0 and high <= SIZE_FACTOR * low)

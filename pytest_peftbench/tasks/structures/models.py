@@ -1,0 +1,302 @@
+"""The structures themselves: tiny models of a fixed seed, their batch, and what comes out of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pytest_peftbench.tasks.task import Batch
+
+ROWS = 2
+TOKENS = 6
+VOCABULARY = 48
+# Of a decoder.
+_HIDDEN, _LAYERS, _HEADS = 32, 2, 4
+
+
+@dataclass(frozen=True)
+class Structure:
+    """One structure.
+
+    build: gives it with weights drawn from the global seed. inputs: draws a batch of ROWS. generates: whether it
+    writes texts.
+    """
+
+    build: Callable[[], nn.Module]
+    inputs: Callable[[torch.Generator], Batch]
+    generates: bool = False
+
+    def batch(self) -> Batch:
+        """The same batch at each call."""
+        return self.inputs(torch.Generator().manual_seed(0))
+
+
+def output_of(found: Any) -> Tensor:
+    """The tensor that a model's output is about."""
+    if isinstance(found, Tensor):
+        return found
+    for name in ("logits", "sample", "last_hidden_state", "start_logits"):
+        if isinstance(tensor := getattr(found, name, None), Tensor):
+            return tensor
+    return output_of(found[0])
+
+
+# Models of transformers ---------------------------------------------------------------------------------------------
+
+
+def _tokens(generator: torch.Generator) -> Batch:
+    ids = torch.randint(VOCABULARY, (ROWS, TOKENS), generator=generator)
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+
+def _llama() -> nn.Module:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(**_decoder(), num_key_value_heads=2, intermediate_size=48, tie_word_embeddings=False)
+    return _initialised(LlamaForCausalLM(config))
+
+
+def _gemma() -> nn.Module:
+    from transformers import GemmaConfig, GemmaForCausalLM
+
+    config = GemmaConfig(**_decoder(), num_key_value_heads=2, intermediate_size=48, head_dim=8)
+    return _initialised(GemmaForCausalLM(config))
+
+
+def _opt() -> nn.Module:
+    from transformers import OPTConfig, OPTForCausalLM
+
+    return _initialised(OPTForCausalLM(OPTConfig(**_decoder(), ffn_dim=48, word_embed_proj_dim=_HIDDEN, dropout=0.0)))
+
+
+def _gpt2() -> nn.Module:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    sizes = {"n_embd": _HIDDEN, "n_layer": _LAYERS, "n_head": _HEADS, "n_positions": 32, "vocab_size": VOCABULARY}
+    dropouts = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
+    return _initialised(GPT2LMHeadModel(GPT2Config(**sizes, **dropouts, **_special())))
+
+
+def _t5() -> nn.Module:
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    sizes = {"vocab_size": VOCABULARY, "d_model": _HIDDEN, "d_kv": 8, "d_ff": 48, "num_heads": _HEADS}
+    config = T5Config(**sizes, num_layers=_LAYERS, dropout_rate=0.0, pad_token_id=1, decoder_start_token_id=1)
+    config.eos_token_id = None
+    return _initialised(T5ForConditionalGeneration(config))
+
+
+def _two_texts(generator: torch.Generator) -> Batch:
+    return {**_tokens(generator), "decoder_input_ids": torch.randint(VOCABULARY, (ROWS, 4), generator=generator)}
+
+
+def _bert(name: str) -> Callable[[], nn.Module]:
+    """One of transformers' classes of BERT, by what it is for."""
+
+    def build() -> nn.Module:
+        import transformers
+
+        return _initialised(getattr(transformers, name)(_bert_config()))
+
+    return build
+
+
+def _bert_config() -> Any:
+    from transformers import BertConfig
+
+    dropouts = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    sizes = {key: value for key, value in _decoder().items() if key not in ("attention_dropout", *_special())}
+    return BertConfig(**sizes, **dropouts, intermediate_size=48, num_labels=2, pad_token_id=1)
+
+
+def _sd3() -> nn.Module:
+    from diffusers import SD3Transformer2DModel
+
+    sizes = {"sample_size": 8, "in_channels": 4, "out_channels": 4, "num_layers": _LAYERS, "pos_embed_max_size": 8}
+    widths = {"joint_attention_dim": 24, "caption_projection_dim": _HIDDEN, "pooled_projection_dim": 16}
+    model = SD3Transformer2DModel(**sizes, **widths, attention_head_dim=8, num_attention_heads=_HEADS)
+    return _initialised(model)
+
+
+def _noisy_pictures(generator: torch.Generator) -> Batch:
+    return {
+        "hidden_states": torch.randn(ROWS, 4, 8, 8, generator=generator),
+        "encoder_hidden_states": torch.randn(ROWS, TOKENS, 24, generator=generator),
+        "pooled_projections": torch.randn(ROWS, 16, generator=generator),
+        "timestep": torch.tensor([200, 700]),
+    }
+
+
+def _decoder() -> dict[str, Any]:
+    return {
+        "vocab_size": VOCABULARY,
+        "hidden_size": _HIDDEN,
+        "num_hidden_layers": _LAYERS,
+        "num_attention_heads": _HEADS,
+        "max_position_embeddings": 32,
+        "attention_dropout": 0.0,
+        **_special(),
+    }
+
+
+def _special() -> dict[str, Any]:
+    """No text ends early, so that generations have one length."""
+    return {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": None}
+
+
+def _initialised(model: nn.Module) -> nn.Module:
+    """With weights large enough to matter, and biases that are not zero: what is zero hides that it was forgotten."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return model
+
+
+# Plain modules ------------------------------------------------------------------------------------------------------
+
+
+class Layers(nn.Module):
+    """Modules one after the other, a tanh between them. Plain: it has no config."""
+
+    def __init__(self, layers: Mapping[str, nn.Module]) -> None:
+        super().__init__()
+        self.order = list(layers)
+        for name, layer in layers.items():
+            self.add_module(name, layer)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The last layer's output."""
+        for name in self.order[:-1]:
+            x = torch.tanh(self.get_submodule(name)(x))
+        result: Tensor = self.get_submodule(self.order[-1])(x)
+        return result
+
+
+def _linear() -> nn.Module:
+    return Layers(
+        {
+            "wide": nn.Linear(10, 21),
+            "norm": nn.LayerNorm(21),
+            "narrow": nn.Linear(21, 14),
+            "plain": nn.Linear(14, 14, bias=False),
+            "last": nn.Linear(14, 3),
+        }
+    )
+
+
+def _vectors(generator: torch.Generator) -> Batch:
+    return {"x": torch.randn(ROWS, 10, generator=generator)}
+
+
+def _convolution(layer: type[nn.Module]) -> Callable[[], nn.Module]:
+    """Padding, a stride, a kernel of one; with and without bias."""
+
+    def build() -> nn.Module:
+        return Layers(
+            {
+                "first": layer(3, 8, 3, padding=1),
+                "norm": nn.GroupNorm(2, 8),
+                "strided": layer(8, 12, 3, stride=2, bias=False),
+                "point": layer(12, 8, 1),
+                "last": layer(8, 2, 2),
+            }
+        )
+
+    return build
+
+
+def _groups() -> nn.Module:
+    return Layers(
+        {
+            "first": nn.Conv2d(3, 8, 3, padding=1),
+            "norm": nn.GroupNorm(2, 8),
+            "grouped": nn.Conv2d(8, 12, 3, stride=2, groups=2),
+            "last": nn.Conv2d(12, 2, 2),
+        }
+    )
+
+
+def _grid(dimensions: int) -> Callable[[torch.Generator], Batch]:
+    return lambda generator: {"x": torch.randn(ROWS, 3, *[7] * dimensions, generator=generator)}
+
+
+def _embedding() -> nn.Module:
+    return Layers({"tokens": nn.Embedding(20, 12), "norm": nn.LayerNorm(12), "last": nn.Linear(12, 5)})
+
+
+def _indices(generator: torch.Generator) -> Batch:
+    return {"x": torch.randint(20, (ROWS, TOKENS), generator=generator)}
+
+
+class Attention(nn.Module):
+    """Self-attention of torch's own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(16)
+        self.mha = nn.MultiheadAttention(16, 4, batch_first=True)
+        self.last = nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """For each token of a text."""
+        x = self.norm(x)
+        found: Tensor = self.last(self.mha(x, x, x, need_weights=False)[0])
+        return found
+
+
+def _sequence(generator: torch.Generator) -> Batch:
+    return {"x": torch.randn(ROWS, TOKENS, 16, generator=generator)}
+
+
+class _ExpertWeights(nn.Module):
+    """The weights of all experts in one parameter each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up = nn.Parameter(torch.randn(3, 16, 20) / 4)
+        self.down = nn.Parameter(torch.randn(3, 20, 16) / 4)
+
+    def forward(self, x: Tensor, routing: Tensor) -> Tensor:
+        hidden = torch.tanh(torch.einsum("bti,eio->beto", x, self.up))
+        return torch.einsum("beto,eoi,bte->bti", hidden, self.down, routing)
+
+
+class Experts(nn.Module):
+    """A router and its experts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.router = nn.Linear(16, 3)
+        self.experts = _ExpertWeights()
+        self.last = nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """For each token of a text."""
+        found: Tensor = self.last(self.experts(x, self.router(x).softmax(-1)))
+        return found
+
+
+MODELS: dict[str, Structure] = {
+    "llama": Structure(_llama, _tokens, generates=True),
+    "opt": Structure(_opt, _tokens, generates=True),
+    "gpt2": Structure(_gpt2, _tokens, generates=True),
+    "t5": Structure(_t5, _two_texts, generates=True),
+    "gemma": Structure(_gemma, _tokens, generates=True),
+    "bert": Structure(_bert("BertForSequenceClassification"), _tokens),
+    "bert-tokens": Structure(_bert("BertForTokenClassification"), _tokens),
+    "bert-answers": Structure(_bert("BertForQuestionAnswering"), _tokens),
+    "bert-features": Structure(_bert("BertModel"), _tokens),
+    "sd3": Structure(_sd3, _noisy_pictures),
+    "linear": Structure(_linear, _vectors),
+    "conv1d": Structure(_convolution(nn.Conv1d), _grid(1)),
+    "conv2d": Structure(_convolution(nn.Conv2d), _grid(2)),
+    "conv3d": Structure(_convolution(nn.Conv3d), _grid(3)),
+    "conv2d-groups": Structure(_groups, _grid(2)),
+    "embedding": Structure(_embedding, _indices),
+    "attention": Structure(Attention, _sequence),
+    "experts": Structure(Experts, _sequence),
+}

@@ -1,0 +1,73 @@
+"""The structures by name, and what an adapter targets in each. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One structure, as far as an adapter's config names its parts.
+
+    task_type: PEFT's; empty for a plain module. targets: of any adapter; empty where PEFT knows what it targets by
+    the model's type. parameters: the same, of parameters that are no module's weight. norms, values, feedforward,
+    embeddings: targets of the methods that want no others; empty where there are none. save: modules that are trained
+    beside the adapter. only: the methods that are put on it; empty: all that have a place there.
+    """
+
+    task_type: str = ""
+    targets: tuple[str, ...] = ()
+    parameters: tuple[str, ...] = ()
+    norms: tuple[str, ...] = ()
+    values: tuple[str, ...] = ()
+    feedforward: tuple[str, ...] = ()
+    embeddings: tuple[str, ...] = ()
+    save: tuple[str, ...] = ()
+    only: tuple[str, ...] = ()
+
+
+# Methods whose code asks what a model is for.
+_BY_TASK = tuple(
+    """CARTRIDGE CPT IA3 LORA MULTITASK_PROMPT_TUNING POLY PREFIX_TUNING PROMPT_TUNING P_TUNING SHADOW
+    TRAINABLE_TOKENS""".split()
+)
+_CONVOLUTION = Shape(targets=("first", "strided", "point"), norms=("norm",), values=("first",), feedforward=("point",))
+STRUCTURES: dict[str, Shape] = {
+    # without biases, heads that share keys, embeddings that are not tied
+    "llama": Shape("CAUSAL_LM", embeddings=("embed_tokens",)),
+    # biases everywhere, tied embeddings
+    "opt": Shape("CAUSAL_LM", norms=("self_attn_layer_norm", "final_layer_norm"), embeddings=("embed_tokens",)),
+    # Conv1D, whose weight is the transpose of Linear's
+    "gpt2": Shape("CAUSAL_LM", values=("c_attn",), embeddings=("wte",)),
+    # rectangular Linear layers of odd sizes, with and without bias
+    "linear": Shape(
+        targets=("wide", "narrow", "plain"),
+        norms=("norm",),
+        values=("narrow",),
+        feedforward=("narrow",),
+    ),
+    "conv1d": _CONVOLUTION,
+    "conv2d": _CONVOLUTION,
+    "conv3d": _CONVOLUTION,
+    # a convolution in groups, with a stride
+    "conv2d-groups": Shape(targets=("grouped",), norms=("norm",), values=("grouped",), feedforward=("grouped",)),
+    "embedding": Shape(targets=("tokens",), norms=("norm",), feedforward=("tokens",), embeddings=("tokens",)),
+    "attention": Shape(targets=("mha",), norms=("norm",), feedforward=("mha",)),
+    # experts are slices of one parameter, which is no module's weight
+    "experts": Shape(targets=("none",), parameters=("experts.up", "experts.down")),
+    "t5": Shape("SEQ_2_SEQ_LM", embeddings=("shared",)),
+    # sequence classification: the head is trained beside the adapter
+    "bert": Shape("SEQ_CLS", norms=("LayerNorm",), values=("value",), embeddings=("word_embeddings",)),
+    "bert-tokens": Shape("TOKEN_CLS", embeddings=("word_embeddings",), only=_BY_TASK),
+    "bert-answers": Shape("QUESTION_ANS", embeddings=("word_embeddings",), only=_BY_TASK),
+    "bert-features": Shape("FEATURE_EXTRACTION", embeddings=("word_embeddings",), only=_BY_TASK),
+    # embeddings that are scaled
+    "gemma": Shape("CAUSAL_LM", embeddings=("embed_tokens",), only=_BY_TASK),
+    # a diffusion transformer, text and picture beside each other
+    "sd3": Shape(
+        targets=("to_q", "to_v", "add_k_proj", "to_out.0"),
+        norms=("norm_out",),
+        values=("to_v",),
+        feedforward=("to_out.0",),
+    ),
+}

@@ -1,0 +1,356 @@
+"""The life cycle: each law can fail, its words are compared, and what PEFT breaks is listed from the baselines."""
+
+from dataclasses import replace
+from functools import cache
+
+import pytest
+from support import REPOSITORY, skip_under_an_older_peft
+
+from pytest_peftbench import commands as cli
+from pytest_peftbench.commands.selftest.patching import Edit, patched
+from pytest_peftbench.compare import GREEN_BY_DEFAULT, compare
+from pytest_peftbench.compare.laws import law
+from pytest_peftbench.results.baseline import baseline_path, read
+from pytest_peftbench.results.files import InputError
+from pytest_peftbench.results.laws import standing
+from pytest_peftbench.results.metrics import METRICS
+from pytest_peftbench.suites import peft_types, read_suite
+from pytest_peftbench.tasks.structures.experiments import METHODS
+from pytest_peftbench.tasks.structures.laws import LAWS
+from pytest_peftbench.tasks.structures.shapes import STRUCTURES
+
+skip_under_an_older_peft()
+
+BASELINES = REPOSITORY / "baselines"
+LORA = "peft.tuners.lora.layer:Linear"
+LYCORIS = "peft.tuners.lycoris_utils:LycorisLayer"
+LAYER = "peft.tuners.tuners_utils:BaseTunerLayer"
+
+
+@cache
+def suite(structure):
+    found = read_suite(REPOSITORY / "benchmarks" / "structures" / structure)
+    return {experiment.case.experiment: experiment for experiment in found}
+
+
+def case(place):
+    """The experiment of `llama/lora/default`, and its baseline."""
+    structure, name = place.split("/", 1)
+    experiment = suite(structure)[name]
+    experiment = replace(experiment, case=replace(experiment.case, kind="life-cycle"))
+    return experiment, read(baseline_path(BASELINES, experiment.case))
+
+
+def findings(place, *edits):
+    """What a case is told that differs from its baseline, by metric, while PEFT is edited."""
+    from pytest_peftbench.cases.life_cycle.run import live_through
+
+    experiment, baseline = case(place)
+    with patched(edits):
+        verdict = compare(live_through(experiment), baseline, METRICS, tests=1)
+    return {finding.subject: finding for finding in verdict.findings if finding.verdict != "identical"}
+
+
+# The matrix -----------------------------------------------------------------------------------------------------------
+
+
+def test_every_method_of_peft_has_a_place():
+    assert {*METHODS, "XLORA"} == peft_types()
+
+
+def test_every_structure_has_its_suite_and_each_of_its_cases_a_baseline():
+    suites = {path.parent.name for path in REPOSITORY.glob("benchmarks/structures/*/default_training_params.json")}
+    lacking = [
+        str(experiment.case)
+        for structure in STRUCTURES
+        for experiment in suite(structure).values()
+        if not baseline_path(BASELINES, replace(experiment.case, kind="life-cycle")).exists()
+    ]
+
+    assert suites == STRUCTURES.keys()
+    assert lacking == []
+
+
+def test_the_baselines_stay_small():
+    files = [*(BASELINES / "life-cycle").rglob("*.json")]
+
+    assert sum(file.stat().st_size for file in files) < 3_000_000
+
+
+def test_every_law_is_asked_and_holds_somewhere():
+    from pytest_peftbench.cases.life_cycle.stories import STORIES
+
+    held = {cell.law for cell in cli.laws.cells(BASELINES) if cell.word == "holds"}
+
+    assert {law for story in STORIES for law in story.laws} | {"inject"} == LAWS.keys()
+    assert held == LAWS.keys()
+
+
+@pytest.mark.parametrize(
+    "place", ["llama/lora/rslora", "conv2d/ia3/default", "opt/road/default", "llama/ptuning/default"]
+)
+def test_a_case_is_as_it_was_recorded(place):
+    assert findings(place) == {}
+
+
+def test_a_suite_of_a_structure_that_there_is_not_is_refused(tmp_path):
+    suite = tmp_path / "structures" / "mamba"
+    suite.mkdir(parents=True)
+    (suite / "default_training_params.json").write_text('{"model_id": "mamba"}')
+
+    with pytest.raises(
+        InputError, match=r"default_training_params.json: model_id: 'mamba' is no structure; there are "
+    ):
+        read_suite(suite)
+
+
+def test_a_folder_in_a_suite_adds_an_experiment_and_replaces_one_that_comes_with_the_task(tmp_path):
+    suite = tmp_path / "structures" / "linear"
+    for name in ("lora/mine", "lora/default"):
+        (suite / "experiments" / name).mkdir(parents=True)
+        (suite / "experiments" / name / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 3}')
+    (suite / "default_training_params.json").write_text('{"model_id": "linear"}')
+
+    found = {experiment.case.experiment: experiment.adapter for experiment in read_suite(suite)}
+
+    assert found["lora/mine"] == found["lora/default"] == {"peft_type": "LORA", "r": 3}
+    assert found["loha/default"]["peft_type"] == "LOHA"
+
+
+# Faults ---------------------------------------------------------------------------------------------------------------
+
+FAULTS = {
+    "unmerging leaves a hundredth": (
+        "llama/lora/default",
+        "law.unmerge.weights",
+        Edit(f"{LORA}.unmerge", "weight.data -= delta_weight", "weight.data -= 0.99 * delta_weight"),
+    ),
+    "unmerging adds": (
+        "linear/lokr/default",
+        "law.unmerge",
+        Edit(f"{LYCORIS}.unmerge", "weight.data -= self", "weight.data += self"),
+    ),
+    "the inverse of a scaling is another": (
+        "linear/loha/default",
+        "law.scale",
+        Edit(f"{LYCORIS}.unscale_layer", "/= scale", "/= scale**2"),
+    ),
+    "merging subtracts": (
+        "linear/waveft/default",
+        "law.merge",
+        Edit("peft.tuners.waveft.layer:WaveFTLinear.merge", "weight.data += transpose", "weight.data -= transpose"),
+    ),
+    "merging adds twice": (
+        "linear/delora/default",
+        "law.merge.unload",
+        Edit("peft.tuners.delora.layer:DeloraLinear.merge", "add_(delta_weight)", "add_(delta_weight, alpha=2)"),
+    ),
+    "a deleted adapter stays": (
+        "linear/hra/default",
+        "law.delete.bytes",
+        Edit(f"{LAYER}.delete_adapter", "del getattr(self, attr)[adapter_name]", "pass"),
+    ),
+    "an adapter for inference is trainable": (
+        "linear/oft/default",
+        "law.set.inference",
+        Edit(f"{LAYER}.set_adapter", "(key in adapter_names) and (not inference_mode)", "key in adapter_names"),
+    ),
+    "an adapter that is set is frozen": (
+        "linear/shira/default",
+        "law.set.requires_grad",
+        Edit(
+            f"{LAYER}.set_adapter",
+            "(key in adapter_names) and (not inference_mode)",
+            "key in adapter_names and key == 'default'",
+        ),
+    ),
+    "a prompt is not taken away": (
+        "gpt2/prompttuning/default",
+        "law.disable",
+        Edit("peft.peft_model:PeftModel.disable_adapter", "self.forward = self.base_model.forward", "pass"),
+    ),
+    "rows get each other's adapter": (
+        "llama/road/default",
+        "law.mixed",
+        Edit("peft.tuners.road.layer:Linear._mixed_batch_forward", "if item == adapter", "if item != adapter"),
+    ),
+    "a scale is not put back": (
+        "embedding/lora/default",
+        "law.scale.context",
+        Edit("peft.helpers:rescale_adapter_scale", "module.scaling = scaling", "pass"),
+    ),
+    "unmerging from two adds": (
+        "linear/fourierft/default",
+        "law.both.unmerge",
+        Edit(
+            "peft.tuners.fourierft.layer:FourierFTLinear.unmerge",
+            "weight.data -= transpose",
+            "weight.data += transpose",
+        ),
+    ),
+    "a safe merge changes what it refuses": (
+        "linear/randlora/default",
+        "law.safe.nothing",
+        Edit(
+            "peft.tuners.randlora.layer:Linear.merge",
+            "orig_weights = base_layer.weight.data.clone()",
+            "orig_weights = base_layer.weight.data",
+        ),
+    ),
+    "a combination weighs twice": (
+        "conv1d/lora/default",
+        "law.weighted.cat",
+        Edit(
+            "peft.tuners.lora.model:LoraModel.add_weighted_adapter",
+            "zip(adapters, weights)",
+            "zip(adapters, [2 * weight for weight in weights])",
+        ),
+    ),
+    "checkpoints hold what was there before training": (
+        "linear/vera/default",
+        "law.save.load",
+        Edit(
+            "peft.utils.save_and_load:get_peft_model_state_dict",
+            "    # REMOVE ADAPTER NAME\n",
+            "    to_return = {key: 0 * value for key, value in to_return.items()}\n    # REMOVE ADAPTER NAME\n",
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_law_that_is_broken_is_red(fault):
+    place, metric, edit = FAULTS[fault]
+
+    found = findings(place, edit)
+
+    assert found[metric].verdict == "regressed"
+    assert found[metric].expected == "holds"
+    assert found[metric].obtained.startswith("broken: ")
+
+
+def test_a_wrong_scale_which_keeps_every_law_moves_the_witness():
+    layer = "peft.tuners.fourierft.layer:FourierFTLayer"
+    edit = Edit(f"{layer}.get_delta_weight", "* self.fourierft_scaling", "* 2 * self.fourierft_scaling")
+
+    found = findings("linear/fourierft/default", edit)
+
+    red = {subject: finding.verdict for subject, finding in found.items() if finding.verdict not in GREEN_BY_DEFAULT}
+    assert red == {"witness": "numerics changed"}
+
+
+def test_a_broken_law_that_is_mended_is_improved():
+    edit = Edit("peft.tuners.ia3.layer:Linear.unmerge", "self.fan_in_fan_out) + 1e-8", "self.fan_in_fan_out)")
+
+    found = findings("llama/ia3/default", edit)
+
+    assert found["law.unmerge.weights"].verdict == "improved"
+
+
+def test_what_comes_after_an_error_is_not_reached_and_never_green():
+    edit = Edit(f"{LORA}.merge", "if not adapter_names:", "raise KeyError(adapter_names)\nif not adapter_names:")
+
+    found = findings("llama/lora/default", edit)
+
+    assert found["law.merge"].obtained == "broken: KeyError"
+    assert found["law.unmerge.weights"].obtained == "not reached"
+    assert found["law.unmerge.weights"].verdict == "cannot tell"
+
+
+# Words ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("expected", "obtained", "verdict"),
+    [
+        ("broken: 0.5", "holds", "improved"),
+        ("broken: KeyError", "holds", "improved"),
+        ("refused: ValueError", "holds", "improved"),
+        ("broken: 0.5", "refused: ValueError", "improved"),
+        ("holds", "broken: 0.5", "regressed"),
+        ("holds", "broken: KeyError", "regressed"),
+        ("holds", "refused: ValueError", "regressed"),
+        ("refused: ValueError", "broken: KeyError", "regressed"),
+        ("broken: KeyError", "broken: TypeError", "numerics changed"),
+        ("broken: 0.5", "broken: KeyError", "numerics changed"),
+        ("broken: 0.1", "broken: 0.21", "numerics changed"),
+        ("broken: 0.1", "broken: inf", "numerics changed"),
+        ("refused: ValueError", "refused: TypeError", "numerics changed"),
+        ("broken: 0.1", "broken: 0.11", "same to rounding"),
+        ("broken: 1e-08", "broken: 3.1e-07", "same to rounding"),
+        ("broken: inf", "broken: inf", "identical"),
+        ("holds", "holds", "identical"),
+        ("holds", "not reached", "cannot tell"),
+        ("broken: 0.5", "not reached", "cannot tell"),
+        ("refused: ValueError", "not reached", "cannot tell"),
+        ("not reached", "broken: 0.5", "numerics changed"),
+        ("not reached", "holds", "improved"),
+    ],
+)
+def test_what_another_word_means(expected, obtained, verdict):
+    assert law(METRICS["law.merge"], obtained, expected).verdict == verdict
+
+
+@pytest.mark.parametrize("word", ["hold", "broken", "refused", "holds: 1", "not reached: ValueError", ""])
+def test_what_is_no_word_of_a_law(word):
+    assert standing(word) is None
+
+
+def test_a_baseline_with_another_word_is_refused(tmp_path):
+    _, baseline = case("llama/lora/default")
+    file = tmp_path / "lora--default.json"
+    file.write_text(baseline.path.read_text().replace('"law.merge": "holds"', '"law.merge": "hold"'))
+
+    with pytest.raises(InputError, match=r"law\.merge is 'hold', no word of a law"):
+        read(file)
+
+
+# The command ----------------------------------------------------------------------------------------------------------
+
+
+def listed(capsys, *arguments):
+    assert cli.main(["laws", str(BASELINES), *arguments]) == 0
+    return capsys.readouterr().out.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("method", "law", "place"),
+    [
+        ("lora", "weighted", "llama rslora"),
+        ("road", "safe.nothing", "opt"),
+        ("adamss", "safe.nothing", "opt"),
+    ],
+)
+def test_the_list_holds_what_is_known_to_be_broken(method, law, place, capsys):
+    head, name, *lines = listed(capsys, "--cells", "--method", method)
+
+    assert head.split() == ["law", "broken", "by", "on"]
+    assert name == method
+    assert [law, place] in [[line.split()[0], " ".join(line.split()[2:])] for line in lines if line.startswith("  ")]
+
+
+@pytest.mark.parametrize("arguments", [[], ["--cells"], ["--matrix"], ["--law", "merge"], ["--method", "lora"]])
+def test_a_line_has_80_columns_at_most(arguments, capsys):
+    assert max(map(len, listed(capsys, *arguments))) <= 80
+
+
+def test_the_matrix_has_a_row_for_each_method(capsys):
+    lines = listed(capsys, "--matrix")
+
+    assert {line.split()[0] for line in lines[2 : lines.index("")]} == {
+        cell.method for cell in cli.laws.cells(BASELINES)
+    }
+
+
+def test_a_folder_without_baselines_of_the_kind_is_refused(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["laws", str(tmp_path)])
+
+    assert "holds no baseline" in capsys.readouterr().err
+
+
+def test_a_law_that_there_is_not_is_refused_with_those_that_there_are(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["laws", str(BASELINES), "--law", "mergers"])
+
+    assert "merge.safe" in capsys.readouterr().err
