@@ -18,6 +18,8 @@ _PREFIX = "law."
 # The marks of the matrix: a method's is the first that some cell of it has.
 _MARKS = {"broken": "!", "refused": "-", "holds": "+", "not reached": "?"}
 _BOTH = "o"
+# The setting of a method's defaults; a method that cannot be without any has none of that name.
+_DEFAULT = "default"
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Cell:
     @property
     def place(self) -> str:
         """`llama`, or `llama rslora` of another setting than the defaults."""
-        return self.structure if self.setting == "default" else f"{self.structure} {self.setting}"
+        return self.structure if self.setting == _DEFAULT else f"{self.structure} {self.setting}"
 
 
 def cells(baselines: Path) -> list[Cell]:
@@ -88,7 +90,9 @@ def _by_method(rows: Sequence[tuple[str, list[str]]], left: Sequence[int]) -> li
 
 
 def matrix_lines(found: Sequence[Cell]) -> list[str]:
-    """Methods against groups of laws, a mark each, and what the marks mean."""
+    """Methods at their defaults against groups of laws, a mark each, and what the marks mean."""
+    at_defaults = {cell.method for cell in found if cell.setting == _DEFAULT}
+    found = [cell for cell in found if cell.setting == _DEFAULT or cell.method not in at_defaults]
     groups = list(dict.fromkeys(cell.law.partition(".")[0] for cell in found))
     methods = sorted({cell.method for cell in found})
     words: dict[tuple[str, str], set[str]] = {}
@@ -134,7 +138,9 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--method", metavar="NAME", help="this method alone")
     parser.add_argument("--law", metavar="NAME", help="this law alone, or these: merge, merge.safe")
     parser.add_argument("--cells", action="store_true", help="a line for each method, structure and setting")
-    parser.add_argument("--matrix", action="store_true", help="methods against laws: works, refused, broken")
+    parser.add_argument(
+        "--matrix", action="store_true", help="methods at their defaults against laws: works, refused, broken"
+    )
 
 
 def _run(options: argparse.Namespace) -> int:
