@@ -33,6 +33,7 @@ from pytest_peftbench.results.result import (
     SCHEMA_VERSION,
     BaseReference,
     CaseId,
+    Counts,
     Measured,
     Operators,
     Result,
@@ -52,10 +53,8 @@ _KINDS: dict[Kind, str] = {
 _AT = " @ "
 # Characters of a text sample that a file holds in a row.
 _CHUNK = 64
-# What a row counts: calls and FLOPs of an operator, or how many tensors and their bytes.
-_Counts = Annotated[list[int], Meta(min_length=2, max_length=2)]
 # phase -> owner -> operator or tensor -> counts
-_ByOwner = dict[str, dict[str, dict[str, _Counts]]]
+_ByOwner = dict[str, dict[str, dict[str, Counts]]]
 
 
 @dataclass(frozen=True)
