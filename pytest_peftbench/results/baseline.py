@@ -229,6 +229,16 @@ class _BaseInFile:
 
 
 @dataclass(frozen=True)
+class _WitnessInFile:
+    """A `Witness`; a file says each of these, since a version or a rate that is taken for granted may be another."""
+
+    quantities: dict[str, list[float]]
+    bound: float
+    rate: float
+    version: int
+
+
+@dataclass(frozen=True)
 class _Evidence:
     """What no figure is, and nobody reviews: values of many parts and hashes, samples, operators.
 
@@ -242,7 +252,7 @@ class _Evidence:
     operators: _ByOwner
     peak_tensors: _ByOwner
     base: _BaseInFile | None
-    witness: Witness | None = None
+    witness: _WitnessInFile | None = None
 
 
 @dataclass(frozen=True)
@@ -386,7 +396,7 @@ def _from_file(file: _File, path: Path) -> Baseline:
         operators=_by_row(evidence.operators),
         peak_tensors=_by_row(evidence.peak_tensors),
         base=BaseReference(base.losses, base.metrics, _by_row(base.operators)) if base else None,
-        witness=evidence.witness,
+        witness=Witness(**vars(evidence.witness)) if evidence.witness else None,
         noise=file.noise,
         imported=file.imported,
         path=path,
@@ -416,7 +426,7 @@ def _to_json(baseline: Baseline, metrics: Mapping[str, Metric]) -> dict[str, Any
             operators=_by_owner(baseline.operators),
             peak_tensors=_by_owner(baseline.peak_tensors),
             base=_BaseInFile(base.losses, base.metrics, _by_owner(base.operators)) if base else None,
-            witness=baseline.witness,
+            witness=_WitnessInFile(**vars(baseline.witness)) if baseline.witness else None,
         ),
         imported=baseline.imported,
     )
