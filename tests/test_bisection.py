@@ -26,7 +26,7 @@ def recorded(bench):
 
 
 def test_only_a_regression_is_bad_and_only_what_was_compared_is_good():
-    codes = {verdict: exit_code([verdict]) for verdict in SEVERITY}
+    codes = {verdict: exit_code([verdict], ["regressed"]) for verdict in SEVERITY}
 
     assert [verdict for verdict, code in codes.items() if code == 1] == ["regressed"]
     assert [verdict for verdict, code in codes.items() if code == 0] == [
@@ -42,9 +42,33 @@ def test_only_a_regression_is_bad_and_only_what_was_compared_is_good():
 
 
 def test_a_regression_outweighs_a_case_that_cannot_be_compared_and_that_a_good_one():
-    assert exit_code(["failed", "regressed", "identical"]) == 1
-    assert exit_code(["identical", "cannot tell"]) == 125
-    assert exit_code([]) == 125
+    assert exit_code(["failed", "regressed", "identical"], ["regressed"]) == 1
+    assert exit_code(["identical", "cannot tell"], ["regressed"]) == 125
+    assert exit_code([], ["regressed"]) == 125
+
+
+def test_what_is_bad_can_be_chosen(recorded):
+    recorded.measures("loha", {"adapter_sha256": "1" * 64, "forgetting": None})
+
+    assert recorded.run("--peft-bisect").ret == 125
+    assert recorded.run("--peft-bisect", "--peft-bisect-bad=regressed,numerics changed").ret == 1
+
+
+def test_a_crash_is_bad_where_that_is_asked_for_and_a_skip_never(recorded):
+    recorded.measures("loha", metrics=None, **FAILED)
+    assert recorded.run("--peft-bisect", "--peft-bisect-bad=failed").ret == 1
+    assert recorded.run("--peft-bisect", "--peft-bisect-bad=failed", "-k", "not loha").ret == 0
+
+    body = "import pytest\n\n@pytest.mark.peft_task('MetaMathQA')\ndef test_other(experiment):\n    {}\n"
+    recorded.write("test_other.py", body.format("pytest.skip('no GPU')"))
+    assert recorded.run("--peft-bisect", "--peft-bisect-bad=failed", "-k", "not loha").ret == 125
+
+
+def test_a_bad_verdict_that_there_is_not_is_a_usage_error(recorded):
+    result = recorded.spawn("--peft-bisect", "--peft-bisect-bad=worse")
+
+    assert result.returncode == 4
+    assert "'worse' is no verdict; there are identical" in output(result)
 
 
 def test_an_unchanged_tree_is_good(recorded):

@@ -1,3 +1,4 @@
+import math
 from contextlib import contextmanager
 
 import peft
@@ -18,13 +19,13 @@ def base():
     return small_llama().eval()
 
 
-def trained(adapter=LORA):
-    """A model whose adapter changes the output."""
-    model = peft.get_peft_model(base(), adapter).eval()
+def trained(adapter=LORA, dtype=torch.float32, by=0.1):
+    """A model whose adapter changes the output; by how much each of its weights was moved."""
+    model = peft.get_peft_model(base().to(dtype), adapter).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.requires_grad:
-                parameter.add_(torch.randn_like(parameter) * 0.1)
+                parameter.add_(torch.randn_like(parameter) * by)
     return model
 
 
@@ -35,6 +36,13 @@ def output(model):
 
 def base_names():
     return [name for name, _ in base().named_parameters()]
+
+
+def differing(word):
+    """The size in `differs: 0.012`."""
+    name, size = word.split(": ")
+    assert name == "differs"
+    return float(size)
 
 
 # A fresh adapter
@@ -73,7 +81,10 @@ def test_disabling_that_does_nothing_differs(monkeypatch):
 
     monkeypatch.setattr(peft.PeftModel, "disable_adapter", nothing)
 
-    assert disabling(trained()) == {"disable.restores_base": "differs", "enable.restores_adapter": "ok"}
+    found = disabling(trained())
+
+    assert 0.005 < differing(found["disable.restores_base"]) < 5
+    assert found["enable.restores_adapter"] == "ok"
 
 
 def test_a_base_model_that_an_adapter_changed_for_good_differs():
@@ -81,13 +92,16 @@ def test_a_base_model_that_an_adapter_changed_for_good_differs():
     with torch.no_grad():
         model.get_base_model().lm_head.weight.mul_(1.0001)
 
-    assert disabling(model)["disable.restores_base"] == "differs"
+    assert disabling(model)["disable.restores_base"] == "differs: 0.0001"
 
 
 def test_an_adapter_that_stays_disabled_differs(monkeypatch):
     monkeypatch.setattr(peft.LoraModel, "enable_adapter_layers", lambda self: None)
 
-    assert disabling(trained()) == {"disable.restores_base": "ok", "enable.restores_adapter": "differs"}
+    found = disabling(trained())
+
+    assert found["disable.restores_base"] == "ok"
+    assert 0.005 < differing(found["enable.restores_adapter"]) < 5
 
 
 def test_a_method_that_cannot_be_disabled_has_the_class_of_its_error(monkeypatch):
@@ -103,7 +117,7 @@ def test_a_method_that_cannot_be_disabled_has_the_class_of_its_error(monkeypatch
 
 
 def saving(model, folder, out=output, fresh=base):
-    return checks.saving(model, out, fresh, folder)
+    return checks.saving(model, out, fresh, folder, {})
 
 
 def test_a_saved_adapter_gives_the_same_output_after_loading(tmp_path):
@@ -138,7 +152,7 @@ def test_a_checkpoint_with_other_values_differs(monkeypatch, tmp_path):
 
     change_checkpoint(monkeypatch, scale)
 
-    assert saving(trained(), tmp_path)["reload.same_output"] == "differs"
+    assert 1e-5 < differing(saving(trained(), tmp_path)["reload.same_output"]) < 1e-2
 
 
 @pytest.mark.filterwarnings("ignore:Found missing adapter keys")
@@ -147,7 +161,7 @@ def test_a_checkpoint_that_lost_a_tensor_differs_and_the_table_counts_the_rest(m
 
     found = saving(trained(), tmp_path)
 
-    assert found["reload.same_output"] == "differs"
+    assert 0.01 < differing(found["reload.same_output"]) < 5
     assert found["checkpoint.tensors"][f"{PREFIX}.lora_B.weight"] == "1 x [32, 4] F32"
 
 
@@ -183,8 +197,8 @@ def test_the_tensor_table_lists_types_and_shapes_apart_and_keeps_digits_inside_n
 # Merging
 
 
-def merging(model):
-    return checks.merging(model, output, base_names())
+def merging(model, counted=None):
+    return checks.merging(model, output, base_names(), {} if counted is None else counted)
 
 
 def test_merging_keeps_the_output_and_unmerging_restores_the_weights():
@@ -203,13 +217,19 @@ def scaled_delta(monkeypatch, scales):
 def test_a_merge_that_is_one_per_cent_off_differs(monkeypatch):
     scaled_delta(monkeypatch, [1.01, 1.01])
 
-    assert merging(trained()) == {"merge.same_output": "differs", "unmerge.restores_base": "ok"}
+    found = merging(trained())
+
+    assert 1e-4 < differing(found["merge.same_output"]) < 0.1
+    assert found["unmerge.restores_base"] == "ok"
 
 
 def test_unmerging_that_leaves_one_per_cent_behind_differs(monkeypatch):
     scaled_delta(monkeypatch, [1.0, 0.99])
 
-    assert merging(trained()) == {"merge.same_output": "ok", "unmerge.restores_base": "differs"}
+    found = merging(trained())
+
+    assert found["merge.same_output"] == "ok"
+    assert 1e-5 < differing(found["unmerge.restores_base"]) < 0.1
 
 
 def test_a_merge_that_is_not_implemented_has_the_class_of_its_error(monkeypatch):
@@ -218,24 +238,56 @@ def test_a_merge_that_is_not_implemented_has_the_class_of_its_error(monkeypatch)
 
     monkeypatch.setattr(peft.tuners.lora.Linear, "merge", refuse)
 
-    assert merging(trained())["merge.same_output"] == "NotImplementedError"
+    assert merging(trained()) == {"merge.same_output": "NotImplementedError", "unmerge.restores_base": "not reached"}
 
 
 def test_prompt_learning_cannot_merge_which_is_its_outcome():
     adapter = peft.PromptTuningConfig(num_virtual_tokens=2, task_type="CAUSAL_LM")
 
-    found = checks.merging(trained(adapter), lambda model: output(model)[:, -IDS.shape[1] :], base_names())
+    found = checks.merging(trained(adapter), lambda model: output(model)[:, -IDS.shape[1] :], base_names(), {})
 
-    assert found == {"merge.same_output": "AttributeError", "unmerge.restores_base": "AttributeError"}
+    assert found == {"merge.same_output": "AttributeError", "unmerge.restores_base": "not reached"}
+
+
+def test_merging_is_counted_where_it_can_be_done():
+    counted = {}
+    merging(trained(), counted)
+
+    rows = counted["merge"].operators  # two layers: B @ A, times the scaling, and added to the weight
+    assert {row: count[0] for row, count in rows.items() if "mm" in row} == {"aten.mm @ Linear.get_delta_weight": 2}
+    assert counted["merge"].flops == 2 * (2 * 32 * 4 * 32)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_in_half_precision_rounding_is_no_difference_and_a_wrong_scale_is(monkeypatch, dtype):
+    def merged():
+        return merging(trained(dtype=dtype, by=0.5))
+
+    assert merged() == {"merge.same_output": "ok", "unmerge.restores_base": "ok"}
+    scaled_delta(monkeypatch, [1.5, 1.5])
+    assert differing(merged()["merge.same_output"]) > 0.05
 
 
 def test_an_outcome_is_ok_differs_or_the_class_of_the_error():
     def fail():
         raise AttributeError("x")
 
-    assert checks.outcome(lambda: True) == "ok"
-    assert checks.outcome(lambda: False) == "differs"
+    assert checks.outcome(lambda: 0.0) == "ok"
+    assert checks.outcome(lambda: 1e-5, 1e-4) == "ok"
+    assert checks.outcome(lambda: 0.01234) == "differs: 0.012"
+    assert checks.outcome(lambda: math.nan, 1e-4) == "differs: nan"
     assert checks.outcome(fail) == "AttributeError"
+
+
+def test_a_difference_is_a_share_of_the_largest_value_and_infinite_where_there_is_none():
+    expected = torch.tensor([1.0, -4.0])
+
+    assert checks.gap(expected.clone(), expected) == 0
+    assert checks.gap(torch.tensor([1.5, -4.0]), expected) == 0.125
+    assert checks.gap(expected.double(), expected) == math.inf
+    assert checks.gap(expected[:1], expected) == math.inf
+    assert checks.gap(torch.tensor([math.nan, -4.0]), expected) == math.inf
+    assert checks.gap(torch.tensor([0.5]), torch.tensor([0.0])) == 0.5
 
 
 def test_an_interrupted_check_is_no_outcome():
@@ -253,9 +305,9 @@ def test_an_output_that_is_nan_is_never_ok():
 
     found = {**disabling(model), **merging(model), **checks.initial(output(model), output(model))}
 
-    assert found["disable.restores_base"] == "differs"
-    assert found["enable.restores_adapter"] == "differs"
-    assert found["merge.same_output"] == "differs"
+    assert found["disable.restores_base"] == "differs: inf"
+    assert found["enable.restores_adapter"] == "differs: inf"
+    assert found["merge.same_output"] == "differs: inf"
     assert found["init.identity"] == "differs"
 
 

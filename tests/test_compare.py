@@ -635,16 +635,16 @@ def test_a_witness_excuses_what_rounding_can_do_and_no_more():
 def test_a_check_to_the_bit_may_come_out_otherwise_where_bits_do():
     """AdaLoRA, reloaded, multiplies matrices of another shape: whether its last digits agree, the processor decides."""
     told = {**TOLD, "reloaded output": [7.5, -2.25]}
-    here, there = (measuring(witnessed(told=told), reload__same_output=word) for word in ("ok", "differs"))
+    here, there = (measuring(witnessed(told=told), reload__same_output=word) for word in ("ok", "differs: 2e-08"))
 
     assert found(against(other_bits(there), here), "reload.same_output").verdict == "same to rounding"
     assert found(against(other_bits(here), there), "reload.same_output").verdict == "same to rounding"
     assert found(against(there, here), "reload.same_output").verdict == "regressed"
-    moved = measuring(other_bits(witnessed(told=told, reloaded=1.5)), reload__same_output="differs")
+    moved = measuring(other_bits(witnessed(told=told, reloaded=1.5)), reload__same_output="differs: 0.2")
     assert found(against(moved, here), "reload.same_output").verdict == "regressed"
     raised = measuring(other_bits(here), reload__same_output="KeyError")
     assert found(against(raised, here), "reload.same_output").verdict == "regressed"
-    merged = measuring(other_bits(here), merge__same_output="differs")
+    merged = measuring(other_bits(here), merge__same_output="differs: 0.2")
     assert found(against(merged, here), "merge.same_output").verdict == "regressed"
 
 
@@ -1048,8 +1048,23 @@ def test_a_checkpoint_that_lost_a_tensor_did_not_improve():
         ("ok", "ok", "identical", None),
         ("ok", "NotImplementedError", "regressed", "ok -> NotImplementedError (capability lost)"),
         ("NotImplementedError", "ok", "improved", "NotImplementedError -> ok (capability gained)"),
-        ("differs", "ValueError", "regressed", "differs -> ValueError (fails in another way)"),
+        ("differs: 0.2", "ValueError", "regressed", "differs: 0.2 -> ValueError (fails in another way)"),
         ("ValueError", "ValueError", "identical", None),
+        ("ok", "differs: 0.2", "regressed", "ok -> differs: 0.2 (capability lost)"),
+        ("differs: 0.2", "differs: 0.5", "regressed", "differs: 0.2 -> differs: 0.5 (by more than before)"),
+        ("differs: 0.2", "differs: inf", "regressed", "differs: 0.2 -> differs: inf (by more than before)"),
+        ("differs: 0.2", "differs: 0.05", "improved", "differs: 0.2 -> differs: 0.05 (by less than before)"),
+        ("differs: 0.2", "differs: 0.3", "same to rounding", "differs: 0.2 -> differs: 0.3 (of one size)"),
+        ("ok", "not reached", "cannot tell", "ok -> not reached (what comes before it failed)"),
+        ("ValueError", "not reached", "cannot tell", "ValueError -> not reached (what comes before it failed)"),
+        ("not reached", "ok", "improved", "not reached -> ok (capability gained)"),
+        ("not reached", "differs: 0.2", "regressed", "not reached -> differs: 0.2 (reached, and fails)"),
+        (
+            "differs",
+            "differs: 0.2",
+            "not comparable",
+            "differs -> differs: 0.2 (one side does not say by how much; record the case anew)",
+        ),
     ],
 )
 def test_a_capability_is_lost_gained_or_fails_otherwise(expected, obtained, verdict, words):
@@ -1069,6 +1084,46 @@ def test_an_exact_metric_by_seed_names_the_seed():
     verdict = held(runs(4, 5, 7), from_result(runs(5, 5, 5), metrics), metrics)
 
     assert verdict.text() == "n regressed: 5 -> 7 (+40.0 %, seed 2, must be equal)"
+
+
+def test_host_calls_are_red_from_two_per_cent_on_and_a_note_below():
+    expected = measuring(inject__host_calls=1000)
+
+    verdicts = [against(measuring(inject__host_calls=calls), expected).verdict for calls in (1020, 1021, 980, 979)]
+
+    assert verdicts == ["within noise", "regressed", "within noise", "improved"]
+
+
+@pytest.mark.parametrize(
+    ("host_calls", "flops", "verdict", "first"),
+    [
+        (900, 1_203_999_999, "improved", "train_step.flops"),
+        (900, 1_204_000_001, "regressed", "train_step.flops"),
+        (1100, 1_203_999_999, "regressed", "inject.host_calls"),
+        (1010, 1_203_999_999, "improved", "train_step.flops"),
+    ],
+)
+def test_host_calls_decide_nothing_where_something_else_moved_as_much(host_calls, flops, verdict, first):
+    expected = measuring(inject__host_calls=1000, train_step__flops=1_204_000_000)
+
+    case = against(measuring(inject__host_calls=host_calls, train_step__flops=flops), expected)
+
+    assert case.verdict == verdict
+    assert case.moved().startswith(first)
+
+
+def test_what_changed_is_told_before_what_nobody_can_tell():
+    """A baseline of one seed cannot tell quality; that other bits came out says more."""
+    first = a_result().seeds[0]
+    expected = a_result(seeds=[first])
+    obtained = a_result(
+        seeds=[replace(first, metrics={**first.metrics, "adapter_sha256": "1" * 64, "test_accuracy": 0.1})]
+    )
+
+    verdict = against(obtained, expected)
+
+    assert found(verdict, "test_accuracy").verdict == "cannot tell"
+    assert verdict.verdict == "numerics changed"
 
 
 # The operators behind a counter

@@ -522,6 +522,29 @@ def test_host_calls_are_those_in_torch_nn_and_peft():
     assert count_host_calls(function) == (3, [0, 1, 2])
 
 
+HOST_CALLS = """
+def inner(n):
+    return n
+
+def work(items):
+    inner(1)                                       # 1
+    [inner(n) for n in items]                      # 2, and no more for the comprehension
+    {n: inner(n) for n in items}                   # 2
+    (lambda: None)()                               # 1
+    any(inner(n) > 9 for n in items)               # any, the generator three times, 2
+    isinstance(items, list)                        # 1
+    " a ".strip()                                  # 1
+    int("3")                                       # a class, and no function
+"""
+
+
+def test_host_calls_are_functions_lambdas_generators_and_what_is_built_in():
+    names = {}
+    exec(compile(HOST_CALLS, os.path.join(os.path.dirname(peft.__file__), "imagined.py"), "exec"), names)
+
+    assert count_host_calls(lambda: names["work"]([1, 2]))[0] == 15  # with work itself
+
+
 def test_adding_an_adapter_to_more_layers_takes_more_host_calls():
     def calls(targets):
         config = peft.LoraConfig(r=4, target_modules=targets)

@@ -26,9 +26,9 @@ from pytest_peftbench.results.metrics import METRICS
 from pytest_peftbench.results.result import CaseId, SecondStage
 from pytest_peftbench.suites import Experiment
 from pytest_peftbench.tasks.math_reasoning.spec import MathTrainConfig
-from pytest_peftbench.tasks.math_reasoning.task import MathReasoning
+from pytest_peftbench.tasks.math_reasoning.task import MathReasoning, checkpointed
 
-OF_SHAPES = {name for name in METRICS if name.startswith(("footprint.", "train_step.peak_"))} - {
+OF_SHAPES = {name for name in METRICS if name.startswith(("footprint.", "train_step.peak_", "law."))} - {
     "train_step.peak_bytes"
 }
 OF_IMAGES = {"test_dino_similarity", "valid_dino_similarity", "drift", "images.changed", "images_sha256"}
@@ -480,6 +480,17 @@ def test_a_case_with_another_attention_kernel_gives_the_same_whatever_ran_before
     assert of_seed(first, "first_losses") != of_seed(lora, "first_losses")
 
 
+def test_a_method_whose_hooks_wait_for_a_backward_pass_trains_with_checkpointing(lora):
+    """PEFT refuses a second forward pass of aLoRA before the backward pass of the first one."""
+
+    experiment = make_experiment({**LORA, "alora_invocation_tokens": [97]}, use_gc=True)
+
+    result = run(experiment, lambda item: checkpointed(random_llama(item), item.train))
+
+    assert len(of_seed(result, "first_losses")) == 3
+    assert result.metrics["train_step.saved_bytes"] < lora.metrics["train_step.saved_bytes"]
+
+
 def test_an_adapter_in_half_precision_is_reloaded_in_half_precision():
     result = run(make_experiment(dtype="bfloat16", autocast_adapter_dtype=False))
 
@@ -529,7 +540,7 @@ def version_of(experiment, base_model=random_llama, task_data=few_items):
     """The case version, without the seconds of measuring."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trained, "_measure", lambda *_: ({"params.trainable": 0, "params.total": 0}, {}, {}))
-        patch.setattr(trained, "_check", lambda *_: {})
+        patch.setattr(trained, "_check", lambda *_: ({}, {}))
         patch.setattr(trained, "_time", lambda *_: {})
         patch.setattr(trained, "base_figures", lambda *_: None)
         return run(experiment, base_model, task_data).case_version

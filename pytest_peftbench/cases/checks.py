@@ -1,11 +1,13 @@
 """What an adapter must be able to do beside training: be disabled, saved, merged. Outcomes are words.
 
-`ok`: it holds. `differs`: it does not. Anything else is the class of the exception that the method raised: a method
-that cannot do something has that as its recorded outcome, so that a capability lost, or gained, is seen.
+`ok`: it holds. `differs: 0.012`: it does not, by this share of the largest expected value. `not reached`: what comes
+before it raised. Anything else is the class of the exception that the method raised: a method that cannot do something
+has that as its recorded outcome, so that a capability lost, or gained, is seen.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Collection
@@ -14,25 +16,42 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from pytest_peftbench.measure.weights import max_difference, same_bits
+from pytest_peftbench.measure.counters import Counters, count
+from pytest_peftbench.measure.weights import last_digit, max_difference, same_bits
+from pytest_peftbench.results.laws import DIFFERS, NOT_REACHED, OK, differs
 from pytest_peftbench.results.metrics import Value
 
-OK, DIFFERS = "ok", "differs"
-# Merging reorders float32 sums. Relative to the largest logit, or weight; a scaling off by 1 % is ten times as much.
-MERGE_TOLERANCE = 1e-4
-UNMERGE_TOLERANCE = 1e-5
+# Merging reorders sums. Relative to the largest logit, or merged weight: in single precision a scaling off by 1 % is
+# ten times as much; in half precision, in units of the last digit, since each merged weight is rounded to it.
+MERGE_TOLERANCE, MERGE_DIGITS = 1e-4, 4
+UNMERGE_TOLERANCE, UNMERGE_DIGITS = 1e-5, 2
 
 Output = Callable[[nn.Module], Tensor]
 
 
-def outcome(check: Callable[[], bool]) -> str:
-    """`ok`, `differs`, or the class name of what `check` raised; out of memory passes through."""
+def outcome(check: Callable[[], float], tolerance: float = 0.0) -> str:
+    """The word for the relative difference that `check` gives, or for what it raised; out of memory passes through."""
     try:
-        return OK if check() else DIFFERS
+        difference = check()
     except torch.OutOfMemoryError:
         raise  # the device's, and no property of the adapter
     except Exception as error:
         return type(error).__name__
+    return OK if difference <= tolerance else differs(difference)
+
+
+def gap(obtained: Tensor, expected: Tensor, at_least: float = 0.0) -> float:
+    """The largest difference, as a share of the largest expected value; 0 for the same bits.
+
+    at_least: of what it is a share where that is more. Infinite where shapes or types differ, and where one of the
+    values is no number.
+    """
+    if same_bits(obtained, expected):
+        return 0.0
+    difference = max_difference(obtained, expected)
+    if obtained.dtype != expected.dtype or not math.isfinite(difference):
+        return math.inf
+    return difference / (max(float(expected.abs().max()), at_least) or 1.0)
 
 
 def initial(output: Tensor, base_output: Tensor) -> dict[str, Value]:
@@ -50,13 +69,13 @@ def disabling(model: nn.Module, output: Output, plain_output: Output, base_outpu
     """
     trained = output(model)
 
-    def restores_base() -> bool:
+    def restores_base() -> float:
         with model.disable_adapter():  # type: ignore[operator]
-            return same_bits(plain_output(model), base_output)
+            return gap(plain_output(model), base_output)
 
     return {
         "disable.restores_base": outcome(restores_base),
-        "enable.restores_adapter": outcome(lambda: same_bits(output(model), trained)),
+        "enable.restores_adapter": outcome(lambda: gap(output(model), trained)),
     }
 
 
@@ -65,11 +84,13 @@ def saving(
     output: Output,
     fresh_base: Callable[[], nn.Module],
     folder: Path,
+    counted: dict[str, Counters],
     autocast_adapter_dtype: bool = True,
 ) -> dict[str, Value]:
     """The checkpoint's size and tensors, and whether it loads into a fresh base model with the same output.
 
-    autocast_adapter_dtype: as it was when the adapter was made; the types of the loaded weights depend on it.
+    counted: gets the phase `load`. autocast_adapter_dtype: as it was when the adapter was made; the types of the loaded
+    weights depend on it.
     """
     from peft import PeftModel
 
@@ -77,9 +98,14 @@ def saving(
     model.save_pretrained(folder)  # type: ignore[operator]
     files = sorted(folder.glob("*.safetensors"))
 
-    def reloads() -> bool:
-        loaded = PeftModel.from_pretrained(fresh_base(), folder, autocast_adapter_dtype=autocast_adapter_dtype)
-        return same_bits(output(loaded), trained)
+    def reloads() -> float:
+        base, loaded = fresh_base(), []
+
+        def load() -> None:
+            loaded.append(PeftModel.from_pretrained(base, folder, autocast_adapter_dtype=autocast_adapter_dtype))
+
+        counted["load"] = count(load, base, work="load")
+        return gap(output(*loaded), trained)
 
     return {
         "checkpoint.bytes": sum(file.stat().st_size for file in files),
@@ -108,25 +134,33 @@ def tensor_table(files: Collection[Path]) -> dict[str, str]:
     }
 
 
-def merging(model: nn.Module, output: Output, base_names: Collection[str]) -> dict[str, Value]:
-    """Merged, the output agrees within MERGE_TOLERANCE; unmerged, the base weights do within UNMERGE_TOLERANCE.
+def merging(
+    model: nn.Module, output: Output, base_names: Collection[str], counted: dict[str, Counters]
+) -> dict[str, Value]:
+    """Merged, the output agrees within the tolerance of the weights' type; unmerged, so do the base weights.
 
-    base_names: names of the parameters in the base model before the adapter was added.
+    base_names: names of the parameters in the base model before the adapter was added. counted: gets the phase `merge`.
     """
     trained = output(model)
     before = {name: parameter.clone() for name, parameter in _base_parameters(model, base_names).items()}
 
-    def merged() -> bool:
-        model.merge_adapter()  # type: ignore[operator]
-        return _close(output(model), trained, MERGE_TOLERANCE)
+    def merged() -> float:
+        counted["merge"] = count(model.merge_adapter, model, work="merge")  # type: ignore[arg-type]
+        return gap(output(model), trained)
 
-    def unmerged() -> bool:
+    def unmerged() -> float:
+        largest = {name: float(weight.abs().max()) for name, weight in _base_parameters(model, base_names).items()}
         model.unmerge_adapter()  # type: ignore[operator]
         after = _base_parameters(model, base_names)
-        return all(_close(after[name], weight, UNMERGE_TOLERANCE) for name, weight in before.items())
+        return max((gap(after[name], weight, largest[name]) for name, weight in before.items()), default=0.0)
 
+    digit = last_digit(model)
     with torch.no_grad():
-        return {"merge.same_output": outcome(merged), "unmerge.restores_base": outcome(unmerged)}
+        merges = outcome(merged, max(MERGE_TOLERANCE, MERGE_DIGITS * digit))
+        if "merge" not in counted:
+            return {"merge.same_output": merges, "unmerge.restores_base": NOT_REACHED}
+        unmerges = outcome(unmerged, max(UNMERGE_TOLERANCE, UNMERGE_DIGITS * digit))
+        return {"merge.same_output": merges, "unmerge.restores_base": unmerges}
 
 
 def _base_parameters(model: nn.Module, base_names: Collection[str]) -> dict[str, Tensor]:
@@ -135,8 +169,3 @@ def _base_parameters(model: nn.Module, base_names: Collection[str]) -> dict[str,
     names = set(base_names)
     found = ((name.replace(".base_layer", ""), parameter.detach()) for name, parameter in base.named_parameters())
     return {name: parameter for name, parameter in found if name in names}
-
-
-def _close(a: Tensor, b: Tensor, tolerance: float) -> bool:
-    """Whether the largest difference is at most `tolerance` times the largest absolute value of `b`."""
-    return max_difference(a, b) <= tolerance * float(b.abs().max())

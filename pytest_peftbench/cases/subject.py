@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -29,6 +30,23 @@ BaseModel = Callable[[Experiment], nn.Module]
 TaskData = Callable[[Experiment], Any]
 # Puts an adapter of a config on a base model, as `peft.get_peft_model` does.
 AddAdapter = Callable[[nn.Module, Any, bool], nn.Module]
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[nn.Module]:
+    """The model in evaluation mode, and without gradient checkpointing meanwhile.
+
+    Checkpointing waits for a backward pass, which none follows here: PEFT's hooks for it would stay, and the next
+    training step fail.
+    """
+    waiting = [module for module in model.modules() if getattr(module, "gradient_checkpointing", False) is True]
+    for module in waiting:
+        module.gradient_checkpointing = False  # type: ignore[assignment]
+    try:
+        yield model.eval()
+    finally:
+        for module in waiting:
+            module.gradient_checkpointing = True  # type: ignore[assignment]
 
 
 def _get_peft_model(base: nn.Module, config: Any, autocast_adapter_dtype: bool) -> nn.Module:
@@ -128,12 +146,14 @@ class Subject:
     @torch.inference_mode()
     def output(self, model: nn.Module) -> Tensor:
         """The adapted model's output on the probe batch, in evaluation mode."""
-        return self.task.output(model.eval(), self.full_probe).clone()
+        with evaluating(model):
+            return self.task.output(model, self.full_probe).clone()
 
     @torch.inference_mode()
     def plain_output(self, model: nn.Module) -> Tensor:
         """The output on the probe batch of a model without adapter."""
-        return self.task.output(model.eval(), self.probe).clone()
+        with evaluating(model):
+            return self.task.output(model, self.probe).clone()
 
     def decoding(self, model: nn.Module, steps: int) -> Callable[[], Tensor]:
         """A function that takes `steps` decoding steps with the model, and returns what they gave."""
@@ -151,9 +171,8 @@ class Subject:
 
     def count_forward(self, model: nn.Module) -> Counters:
         """A forward pass for inference."""
-        model.eval()
         batch = self.full_probe
-        with torch.inference_mode():
+        with torch.inference_mode(), evaluating(model):
             return count(lambda: self.task.output(model, batch), model, work="output")
 
     def count_decoding(self, model: nn.Module) -> dict[str, Counters]:
@@ -161,15 +180,19 @@ class Subject:
         first. Nothing for a task that does not generate."""
         if not self.task.generates:
             return {}
-        model.eval()
-        shorter, longer = (count(self.decoding(model, n), model, work="decode") for n in self.task.decoded_steps)
+        with evaluating(model):
+            shorter, longer = (count(self.decoding(model, n), model, work="decode") for n in self.task.decoded_steps)
         return {"decode_step": difference(longer, shorter)}
 
     def count_loss(self, model: nn.Module, trainer: Trainer) -> Counters:
-        """A forward pass for training, whose graph is dropped."""
+        """A forward pass for training. The backward pass after it is not counted; what waits for one must have it."""
         model.train()
         batch = self.full_probe
-        return count(lambda: self.task.loss(model, batch), model, trainer.optimizer, work="loss")
+        losses: list[Tensor] = []
+        counted = count(lambda: losses.append(self.task.loss(model, batch)), model, trainer.optimizer, work="loss")
+        losses.pop().backward()  # type: ignore[no-untyped-call]
+        trainer.optimizer.zero_grad()
+        return counted
 
     def count_step(self, model: nn.Module, trainer: Trainer) -> Counters:
         """A training step, of a trainer that has taken one: the optimizer's state comes with the first."""

@@ -23,6 +23,7 @@ from pytest_peftbench.cases.subject import (
     BaseModel,
     Subject,
     TaskData,
+    evaluating,
     figures_of,
     operators_of,
     parameters,
@@ -32,6 +33,7 @@ from pytest_peftbench.cases.training import Trainer
 from pytest_peftbench.cases.witness import can_be_witnessed, disturbed_witnesses, witness
 from pytest_peftbench.measure import timing
 from pytest_peftbench.measure.collector import freeze_collector
+from pytest_peftbench.measure.counters import Counters
 from pytest_peftbench.measure.environment import describe, deterministic, seed_everything
 from pytest_peftbench.measure.memory import MemoryTracker
 from pytest_peftbench.measure.weights import digest, last_digit, move
@@ -147,7 +149,8 @@ def try_out(experiment: Experiment, base_model: BaseModel, task_data: TaskData) 
         trainer = subject.trainer(model)
         seed_everything(seed)
         losses = trainer.train(subject.task.batches(seed), config.max_steps, lambda step, losses: None)
-        validation = subject.task.validate(model.eval(), subject.needs.inputs)
+        with evaluating(model):
+            validation = subject.task.validate(model, subject.needs.inputs)
         return {**validation, "train_loss": mean(losses[-config.eval_steps :])}
 
 
@@ -197,13 +200,15 @@ def _run_first(
         stage = replace(stage, seeds=tuple(others))
     if stage.retime:
         metrics.update(_time(case, subject, trained, blocks=timing.CONFIRMING_BLOCKS))
-    metrics.update(_check(subject, trained, folder))
+    checked, counted = _check(subject, trained, folder)
+    metrics.update(checked)
     metrics = in_order(metrics, str(experiment.case))
     if benchmark is not None:
         benchmark.extra_info.update(case=str(experiment.case), **metrics, **trained.seed_run.metrics)
     warnings = [*([case.memory.busy] if case.memory.busy else []), *case.warnings]
-    result = replace(result, metrics=metrics, peft=_peft(case, subject, trained, metrics), warnings=warnings)
-    return result, stage
+    operators = {**operators, **operators_of(counted)}
+    peft = _peft(case, subject, trained, metrics)
+    return replace(result, metrics=metrics, operators=operators, peft=peft, warnings=warnings), stage
 
 
 def _testified(
@@ -306,7 +311,8 @@ def _evaluate(case: Case, subject: Subject, model: nn.Module, reference: Referen
     case.phase = f"evaluating seed {seed}"
     case.memory.reset()
     tell = case.telling(f"seed {seed}, evaluating")
-    found = subject.task.evaluate(model.eval(), subject.needs.inputs, reference.evaluation, tell)
+    with evaluating(model):
+        found = subject.task.evaluate(model, subject.needs.inputs, reference.evaluation, tell)
     metrics = in_order(found.metrics, f"{case.experiment.case}: evaluation")
     stem = case.experiment.case.stem
     return replace(
@@ -332,9 +338,9 @@ def _take_steps(case: Case, subject: Subject, trainer: Trainer, seed: int, valid
         case.progress(f"seed {seed}, step {step}/{config.max_steps}")
         reserved_bytes.append(case.memory.reserved_bytes())
         if validate and step % config.eval_steps == 0:
-            with _timed(validation_times_s):
+            with _timed(validation_times_s), evaluating(model):
                 tell = case.telling(f"seed {seed}, validating")
-                found = task.validate(model.eval(), subject.needs.inputs, tell)
+                found = task.validate(model, subject.needs.inputs, tell)
             validations.append(in_order(found, f"{case.experiment.case}: validation"))
             model.train()
             figures = {**_peft_names(validations[-1]), **_train_figures(case, step, losses)}
@@ -423,15 +429,14 @@ def _time(
         benchmark.pedantic(timing.waiting(step, device), rounds=3)
     metrics = steps.metrics("step")
     if task.generates:
-        trained.model.eval()
-        base.eval()
-        decodes = timing.compare(
-            replace(subject, task=task).decoding(trained.model, task.timed_steps),
-            replace(plain, task=task).decoding(base, task.timed_steps),
-            device,
-            blocks,
-            METRICS["decode_time_ratio"].relative_margin,
-        )
+        with evaluating(trained.model), evaluating(base):
+            decodes = timing.compare(
+                replace(subject, task=task).decoding(trained.model, task.timed_steps),
+                replace(plain, task=task).decoding(base, task.timed_steps),
+                device,
+                blocks,
+                METRICS["decode_time_ratio"].relative_margin,
+            )
         metrics.update(decodes.metrics("decode"))
         steps = replace(steps, throttled_blocks=steps.throttled_blocks + decodes.throttled_blocks)
     if steps.sm_mhz is not None:
@@ -440,19 +445,24 @@ def _time(
     return metrics
 
 
-def _check(subject: Subject, trained: Trained, folder: Path) -> dict[str, Value]:
-    """What an adapter must be able to do; nothing for full fine-tuning, whose checkpoint is the whole model."""
+def _check(subject: Subject, trained: Trained, folder: Path) -> tuple[dict[str, Value], dict[str, Counters]]:
+    """What an adapter must be able to do, and what loading and merging it cost, where it can be.
+
+    Nothing for full fine-tuning, whose checkpoint is the whole model.
+    """
     model, base_output = trained.model, trained.reference.output
     if subject.adapter is None:
-        return {"checkpoint.bytes": sum(p.numel() * p.element_size() for p in model.parameters())}
+        return {"checkpoint.bytes": sum(p.numel() * p.element_size() for p in model.parameters())}, {}
     base_names = [name for name, _ in subject.base().named_parameters()]
     autocast = subject.experiment.train.autocast_adapter_dtype
-    return {
+    counted: dict[str, Counters] = {}
+    outcomes = {
         **checks.initial(trained.initial_output, base_output),
         **checks.disabling(model, subject.output, subject.plain_output, base_output),
-        **checks.saving(model, subject.output, subject.injectable_base, folder / "checkpoint", autocast),
-        **checks.merging(model, subject.output, base_names),
+        **checks.saving(model, subject.output, subject.injectable_base, folder / "checkpoint", counted, autocast),
+        **checks.merging(model, subject.output, base_names, counted),
     }
+    return {**outcomes, **figures_of(counted, peak_parts=False)}, counted
 
 
 def _out_of_memory(case: Case, error: str) -> Result:

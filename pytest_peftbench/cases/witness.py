@@ -123,9 +123,9 @@ class _Statement:
     def attempt(self, name: str, output: Callable[[], Tensor]) -> None:
         """An output that a method may be unable to give; that it is, the checks tell (see `cases.checks`)."""
 
-        def tell() -> bool:
+        def tell() -> float:
             self.output(name, output())
-            return True
+            return 0.0
 
         outcome(tell)
 

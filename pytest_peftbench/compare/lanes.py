@@ -10,12 +10,13 @@ from pytest_peftbench.compare.causes import COLUMNS, Rows, causes, changed_opera
 from pytest_peftbench.compare.comparable import incomparable
 from pytest_peftbench.compare.comparison import BySeed, Comparison, average, averaged
 from pytest_peftbench.compare.environment import DRIFTING, differences, why_drifted
-from pytest_peftbench.compare.laws import law
+from pytest_peftbench.compare.laws import law, outcome
 from pytest_peftbench.compare.quality import quality
 from pytest_peftbench.compare.verdicts import SEVERITY, Finding, Verdict
 from pytest_peftbench.compare.witness import may_be_rounding, says, who_lacks
 from pytest_peftbench.results import words
 from pytest_peftbench.results.baseline import problem, rounded, within_margin
+from pytest_peftbench.results.laws import DIFFERS, OK
 from pytest_peftbench.results.metrics import COUNTED, PEAK_PARTS, Metric, Value
 from pytest_peftbench.results.result import BaseReference
 
@@ -67,7 +68,7 @@ def _rounded_otherwise(comparison: Comparison, metric: Metric, finding: Finding)
     """Whether a check to the bit came out otherwise where bits do, though the outputs are the same but for rounding."""
     theirs = comparison.expected.witness
     return (
-        {finding.obtained, finding.expected} == {"ok", "differs"}
+        {word.partition(":")[0] for word in (finding.obtained, finding.expected)} == {OK, DIFFERS}
         and theirs is not None
         and _TO_THE_BIT.get(metric.name) in theirs.quantities
         and says(comparison) == "agrees"
@@ -146,13 +147,13 @@ def equal(metric: Metric, obtained: Value, expected: Value) -> Finding:
     if metric.unit == "law":
         return law(metric, str(obtained), str(expected))
     if metric.unit == "outcome":
-        lost = "capability lost" if expected == "ok" else "fails in another way"
-        verdict: Verdict = "improved" if obtained == "ok" else "regressed"
-        return Finding.between(metric, verdict, obtained, expected, "capability gained" if obtained == "ok" else lost)
+        return outcome(metric, str(obtained), str(expected))
     if isinstance(obtained, dict) and isinstance(expected, dict):
         return _changed_entries(metric, "regressed", obtained, expected)
     if not isinstance(obtained, (int, float)) or not isinstance(expected, (int, float)):
         return Finding.between(metric, "regressed", obtained, expected, "must be equal")
+    if metric.margin(expected) and within_margin(metric, obtained, expected):
+        return Finding.between(metric, "within noise", obtained, expected, f"margin {words.margin(metric, expected)}")
     side = _side(metric, obtained, expected)
     return Finding.between(metric, side, obtained, expected, "must be equal" if side == "regressed" else "")
 

@@ -1,9 +1,19 @@
-"""The rule of a law: two words of one, see `results.laws`."""
+"""The rules of a law and of a check of a trained case: two words of one, see `results.laws`."""
 
 from __future__ import annotations
 
+import math
+
 from pytest_peftbench.compare.verdicts import Finding, Verdict
-from pytest_peftbench.results.laws import Standing, same_size, size_of, standing
+from pytest_peftbench.results.laws import (
+    NOT_REACHED,
+    OK,
+    Standing,
+    difference_of,
+    same_size,
+    size_of,
+    standing,
+)
 from pytest_peftbench.results.metrics import Metric
 
 # From worst to best: a method that says in words that it cannot is better than one that does it wrongly.
@@ -34,3 +44,28 @@ def _told(obtained: str, expected: str) -> tuple[Verdict, str]:
     if _ORDER.index(ours) > _ORDER.index(theirs):
         return "improved", "mended" if ours == "holds" else "refused in words now"
     return "regressed", "broken now" if ours == "broken" else "capability lost"
+
+
+def outcome(metric: Metric, obtained: str, expected: str) -> Finding:
+    """What another outcome of a check means. One that differs already can get worse; not reached is never green."""
+    if obtained == expected:
+        return Finding.between(metric, "identical", obtained, expected)
+    verdict, reason = _came_to(obtained, expected)
+    return Finding.between(metric, verdict, obtained, expected, reason)
+
+
+def _came_to(obtained: str, expected: str) -> tuple[Verdict, str]:
+    if obtained == NOT_REACHED:
+        return "cannot tell", "what comes before it failed"
+    if obtained == OK:
+        return "improved", "capability gained"
+    if expected in (OK, NOT_REACHED):
+        return "regressed", "capability lost" if expected == OK else "reached, and fails"
+    ours, theirs = difference_of(obtained), difference_of(expected)
+    if ours is None or theirs is None:
+        return "regressed", "fails in another way"
+    if math.isnan(ours) or math.isnan(theirs):
+        return "not comparable", "one side does not say by how much; record the case anew"
+    if same_size(ours, theirs):
+        return "same to rounding", "of one size"
+    return ("regressed", "by more than before") if ours > theirs else ("improved", "by less than before")

@@ -22,8 +22,8 @@ Verdict = Literal[
     "not compared",
     "improved",
     "not recorded yet",
-    "numerics changed",
     "cannot tell",
+    "numerics changed",
     "not comparable",
     "no baseline",
     "missing metric",
@@ -138,12 +138,8 @@ class CaseVerdict:
     @property
     def verdict(self) -> Verdict:
         """The worst of the findings. Times within their margin always differ a little, so they say nothing."""
-        told = (
-            finding.verdict
-            for finding in self.findings
-            if not (finding.verdict == "within noise" and _is_noisy(finding.metric))
-        )
-        return max(told, key=SEVERITY.index, default="identical")
+        told = [item for item in self.findings if not (item.verdict == "within noise" and _is_noisy(item.metric))]
+        return next((finding.verdict for finding in _worst_first(told)), "identical")
 
     def text(self, accept_command: str = "") -> str:
         """All findings but the identical ones, worst first, then the baseline and how to accept the new values."""
@@ -188,8 +184,14 @@ def _is_noisy(metric: str) -> bool:
 
 
 def _worst_first(findings: Iterable[Finding]) -> list[Finding]:
+    """What is not identical: red before green, then what is incidental behind the rest, then by severity."""
     told = [finding for finding in findings if finding.verdict != "identical"]
-    return sorted(told, key=lambda finding: -SEVERITY.index(finding.verdict))
+    return sorted(told, key=_rank)
+
+
+def _rank(finding: Finding) -> tuple[bool, bool, int]:
+    incidental = finding.metric in METRICS and METRICS[finding.metric].incidental
+    return finding.verdict in GREEN_BY_DEFAULT, incidental, -SEVERITY.index(finding.verdict)
 
 
 def _told(findings: Iterable[Finding]) -> list[str]:

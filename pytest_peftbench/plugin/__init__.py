@@ -86,7 +86,7 @@ def pytest_configure(config: pytest.Config) -> None:
     collector = config.stash[COLLECTOR] = Collector(
         settings.green, compares=not (settings.update_baselines or settings.no_compare)
     )
-    config.stash[BISECTION] = Bisection(collector)
+    config.stash[BISECTION] = Bisection(collector, settings.bisect_bad)
     config.pluginmanager.register(collector, "peftbench-collector")
     config.pluginmanager.register(config.stash[BISECTION], "peftbench-bisection")
 

@@ -17,8 +17,8 @@ SKIP = 125
 # Above 127 git ends the bisection.
 ABORT = 130
 
-# Every other verdict, `regressed` apart, means that the case was not measured or could not be compared.
-_NOT_REGRESSED: frozenset[Verdict] = frozenset(
+# Every other verdict that is not bad means that the case was not measured or could not be compared.
+_COMPARED: frozenset[Verdict] = frozenset(
     {
         "identical",
         "environment drift",
@@ -38,18 +38,22 @@ def is_asked_for(config: pytest.Config) -> bool:
     return config.stash[SETTINGS].bisect if SETTINGS in config.stash else bool(config.getoption("peft_bisect"))
 
 
-def exit_code(verdicts: Collection[Verdict]) -> int:
-    """BAD for a case that regressed; else SKIP when some case, or every one, could not be compared; else GOOD."""
-    if "regressed" in verdicts:
+def exit_code(verdicts: Collection[Verdict], bad: Collection[Verdict]) -> int:
+    """BAD for a verdict that is; else SKIP when some case, or every one, could not be compared; else GOOD.
+
+    verdicts: of all findings, since the worst one of a case may hide a bad one.
+    """
+    if any(verdict in bad for verdict in verdicts):
         return BAD
-    return GOOD if verdicts and _NOT_REGRESSED.issuperset(verdicts) else SKIP
+    return GOOD if verdicts and _COMPARED.issuperset(verdicts) else SKIP
 
 
 class Bisection:
     """Knows how the session ended, for the exit code of `--peft-bisect`."""
 
-    def __init__(self, collector: Collector) -> None:
+    def __init__(self, collector: Collector, bad: Collection[Verdict]) -> None:
         self._collector = collector
+        self._bad = bad
         self._interrupted = False
         self._stopped = False
 
@@ -68,15 +72,18 @@ class Bisection:
             return ABORT
         if status not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
             return SKIP
-        broken: list[Verdict] = ["failed"] * len(self._collector.broken)
-        if self._collector.gaps.unrun or self._collector.gaps.twice or self._collector.gaps.asked:
-            broken.append("failed")
-        code = exit_code([*map(_verdict, self._collector.outcomes), *broken])
-        return SKIP if code == GOOD and self._stopped else code
+        outcomes, gaps = self._collector.outcomes, self._collector.gaps
+        code = exit_code([verdict for outcome in outcomes for verdict in _verdicts(outcome)], self._bad)
+        unmeasured = [outcome for outcome in outcomes if not _verdicts(outcome)]
+        unknown = unmeasured or self._stopped or self._collector.broken or gaps.unrun or gaps.twice or gaps.asked
+        return SKIP if code == GOOD and unknown else code
 
 
-def _verdict(outcome: CaseOutcome) -> Verdict:
-    return outcome.verdict.verdict if outcome.verdict and not outcome.unmeasured else "failed"
+def _verdicts(outcome: CaseOutcome) -> list[Verdict]:
+    """Of each finding of a case; none where it was not measured: nobody knows what it would have shown."""
+    if outcome.verdict is None or outcome.unmeasured:
+        return []
+    return [finding.verdict for finding in outcome.verdict.findings]
 
 
 BISECTION = pytest.StashKey[Bisection]()

@@ -230,8 +230,15 @@ class Settings:
     ]
     bisect: Annotated[
         bool,
+        Option("end with what `git bisect run` reads: 1 for a bad case, 125 where one could not be compared, else 0"),
+    ]
+    bisect_bad: Annotated[
+        frozenset[Verdict],
         Option(
-            "end with what `git bisect run` reads: 1 for a regression, 125 where a case could not be compared, else 0"
+            "verdicts that are bad to --peft-bisect, separated by commas; `failed` finds a crash",
+            "VERDICTS",
+            _verdicts,
+            default="regressed",
         ),
     ]
 

@@ -1,4 +1,7 @@
-"""The words of a law: it holds, PEFT refuses it in words, it is broken by a size or an error, or it was not reached."""
+"""The words of a law: it holds, PEFT refuses it in words, it is broken by a size or an error, or it was not reached.
+
+And those of a check of a trained case: `ok`, `differs: 0.012`, the class of an error, or `not reached`.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import re
 from typing import Literal
 
 HOLDS, NOT_REACHED = "holds", "not reached"
+OK, DIFFERS = "ok", "differs"
 # Two sizes are one where neither is more than this many times the other: what rounds differs between machines.
 SIZE_FACTOR = 2.0
 # Below this a size is that of rounding in single precision, and what it is depends on the machine.
@@ -24,6 +28,22 @@ def refused(error: BaseException) -> str:
 def broken(by: float | BaseException) -> str:
     """The word of a law that does not hold: how far off, relative, to two digits, or the class of an error."""
     return f"broken: {type(by).__name__ if isinstance(by, BaseException) else f'{by:.2g}'}"
+
+
+def differs(by: float) -> str:
+    """The word of a check that does not hold: how far off, relative to the largest expected value, to two digits."""
+    return f"{DIFFERS}: {by:.2g}"
+
+
+def difference_of(word: str) -> float | None:
+    """How far a check is off; None where it holds or raised. NaN: it differs, and nobody kept by how much."""
+    name, _, size = word.partition(": ")
+    if name != DIFFERS:
+        return None
+    try:
+        return float(size)
+    except ValueError:
+        return math.nan
 
 
 def standing(word: str) -> Standing | None:

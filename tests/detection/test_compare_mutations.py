@@ -109,7 +109,37 @@ EXPECTATIONS = {
     "the same again": (PLAIN, PLAIN, "identical"),
     "one FLOP more": (a_result(metrics={"train_step.flops": 1_204_000_001}), PLAIN, "regressed"),
     "one FLOP less": (a_result(metrics={"train_step.flops": 1_203_999_999}), PLAIN, "improved"),
-    "a capability lost": (a_result(metrics={"merge.same_output": "differs"}), PLAIN, "regressed"),
+    "a check that was not reached": (
+        a_result(metrics={"merge.same_output": "not reached"}),
+        a_result(metrics={"merge.same_output": "differs: 0.2"}),
+        "cannot tell",
+    ),
+    "a difference that grew": (
+        a_result(metrics={"merge.same_output": "differs: 0.5"}),
+        a_result(metrics={"merge.same_output": "differs: 0.2"}),
+        "regressed",
+    ),
+    "three per cent more host calls": (
+        a_result(metrics={"inject.host_calls": 1030}),
+        a_result(metrics={"inject.host_calls": 1000}),
+        "regressed",
+    ),
+    "one FLOP more, and other bits": (
+        a_result(metrics={"train_step.flops": 1_204_000_001}, seeds={"adapter_sha256": "1" * 64}),
+        PLAIN,
+        "regressed",
+    ),
+    "more host calls, and one FLOP less": (
+        a_result(metrics={"inject.host_calls": 1030, "train_step.flops": 1_203_999_999}),
+        a_result(metrics={"inject.host_calls": 1000}),
+        "regressed",
+    ),
+    "fewer host calls, and a first loss of rounding": (
+        elsewhere(ROUNDED, metrics={"inject.host_calls": 900}),
+        replace(a_result(metrics={"inject.host_calls": 1000}), witness=Witness(TOLD, 1e-9)),
+        "same to rounding",
+    ),
+    "a capability lost": (a_result(metrics={"merge.same_output": "differs: 0.2"}), PLAIN, "regressed"),
     "another type in the checkpoint": (
         a_result(metrics={"checkpoint.tensors": {"*.lora_A": "4 x [8, 128] F64"}}),
         PLAIN,
@@ -179,12 +209,12 @@ EXPECTATIONS = {
         ("cannot tell", "adapter_sha256"),
     ),
     "reloaded with other bits elsewhere": (
-        elsewhere(RELOADED, metrics={"reload.same_output": "differs"}),
+        elsewhere(RELOADED, metrics={"reload.same_output": "differs: 2e-08"}),
         replace(a_result(metrics={"reload.same_output": "ok"}), witness=Witness(RELOADED, 1e-9)),
         ("same to rounding", "reload.same_output"),
     ),
     "reloaded with other bits at home": (
-        replace(a_result(metrics={"reload.same_output": "differs"}), witness=Witness(RELOADED)),
+        replace(a_result(metrics={"reload.same_output": "differs: 2e-08"}), witness=Witness(RELOADED)),
         replace(a_result(metrics={"reload.same_output": "ok"}), witness=Witness(RELOADED, 1e-9)),
         ("regressed", "reload.same_output"),
     ),
@@ -309,9 +339,27 @@ MUTATIONS = [
     ),
     (
         "exact: outcome",
-        '"improved" if obtained == "ok" else "regressed"',
-        '"regressed" if obtained == "ok" else "improved"',
+        "if obtained == OK:",
+        "if obtained != OK:",
         "a capability lost",
+    ),
+    (
+        "exact: outcome that was not reached",
+        "if obtained == NOT_REACHED:",
+        "if False:",
+        "a check that was not reached",
+    ),
+    (
+        "exact: size of an outcome",
+        "if ours > theirs else",
+        "if ours < theirs else",
+        "a difference that grew",
+    ),
+    (
+        "exact: margin",
+        "if metric.margin(expected) and within_margin(metric, obtained, expected):",
+        "if metric.margin(expected):",
+        "three per cent more host calls",
     ),
     (
         "exact: table",
@@ -496,7 +544,7 @@ MUTATIONS = [
     ),
     (
         "checks to the bit: an error",
-        '{finding.obtained, finding.expected} == {"ok", "differs"}',
+        '{word.partition(":")[0] for word in (finding.obtained, finding.expected)} == {OK, DIFFERS}',
         "True",
         "reloading raises elsewhere",
     ),
@@ -670,9 +718,21 @@ MUTATIONS = [
     ("no baseline", 'Finding.of("case", "no baseline"', 'Finding.of("case", "identical"', "no baseline"),
     (
         "the worst finding is the verdict",
-        "return max(told, key=SEVERITY.index",
-        "return min(told, key=SEVERITY.index",
-        "one FLOP more",
+        "return finding.verdict in GREEN_BY_DEFAULT, incidental, -SEVERITY",
+        "return finding.verdict in GREEN_BY_DEFAULT, incidental, SEVERITY",
+        "one FLOP more, and other bits",
+    ),
+    (
+        "red comes before green",
+        "return finding.verdict in GREEN_BY_DEFAULT, incidental,",
+        "return False, incidental,",
+        "more host calls, and one FLOP less",
+    ),
+    (
+        "what is incidental comes last",
+        "return finding.verdict in GREEN_BY_DEFAULT, incidental,",
+        "return finding.verdict in GREEN_BY_DEFAULT, False,",
+        "fewer host calls, and a first loss of rounding",
     ),
     (
         "green is what every finding is",
