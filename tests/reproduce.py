@@ -49,7 +49,7 @@ def reproduces(cell, shown):
 def broken_laws(by_design=False):
     """The simplest cell of each method, law and cause; of what PEFT means to be so only where that is asked for."""
     shown = [group.simplest for group in groups(cells(REPOSITORY / "baselines"))]
-    return [cell for cell in shown if by_design or not (cell.cause and cell.cause.by_design)]
+    return [cell for cell in shown if by_design or not cell.is_by_design]
 
 
 def main(arguments=None):

@@ -108,7 +108,7 @@ def _say_scripts(found: Sequence[Cell], options: argparse.Namespace) -> int:
     broken = groups(cell for cell in found if cell.law == options.law)
     if not broken:
         raise InputError(f"--script: {options.method} does not break {options.law}; there is nothing to show")
-    for group in broken:
+    for group in [group for group in broken if not group.is_by_design] or broken:
         say(script(group.simplest, options.suites))
     return 0
 
@@ -122,15 +122,11 @@ def _is_asked_for(cell: Cell, options: argparse.Namespace) -> bool:
 
 def _summary(found: Sequence[Cell]) -> list[str]:
     counts = {word: sum(standing(cell.word) == word for cell in found) for word in _MARKS}
-    counts["by design"] = sum(bool(cell.cause and cell.cause.by_design) for cell in found if _is_broken(cell))
+    counts["by design"] = sum(cell.is_by_design for cell in found)
     counts["broken"] -= counts["by design"]
     cases = len({(cell.method, cell.setting, cell.structure) for cell in found})
     told = ", ".join(f"{count:,} {_TOLD.get(word, word)}" for word, count in counts.items() if count)
     return [f"{plural(cases, 'case')}, {len(found):,} laws asked:", told]
-
-
-def _is_broken(cell: Cell) -> bool:
-    return standing(cell.word) == "broken"
 
 
 COMMAND = Command(

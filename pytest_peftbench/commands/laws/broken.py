@@ -19,8 +19,8 @@ def broken_lines(found: Iterable[Cell]) -> list[str]:
     Causes that are not a method's own come first, with a line for each law and how many methods break it.
     """
     broken = groups(found)
-    meant = [group for group in broken if (cause := group.worst.cause) and cause.by_design]
-    shared = [group for group in broken if (cause := group.worst.cause) and not cause.by_design]
+    meant = [group for group in broken if group.is_by_design]
+    shared = [group for group in broken if group.worst.cause and not group.is_by_design]
     own = [group for group in broken if not group.worst.cause]
     return [*_by_cause(shared), *_by_method(own), *_by_design(meant)]
 
@@ -88,7 +88,7 @@ def cell_lines(found: Iterable[Cell]) -> list[str]:
 
 
 def _star(cell: Cell) -> str:
-    return " *" if cell.cause and cell.cause.by_design else ""
+    return " *" if cell.is_by_design else ""
 
 
 def in_columns(head: list[str], rows: Sequence[tuple[str, list[str]]], left: Sequence[int]) -> list[str]:

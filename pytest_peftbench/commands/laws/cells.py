@@ -57,6 +57,11 @@ class Cell:
         """Why it is broken, where others share that or it is by design."""
         return cause_of(self.method, self.setting, self.structure, self.law, self.error or "size")
 
+    @property
+    def is_by_design(self) -> bool:
+        """Whether it is broken as PEFT means it to be."""
+        return standing(self.word) == "broken" and self.cause is not None and self.cause.by_design
+
 
 @dataclass(frozen=True)
 class Group:
@@ -68,6 +73,11 @@ class Group:
     def worst(self) -> Cell:
         """That which is the farthest off."""
         return max(self.cells, key=lambda cell: cell.size or 0.0)
+
+    @property
+    def is_by_design(self) -> bool:
+        """Whether PEFT means it to be so: the cells of a group share their cause."""
+        return self.worst.is_by_design
 
     @property
     def simplest(self) -> Cell:

@@ -14,7 +14,7 @@ class Cause:
     """One cause, and the words that it explains: each of the fields that is not empty names what they are of.
 
     why: what happens, in words. by_design: whether PEFT means it. error: the class of the error; `size` for a law that
-    is off by a number; empty for both.
+    is off by a number; empty for both. unless: methods that break the law for another reason.
     """
 
     why: str
@@ -24,6 +24,7 @@ class Cause:
     settings: tuple[str, ...] = ()
     structures: tuple[str, ...] = ()
     error: str = ""
+    unless: tuple[str, ...] = ()
 
     def explains(self, method: str, setting: str, structure: str, law: str, error: str) -> bool:
         """Whether it is why a law is broken; `error` is `size` where it is off by a number."""
@@ -34,7 +35,7 @@ class Cause:
             (self.structures, structure),
             ((self.error,) if self.error else (), error),
         )
-        return all(not names or name in names for names, name in asked)
+        return method not in self.unless and all(not names or name in names for names, name in asked)
 
 
 # What asks for the base model as it was.
@@ -161,8 +162,21 @@ CAUSES: tuple[Cause, ...] = (
         "cast to float32 (autocast_adapter_dtype), what was frozen becomes trainable",
         _GRADIENTS,
         settings=("bfloat16",),
+        error="size",
+        unless=("adaptionprompt", "lily", "shadow"),
     ),
     Cause("bias: the base model's biases stay trainable for inference", _GRADIENTS, settings=("biased",)),
+    Cause(
+        "disable_adapter looks for prepare_inputs_for_generation, which no encoder has",
+        ("disable", "disable.nested"),
+        methods=_PROMPTS,
+        error="UnboundLocalError",
+    ),
+    Cause(
+        "get_base_model_state_dict of a prompt knows no modules_to_save",
+        ("base.state",),
+        methods=_PROMPTS,
+    ),
     Cause(
         "disabled, a prompt leaves modules_to_save on",
         ("disable", "disable.nested", "generate.disable"),
@@ -215,17 +229,15 @@ CAUSES: tuple[Cause, ...] = (
         methods=("lora",),
         settings=("replication",),
     ),
+    Cause(
+        "adapter_names is passed over without a word: each row has the active adapter",
+        ("mixed",),
+        error="size",
+        unless=("lora", "road"),
+    ),
 )
-# Last, as some methods do know mixed batches: for them a broken one has another cause.
-_IGNORED = Cause("adapter_names is passed over without a word: each row has the active adapter", ("mixed",), error="size")
-_KNOW_MIXED = ("lora", "road")
 
 
 def cause_of(method: str, setting: str, structure: str, law: str, error: str) -> Cause | None:
     """Why a law is broken; None for what no other shares. error: its class, or `size`."""
-    for cause in CAUSES:
-        if cause.explains(method, setting, structure, law, error):
-            return cause
-    if method not in _KNOW_MIXED and _IGNORED.explains(method, setting, structure, law, error):
-        return _IGNORED
-    return None
+    return next((cause for cause in CAUSES if cause.explains(method, setting, structure, law, error)), None)
