@@ -1,7 +1,7 @@
 """Run the script of every broken law, and tell which of them do not show what was recorded.
 
-`python tests/reproduce.py` takes them all, some minutes; `--method lora --law weighted` some. Exits with 1 when one does
-not reproduce: its word is a defect of ours and none of PEFT's.
+`python tests/reproduce.py` takes them all, some minutes; `--method lora --law weighted` some. Exits with 1 when one
+does not reproduce: its word is a defect of ours and none of PEFT's.
 """
 
 import argparse
@@ -31,7 +31,7 @@ def shown_by(text):
     try:
         with contextlib.redirect_stdout(output), contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            exec(compile(text, "script", "exec"), {"__name__": "script"})  # noqa: S102
+            exec(compile(text, "script", "exec"), {"__name__": "script"})
     except Exception as error:
         return type(error).__name__, str(error)
     last = [line for line in output.getvalue().splitlines() if line.startswith(_SHOULD)][-1]

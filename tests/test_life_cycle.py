@@ -381,7 +381,8 @@ def test_a_script_shows_what_is_recorded(method, law):
 
 
 def test_the_command_prints_a_script_for_each_cause(capsys):
-    lines = listed(capsys, "--method", "lora", "--law", "weighted", "--script", "--suites", str(REPOSITORY / "benchmarks"))
+    suites = str(REPOSITORY / "benchmarks")
+    lines = listed(capsys, "--method", "lora", "--law", "weighted", "--script", "--suites", suites)
 
     heads = [line for line in lines if line.startswith("# lora on ")]
     assert any("rslora" in head for head in heads)

@@ -23,7 +23,6 @@ _SUITES = Path("benchmarks")
 
 
 
-
 def matrix_lines(found: Sequence[Cell]) -> list[str]:
     """Methods at their defaults against groups of laws, a mark each, and what the marks mean."""
     at_defaults = {cell.method for cell in found if cell.setting == DEFAULT}

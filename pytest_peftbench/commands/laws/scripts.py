@@ -145,4 +145,5 @@ def _imports(body: str) -> str:
         elif re.fullmatch(r"(Llama|GPT2|OPT|Gemma|T5|Bert)[A-Z]\w+", name):
             told["transformers"].append(name)
     plain = [f"import {name}" for name in sorted([*told.pop("", []), "torch"])]
-    return "\n".join([*plain, *(f"from {home} import {', '.join(names)}" for home, names in sorted(told.items()) if names)])
+    taken = [f"from {home} import {', '.join(names)}" for home, names in sorted(told.items()) if names]
+    return "\n".join([*plain, *taken])

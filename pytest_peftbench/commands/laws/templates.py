@@ -1,8 +1,8 @@
 """Texts of scripts that show a broken law by PEFT alone: a base model of each structure, and what is done to it.
 
-Places that start with a $ are filled in by `scripts`: $base and $model make what is named so, $out is the adapted model's
-output, $plain the same without what a method wants beside the inputs, $alone that of the base model; $trained stands for
-a training, $differ prints how far `obtained` is from `expected`.
+Places that start with a $ are filled in by `scripts`: $base and $model make what is named so, $out is the adapted
+model's output, $plain the same without what a method wants beside the inputs, $alone that of the base model; $trained
+stands for a training, $differ prints how far `obtained` is from `expected`.
 """
 
 from __future__ import annotations
@@ -275,7 +275,8 @@ LAWS: dict[str, str] = {
     'print("should be 0:", max((obtained[n] - expected[n]).abs().max().item() for n in expected))',
     "merge": f"{_EXPECTED}model.merge_adapter()\n{_OBTAINED}",
     "merge.again": f"{_EXPECTED}model.merge_adapter()\nmodel.merge_adapter()\n{_OBTAINED}",
-    "merge.disable": f"{_BASE_OUTPUT}model.merge_adapter()\nwith model.disable_adapter():\n    obtained = $plain\n$differ",
+    "merge.disable": f"{_BASE_OUTPUT}model.merge_adapter()\nwith model.disable_adapter():\n    obtained = $plain\n"
+    "$differ",
     "merge.safe": f"{_EXPECTED}model.merge_adapter(safe_merge=True)\n{_OBTAINED}",
     "unmerge": f"{_EXPECTED}model.merge_adapter()\nmodel.unmerge_adapter()\n{_OBTAINED}",
     "unmerge.weights": f"{_ONE}{_WEIGHTS}before = weights()\nmodel.merge_adapter()\nmodel.unmerge_adapter()\n"
@@ -292,8 +293,8 @@ LAWS: dict[str, str] = {
     "try:\n    model.merge_adapter(safe_merge=True)\nexcept ValueError as refused:\n    print(refused)\n"
     f"after = weights()\n{_CHANGED}",
     "add": f'{_EXPECTED}model.add_adapter("second", another$options)\nmodel.eval()\n{_OBTAINED}',
-    "add.requires_grad": f'{_ADDED}expected = trainable()\nmodel.add_adapter("second", another$options)\nobtained = trainable()\n'
-    f"{_COUNT}",
+    "add.requires_grad": f'{_ADDED}expected = trainable()\nmodel.add_adapter("second", another$options)\n'
+    f"obtained = trainable()\n{_COUNT}",
     "set": f'{_OTHER}$model\ntorch.manual_seed(1)\n'
     f'model.add_adapter("second", another$options)\nmodel.set_adapter("second")\n$trained\nmodel.eval()\n{_OBTAINED}',
     "set.requires_grad": f'{_ADDED}expected = {{name.replace(".default", ".second") for name in trainable()}}\n'
@@ -303,11 +304,13 @@ LAWS: dict[str, str] = {
     f'model.set_adapter("default")\nmodel.eval()\n{_OBTAINED}',
     "set.inference": f'$base\n$model\nmodel.set_adapter("default", inference_mode=True)\n'
     f"obtained, expected = {_TRAINABLE}, set()\n{_COUNT}",
-    "delete": f'{_EXPECTED}model.add_adapter("second", another$options)\nmodel.delete_adapter("second")\nmodel.eval()\n{_OBTAINED}',
+    "delete": f'{_EXPECTED}model.add_adapter("second", another$options)\nmodel.delete_adapter("second")\n'
+    f"model.eval()\n{_OBTAINED}",
     "delete.active": f'{_TWO}model.set_adapter("second")\nexpected = $out\nmodel.set_adapter("default")\n'
     f'model.delete_adapter("default")  # which leaves the second one\nmodel.eval()\n{_OBTAINED}',
     "delete.merged": f'{_EXPECTED}model.add_adapter("second", another$options)\nmodel.merge_adapter()\ntry:\n'
-    '    model.delete_adapter("default")\nexcept ValueError as refused:\n    print(refused)\nmodel.eval()\n' + _OBTAINED,
+    '    model.delete_adapter("default")\nexcept ValueError as refused:\n    print(refused)\n'
+    f"model.eval()\n{_OBTAINED}",
     "both": f'{_TWO}one = $out\nmodel.base_model.set_adapter(["default", "second"])\nboth = $out\n'
     'print("should be 0:", float(torch.equal(one, both)))',
     "both.merge": f'{_TWO}model.base_model.set_adapter(["default", "second"])\nexpected = $out\n'
@@ -334,7 +337,8 @@ LAWS: dict[str, str] = {
     f'hotswap_adapter(model, folder, "default")\n{_OBTAINED}',
     "generate": f"{_ONE}expected = {_GENERATED}, use_cache=True)\nobtained = {_GENERATED}, use_cache=False)\n"
     'print("should be 0:", (obtained != expected).sum().item(), obtained, expected)',
-    "generate.disable": "$base\nexpected = base.generate(**inputs, max_new_tokens=8, min_new_tokens=8, do_sample=False)\n"
+    "generate.disable": "$base\n"
+    "expected = base.generate(**inputs, max_new_tokens=8, min_new_tokens=8, do_sample=False)\n"
     "$model\n$trained\nwith model.disable_adapter():\n"
     "    obtained = model.generate(**inputs, max_new_tokens=8, min_new_tokens=8, do_sample=False)\n"
     'print("should be 0:", (obtained != expected).sum().item(), obtained, expected)',

@@ -216,7 +216,13 @@ CAUSES: tuple[Cause, ...] = (
         methods=("lora",),
         settings=("lora-bias",),
     ),
-    Cause("add_weighted_adapter leaves KaSA's singular values behind", _WEIGHTED, methods=("lora",), settings=("kasa",), error="size"),
+    Cause(
+        "add_weighted_adapter leaves KaSA's singular values behind",
+        _WEIGHTED,
+        methods=("lora",),
+        settings=("kasa",),
+        error="size",
+    ),
     Cause(
         "layer_replication: merging is not refused, as its check reads the wrong dict",
         (*_MERGED, "delete.merged"),
