@@ -4,9 +4,11 @@ from dataclasses import replace
 from functools import cache
 
 import pytest
+from reproduce import broken_laws, reproduces, shown_by
 from support import REPOSITORY, skip_under_an_older_peft
 
 from pytest_peftbench import commands as cli
+from pytest_peftbench.commands.laws.scripts import script
 from pytest_peftbench.commands.selftest.patching import Edit, patched
 from pytest_peftbench.compare import GREEN_BY_DEFAULT, compare
 from pytest_peftbench.compare.laws import law
@@ -15,6 +17,7 @@ from pytest_peftbench.results.files import InputError
 from pytest_peftbench.results.laws import standing
 from pytest_peftbench.results.metrics import METRICS
 from pytest_peftbench.suites import peft_types, read_suite
+from pytest_peftbench.tasks.structures.causes import CAUSES
 from pytest_peftbench.tasks.structures.experiments import METHODS
 from pytest_peftbench.tasks.structures.laws import LAWS
 from pytest_peftbench.tasks.structures.shapes import STRUCTURES
@@ -332,6 +335,73 @@ def test_the_list_holds_what_is_known_to_be_broken(method, law, place, capsys):
 @pytest.mark.parametrize("arguments", [[], ["--cells"], ["--matrix"], ["--law", "merge"], ["--method", "lora"]])
 def test_a_line_has_80_columns_at_most(arguments, capsys):
     assert max(map(len, listed(capsys, *arguments))) <= 80
+
+
+def test_the_list_is_short_enough_to_read(capsys):
+    assert len(listed(capsys)) < 400
+
+
+def test_what_is_by_design_stands_apart_with_its_reason_and_is_counted_apart(capsys):
+    lines = listed(capsys, "--method", "ia3")
+    above, below = lines[: lines.index("by design")], lines[lines.index("by design") :]
+
+    assert not [line for line in above if line.split()[0] == "unmerge.weights"]
+    assert "never by zero: a comment says so:" in " ".join(" ".join(below).split())
+    assert "broken by design" in lines[-1]
+
+
+def test_every_cause_explains_a_word():
+    told = {cell.cause for cell in cli.laws.cells(BASELINES) if standing(cell.word) == "broken"}
+
+    assert [cause for cause in CAUSES if cause not in told] == []
+
+
+# Scripts --------------------------------------------------------------------------------------------------------------
+
+SHOWN = [("lora", "weighted"), ("road", "safe.nothing"), ("adamss", "safe.nothing"), ("lora", "hotswap")]
+
+
+def test_each_broken_law_has_a_script_that_python_reads_and_that_names_nothing_of_ours():
+    texts = [script(cell, REPOSITORY / "benchmarks") for cell in broken_laws()]
+
+    assert len(texts) > 100
+    assert not [text for text in texts if "peftbench" in text]
+    for text in texts:
+        compile(text, "script", "exec")
+
+
+@pytest.mark.parametrize(("method", "law"), SHOWN)
+def test_a_script_shows_what_is_recorded(method, law):
+    broken = [cell for cell in broken_laws() if (cell.method, cell.law) == (method, law)]
+
+    assert broken
+    for cell in broken:
+        shown, said = shown_by(script(cell, REPOSITORY / "benchmarks"))
+        assert reproduces(cell, shown), said
+
+
+def test_the_command_prints_a_script_for_each_cause(capsys):
+    suites = str(REPOSITORY / "benchmarks")
+    lines = listed(capsys, "--method", "lora", "--law", "weighted", "--script", "--suites", suites)
+
+    heads = [line for line in lines if line.startswith("# lora on ")]
+    assert any("rslora" in head for head in heads)
+    assert lines.count("import torch") == len(heads)
+    assert [line for line in lines if line.startswith('print("should be 0:"')]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--law", "merge"], "give --method and --law"),
+        (["--method", "lora", "--law", "unmerge"], "lora does not break unmerge"),
+    ],
+)
+def test_a_script_of_nothing_is_refused(arguments, words, capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["laws", str(BASELINES), "--script", *arguments])
+
+    assert words in capsys.readouterr().err
 
 
 def test_the_matrix_has_a_row_for_each_method(capsys):

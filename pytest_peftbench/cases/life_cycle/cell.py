@@ -119,10 +119,28 @@ class Cell:
         return model
 
     def add_second(self, model: Any) -> None:
-        """Add the second adapter, trained otherwise than the first."""
+        """Add the second adapter, trained otherwise than the first: with the numbers that it has alone."""
         seed_everything(SECOND)
         model.add_adapter(SECOND_NAME, self.config(), autocast_adapter_dtype=self._autocast)
-        perturb(model, self.of_second(self.trainable))
+        if self.trainable == self.of_second(self.trainable):  # a method that keeps one adapter in the model at a time
+            model.set_adapter(SECOND_NAME)
+            perturb(model, self.trainable)
+            model.set_adapter(NAME)
+        self._copy_second(model)
+
+    @torch.no_grad()
+    def _copy_second(self, model: Any) -> None:
+        """What is of the same name and shape: an adapter made beside another may be another one by PEFT's fault."""
+        parameters = dict(model.named_parameters(remove_duplicate=False))
+        for name, values in self._second_parameters.items():
+            if name in parameters and parameters[name].shape == values.shape:
+                parameters[name].copy_(values)
+
+    @cached_property
+    def _second_parameters(self) -> dict[str, Tensor]:
+        """The parameters that bear an adapter's name, by the name that they have beside another."""
+        found = self.second_alone().named_parameters(remove_duplicate=False)
+        return {_of_second(name): tensor.detach() for name, tensor in found if NAME in name.split(".")}
 
     def second_alone(self) -> Any:
         """The base model with what is elsewhere the second adapter."""
@@ -217,9 +235,16 @@ class Cell:
         return self._call(model, self.batch, extra=True)
 
     @cached_property
-    def second_output(self) -> Tensor:
-        """What the second adapter gives."""
+    def alone_output(self) -> Tensor:
+        """What the second adapter gives alone."""
         return self.output(self.second_alone())
+
+    @cached_property
+    def second_output(self) -> Tensor:
+        """What the second adapter gives beside the first one, active in its place."""
+        model = self.two()
+        model.set_adapter(SECOND_NAME)
+        return self.output(model)
 
     def generated(self, model: Any, extra: bool = True, **arguments: Any) -> Tensor:
         """A few tokens after those of the batch."""

@@ -211,7 +211,7 @@ _OWN: dict[str, dict[str, Keys]] = {
     },
     "TINYLORA": {
         "tied": {"weight_tying": 1.0},
-        "rank": {"r": 4, "init_weights": False},
+        "rank": {"r": 4, "init_weights": "uniform"},
         "unsaved": {"save_projection": False, "projection_seed": 3, "init_v_bound": 0.1},
     },
     "TRAINABLE_TOKENS": {"random": {"init_weights": False}},

@@ -33,9 +33,10 @@ def _combination(kind: str, options: dict[str, Any]) -> Story:
     def combining_two(cell: Cell) -> Told:
         _require_kinds(cell)
         model = cell.two()
+        expected = cell.output(model)
         names, weights = [NAME, SECOND_NAME], [1.0, 0.0]
         model.base_model.add_weighted_adapter(names, weights, "sum", combination_type=kind, **options)
-        yield gap(_output_of_sum(cell, model), cell.active_output)
+        yield gap(_output_of_sum(cell, model), expected)
 
     return combining_two
 
@@ -95,7 +96,7 @@ def hot_swapping(cell: Cell) -> Told:
     folder = cell.saved(cell.second_alone())
     model = cell.trained()
     hotswap_adapter(model, folder, NAME)
-    yield gap(cell.output(model), cell.second_output)
+    yield gap(cell.output(model), cell.alone_output)
 
 
 STORIES = (

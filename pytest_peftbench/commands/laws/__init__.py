@@ -3,96 +3,30 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
-from pytest_peftbench.cases.kinds import LIFE_CYCLE
 from pytest_peftbench.commands.command import Command, say
-from pytest_peftbench.results.baseline import read
+from pytest_peftbench.commands.laws.broken import broken_lines, cell_lines
+from pytest_peftbench.commands.laws.cells import DEFAULT, Cell, cells, groups
+from pytest_peftbench.commands.laws.scripts import script
 from pytest_peftbench.results.files import InputError
-from pytest_peftbench.results.laws import size_of, standing
+from pytest_peftbench.results.laws import standing
 from pytest_peftbench.results.words import aligned, plural
 
-_PREFIX = "law."
 # The marks of the matrix: a method's is the first that some cell of it has.
 _MARKS = {"broken": "!", "refused": "-", "holds": "+", "not reached": "?"}
 _BOTH = "o"
-# The setting of a method's defaults; a method that cannot be without any has none of that name.
-_DEFAULT = "default"
+# Words that a count says otherwise.
+_TOLD = {"by design": "broken by design"}
+_SUITES = Path("benchmarks")
 
-
-@dataclass(frozen=True)
-class Cell:
-    """What is recorded of one law: of which method and setting, on which structure, and its word."""
-
-    method: str
-    setting: str
-    structure: str
-    law: str
-    word: str
-
-    @property
-    def place(self) -> str:
-        """`llama`, or `llama rslora` of another setting than the defaults."""
-        return self.structure if self.setting == _DEFAULT else f"{self.structure} {self.setting}"
-
-
-def cells(baselines: Path) -> list[Cell]:
-    """Every law of every baseline of the life cycle below a folder. Raises InputError for one that is damaged."""
-    folder = baselines / LIFE_CYCLE.name
-    files = sorted(folder.rglob("*.json"))
-    if not files:
-        raise InputError(f"{folder}: holds no baseline; pass the folder that pytest writes baselines to")
-    return [cell for file in files for cell in _cells_of(file)]
-
-
-def _cells_of(file: Path) -> Iterator[Cell]:
-    baseline = read(file)
-    case = baseline.case
-    for name, word in baseline.metrics.items():
-        if name.startswith(_PREFIX):
-            yield Cell(case.method, case.name, case.base_model, name.removeprefix(_PREFIX), str(word))
-
-
-def broken_lines(found: Iterable[Cell]) -> list[str]:
-    """Method by method a line for each law that it breaks, by how much in the worst of its cells, and where."""
-    groups: dict[tuple[str, str, str], list[Cell]] = {}
-    for cell in found:
-        if standing(cell.word) == "broken":
-            error = "" if size_of(cell.word) is not None else cell.word.partition(": ")[2]
-            groups.setdefault((cell.method, cell.law, error), []).append(cell)
-    rows = [("", ["law", "broken by", "cells", "worst"])]
-    for (method, law, _), group in sorted(groups.items()):
-        worst = max(group, key=lambda cell: size_of(cell.word) or 0.0)
-        rows.append((method, [law, worst.word.partition(": ")[2], str(len(group)), worst.place]))
-    return _by_method(rows, left=(0, 1, 3))
-
-
-def cell_lines(found: Iterable[Cell]) -> list[str]:
-    """Method by method a line for each cell that breaks a law."""
-    rows = [
-        (cell.method, [cell.law, cell.word.partition(": ")[2], cell.place])
-        for cell in sorted(found, key=lambda cell: cell.method)
-        if standing(cell.word) == "broken"
-    ]
-    return _by_method([("", ["law", "broken by", "on"]), *rows], left=(0, 1, 2))
-
-
-def _by_method(rows: Sequence[tuple[str, list[str]]], left: Sequence[int]) -> list[str]:
-    """The rows in columns, below the name of their method; the first row is the head."""
-    shown, above = [], ""
-    for (method, _), line in zip(rows, aligned([cells for _, cells in rows], left), strict=True):
-        shown += [method] if method != above else []
-        shown.append(f"  {line}")
-        above = method
-    return shown
 
 
 def matrix_lines(found: Sequence[Cell]) -> list[str]:
     """Methods at their defaults against groups of laws, a mark each, and what the marks mean."""
-    at_defaults = {cell.method for cell in found if cell.setting == _DEFAULT}
-    found = [cell for cell in found if cell.setting == _DEFAULT or cell.method not in at_defaults]
+    at_defaults = {cell.method for cell in found if cell.setting == DEFAULT}
+    found = [cell for cell in found if cell.setting == DEFAULT or cell.method not in at_defaults]
     groups = list(dict.fromkeys(cell.law.partition(".")[0] for cell in found))
     methods = sorted({cell.method for cell in found})
     words: dict[tuple[str, str], set[str]] = {}
@@ -137,10 +71,17 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("baselines", type=Path, nargs="?", default=Path("baselines"), help="default: baselines")
     parser.add_argument("--method", metavar="NAME", help="this method alone")
     parser.add_argument("--law", metavar="NAME", help="this law alone, or these: merge, merge.safe")
-    parser.add_argument("--cells", action="store_true", help="a line for each method, structure and setting")
-    parser.add_argument(
+    shown = parser.add_mutually_exclusive_group()
+    shown.add_argument("--cells", action="store_true", help="a line for each method, structure and setting")
+    shown.add_argument(
         "--matrix", action="store_true", help="methods at their defaults against laws: works, refused, broken"
     )
+    shown.add_argument(
+        "--script",
+        action="store_true",
+        help="for each broken law a script that shows it by PEFT alone; give --method and --law",
+    )
+    parser.add_argument("--suites", type=Path, default=_SUITES, help="what configs are read from; default: benchmarks")
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -151,11 +92,23 @@ def _run(options: argparse.Namespace) -> int:
         raise InputError(
             f"no law of that name and method; methods: {', '.join(sorted(methods))}; laws: {', '.join(sorted(laws))}"
         )
+    if options.script:
+        return _say_scripts(found, options)
     shown = matrix_lines if options.matrix else cell_lines if options.cells else broken_lines
-    for line in shown(found):
+    for line in [*shown(found), *_summary(found)]:
         say(line)
-    for line in _summary(found):
-        say(line)
+    return 0
+
+
+def _say_scripts(found: Sequence[Cell], options: argparse.Namespace) -> int:
+    """A script for each cause that a method has for breaking a law, on the simplest of its cells."""
+    if not options.method or not options.law:
+        raise InputError("--script: is of one method and law; give --method and --law")
+    broken = groups(cell for cell in found if cell.law == options.law)
+    if not broken:
+        raise InputError(f"--script: {options.method} does not break {options.law}; there is nothing to show")
+    for group in [group for group in broken if not group.is_by_design] or broken:
+        say(script(group.simplest, options.suites))
     return 0
 
 
@@ -168,8 +121,10 @@ def _is_asked_for(cell: Cell, options: argparse.Namespace) -> bool:
 
 def _summary(found: Sequence[Cell]) -> list[str]:
     counts = {word: sum(standing(cell.word) == word for cell in found) for word in _MARKS}
+    counts["by design"] = sum(cell.is_by_design for cell in found)
+    counts["broken"] -= counts["by design"]
     cases = len({(cell.method, cell.setting, cell.structure) for cell in found})
-    told = ", ".join(f"{count:,} {word}" for word, count in counts.items() if count)
+    told = ", ".join(f"{count:,} {_TOLD.get(word, word)}" for word, count in counts.items() if count)
     return [f"{plural(cases, 'case')}, {len(found):,} laws asked:", told]
 
 
