@@ -9,6 +9,7 @@ from support import REPOSITORY, skip_under_an_older_peft
 
 from pytest_peftbench import commands as cli
 from pytest_peftbench.commands.laws.scripts import script
+from pytest_peftbench.commands.selftest.faults import LIFE_CYCLE
 from pytest_peftbench.commands.selftest.patching import Edit, patched
 from pytest_peftbench.compare import GREEN_BY_DEFAULT, compare
 from pytest_peftbench.compare.laws import law
@@ -26,8 +27,6 @@ skip_under_an_older_peft()
 
 BASELINES = REPOSITORY / "baselines"
 LORA = "peft.tuners.lora.layer:Linear"
-LYCORIS = "peft.tuners.lycoris_utils:LycorisLayer"
-LAYER = "peft.tuners.tuners_utils:BaseTunerLayer"
 
 
 @cache
@@ -122,110 +121,32 @@ def test_a_folder_in_a_suite_adds_an_experiment_and_replaces_one_that_comes_with
 
 # Faults ---------------------------------------------------------------------------------------------------------------
 
-FAULTS = {
-    "unmerging leaves a hundredth": (
-        "llama/lora/default",
-        "law.unmerge.weights",
-        Edit(f"{LORA}.unmerge", "weight.data -= delta_weight", "weight.data -= 0.99 * delta_weight"),
-    ),
-    "unmerging adds": (
-        "linear/lokr/default",
-        "law.unmerge",
-        Edit(f"{LYCORIS}.unmerge", "weight.data -= self", "weight.data += self"),
-    ),
-    "the inverse of a scaling is another": (
-        "linear/loha/default",
-        "law.scale",
-        Edit(f"{LYCORIS}.unscale_layer", "/= scale", "/= scale**2"),
-    ),
-    "merging subtracts": (
-        "linear/waveft/default",
-        "law.merge",
-        Edit("peft.tuners.waveft.layer:WaveFTLinear.merge", "weight.data += transpose", "weight.data -= transpose"),
-    ),
-    "merging adds twice": (
-        "linear/delora/default",
-        "law.merge.unload",
-        Edit("peft.tuners.delora.layer:DeloraLinear.merge", "add_(delta_weight)", "add_(delta_weight, alpha=2)"),
-    ),
-    "a deleted adapter stays": (
-        "linear/hra/default",
-        "law.delete.bytes",
-        Edit(f"{LAYER}.delete_adapter", "del getattr(self, attr)[adapter_name]", "pass"),
-    ),
-    "an adapter for inference is trainable": (
-        "linear/oft/default",
-        "law.set.inference",
-        Edit(f"{LAYER}.set_adapter", "(key in adapter_names) and (not inference_mode)", "key in adapter_names"),
-    ),
-    "an adapter that is set is frozen": (
-        "linear/shira/default",
-        "law.set.requires_grad",
-        Edit(
-            f"{LAYER}.set_adapter",
-            "(key in adapter_names) and (not inference_mode)",
-            "key in adapter_names and key == 'default'",
-        ),
-    ),
-    "a prompt is not taken away": (
-        "gpt2/prompttuning/default",
-        "law.disable",
-        Edit("peft.peft_model:PeftModel.disable_adapter", "self.forward = self.base_model.forward", "pass"),
-    ),
-    "rows get each other's adapter": (
-        "llama/road/default",
-        "law.mixed",
-        Edit("peft.tuners.road.layer:Linear._mixed_batch_forward", "if item == adapter", "if item != adapter"),
-    ),
-    "a scale is not put back": (
-        "embedding/lora/default",
-        "law.scale.context",
-        Edit("peft.helpers:rescale_adapter_scale", "module.scaling = scaling", "pass"),
-    ),
-    "unmerging from two adds": (
-        "linear/fourierft/default",
-        "law.both.unmerge",
-        Edit(
-            "peft.tuners.fourierft.layer:FourierFTLinear.unmerge",
-            "weight.data -= transpose",
-            "weight.data += transpose",
-        ),
-    ),
-    "a safe merge changes what it refuses": (
-        "linear/randlora/default",
-        "law.safe.nothing",
-        Edit(
-            "peft.tuners.randlora.layer:Linear.merge",
-            "orig_weights = base_layer.weight.data.clone()",
-            "orig_weights = base_layer.weight.data",
-        ),
-    ),
-    "a combination weighs twice": (
-        "conv1d/lora/default",
-        "law.weighted.cat",
-        Edit(
-            "peft.tuners.lora.model:LoraModel.add_weighted_adapter",
-            "zip(adapters, weights)",
-            "zip(adapters, [2 * weight for weight in weights])",
-        ),
-    ),
-    "checkpoints hold what was there before training": (
-        "linear/vera/default",
-        "law.save.load",
-        Edit(
-            "peft.utils.save_and_load:get_peft_model_state_dict",
-            "    # REMOVE ADAPTER NAME\n",
-            "    to_return = {key: 0 * value for key, value in to_return.items()}\n    # REMOVE ADAPTER NAME\n",
-        ),
-    ),
-}
+# One of each kind of operation; `peftbench selftest` tries them all.
+FAULTS = [
+    "unmerging adds",
+    "the inverse of a scaling is another",
+    "merging subtracts",
+    "merging adds twice",
+    "a deleted adapter leaves a tensor",
+    "an adapter for inference is trainable",
+    "an adapter that is set is frozen",
+    "a prompt is not taken away",
+    "rows get the active adapter",
+    "a scaling for a while is for good",
+    "unmerging from two adds",
+    "a safe merge changes what it refuses",
+    "a combination forgets the scale",
+    "places hang on the state of the generators",
+    "an adapter that is added is set",
+]
 
 
-@pytest.mark.parametrize("fault", FAULTS)
-def test_a_law_that_is_broken_is_red(fault):
-    place, metric, edit = FAULTS[fault]
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_law_that_is_broken_is_red(name):
+    (fault,) = (fault for fault in LIFE_CYCLE if fault.name == name)
+    (metric,) = fault.metrics
 
-    found = findings(place, edit)
+    found = findings(f"{fault.structure}/{fault.experiment}", *fault.edits)
 
     assert found[metric].verdict == "regressed"
     assert found[metric].expected == "holds"

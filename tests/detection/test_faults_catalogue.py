@@ -1,10 +1,12 @@
 """The catalogue of faults: each finds its place in the installed PEFT and is undone; they cover what they must."""
 
+from functools import cache
+
 import pytest
 from few import Few
-from support import TINY_SUITE, skip_under_an_older_peft
+from support import REPOSITORY, TINY_SUITE, skip_under_an_older_peft
 
-from pytest_peftbench.commands.selftest.faults import EXACT, FAULTS, NOISY, NUMERICS, QUALITY
+from pytest_peftbench.commands.selftest.faults import EXACT, FAULTS, LIFE_CYCLE, NOISY, NUMERICS, QUALITY
 from pytest_peftbench.commands.selftest.patching import function_at, patched
 from pytest_peftbench.commands.selftest.report import LANES
 from pytest_peftbench.commands.selftest.runner import Outcome, Trial
@@ -13,7 +15,6 @@ from pytest_peftbench.suites import read_suite
 
 skip_under_an_older_peft()
 
-EXPERIMENTS = {item.case.experiment for item in read_suite(TINY_SUITE)}
 # One fault of each kind that a few items and three steps are enough for.
 FOR_REAL = [
     ("loha/rank8", "delta weight computed twice"),
@@ -29,7 +30,14 @@ FOR_REAL = [
 
 
 def label(fault):
-    return f"{fault.experiment}-{fault.name}-{fault.size}".replace(" ", "_")
+    return f"{fault.case}-{fault.name}-{fault.size}".replace(" ", "_")
+
+
+@cache
+def experiments(structure):
+    """Those of a structure's suite, or of the trained one."""
+    suite = REPOSITORY / "benchmarks" / "structures" / structure if structure else TINY_SUITE
+    return {item.case.experiment for item in read_suite(suite)}
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=label)
@@ -51,7 +59,7 @@ def test_each_fault_finds_its_place_and_is_undone(fault):
 
 @pytest.mark.parametrize("fault", FAULTS, ids=label)
 def test_each_fault_is_tried_on_a_case_and_told_by_metrics_of_its_lane(fault):
-    assert fault.experiment in EXPERIMENTS
+    assert fault.experiment in experiments(fault.structure)
     assert fault.size
     assert fault.metrics
     assert {METRICS[name].lane for name in fault.metrics if name not in ("base model", "witness")} == {fault.lane}
@@ -68,9 +76,20 @@ def test_the_catalogue_covers_lanes_and_methods():
     assert len(methods) >= 15
 
 
+def test_faults_of_the_life_cycle_are_of_most_methods_and_most_are_told_by_a_law():
+    methods = {fault.experiment.partition("/")[0] for fault in LIFE_CYCLE}
+    laws = [fault for fault in LIFE_CYCLE if fault.metrics[0].startswith("law.")]
+
+    assert len(LIFE_CYCLE) >= 40
+    assert len(methods) >= 20
+    assert len(laws) >= 40
+    assert {fault.structure for fault in FAULTS if fault not in LIFE_CYCLE} == {""}
+    assert all(fault.structure and fault.any_arithmetic for fault in LIFE_CYCLE)
+
+
 def test_no_two_faults_are_the_same():
     assert len({label(fault) for fault in FAULTS}) == len(FAULTS)
-    assert len({fault.edits for fault in FAULTS}) == len(FAULTS)
+    assert len({(fault.case, fault.edits) for fault in FAULTS}) == len(FAULTS)
 
 
 def test_faults_of_the_benchmarks_own_pipeline_are_among_them():
@@ -88,7 +107,7 @@ def few():
 
 @pytest.mark.parametrize(("experiment", "name"), FOR_REAL)
 def test_the_fault_is_caught_by_the_metric_that_should_tell_it(few, tmp_path, experiment, name):
-    fault = next(fault for fault in FAULTS if (fault.experiment, fault.name) == (experiment, name))
+    fault = next(fault for fault in FAULTS if (fault.case, fault.name) == (experiment, name))
     outcome = Outcome(Trial(experiment, tmp_path, tmp_path, fault), few.verdict(experiment, fault.edits), 0.0)
 
     assert outcome.status == "caught", outcome.verdict.text()

@@ -21,6 +21,9 @@ def twice(x):
     return first, second
 
 class Base:
+    def double(self, x):
+        return double(x) + 1
+
     def scale(self, x):
         return 10 * x
 
@@ -74,6 +77,13 @@ def test_an_edit_holds_while_the_body_runs_and_is_undone(module):
 
     assert module.double.__code__ is original
     assert module.double(2) == 4
+
+
+def test_a_method_may_call_a_function_of_its_own_name(module):
+    with patched([Edit("victim:Base.double", "+ 1", "+ 10")]):
+        assert module.Base().double(2) == 14
+
+    assert module.Base().double(2) == 5
 
 
 def test_a_function_changes_wherever_it_was_imported_to(module):

@@ -7,10 +7,12 @@ import sys
 from dataclasses import replace
 
 import pytest
-from support import LORA, make_suite, unmeasured
+from support import LORA, REPOSITORY, make_suite, skip_under_an_older_peft, unmeasured
 
 from pytest_peftbench import commands as cli
+from pytest_peftbench.commands import selftest
 from pytest_peftbench.commands.selftest import report, runner
+from pytest_peftbench.commands.selftest.faults import FAULTS
 from pytest_peftbench.commands.selftest.faults.fault import Fault
 from pytest_peftbench.commands.selftest.patching import Edit
 from pytest_peftbench.commands.selftest.runner import Outcome, Trial
@@ -146,11 +148,52 @@ def test_a_self_test_that_would_try_nothing_is_a_usage_error(tmp_path):
     make_suite(suite, {"lora/rank8": (LORA, None)})
 
     with pytest.raises(InputError, match="--only poetry: no fault's lane, case or name contains it"):
-        runner.trials(suite, tmp_path, "poetry", 1)
+        runner.trials(suite, tmp_path, tmp_path, "poetry", 1)
     with pytest.raises(InputError, match="holds no experiment loha/rank8, on which a fault is tried"):
-        runner.trials(suite, tmp_path, "loha/rank8", 1)
+        runner.trials(suite, tmp_path, tmp_path, "loha/rank8", 1)
     with pytest.raises(InputError, match=r"lora--rank8\.json: no such baseline; record it"):
-        runner.trials(suite, tmp_path, "first factor multiplied twice", 1)
+        runner.trials(suite, tmp_path, tmp_path, "first factor multiplied twice", 1)
+
+
+@pytest.fixture(scope="module")
+def lived():
+    """The outcomes of a fault that a law tells, of one that the witness tells, and of their cases unchanged."""
+    skip_under_an_older_peft()
+    benchmarks = REPOSITORY / "benchmarks"
+    folders = (benchmarks / "MetaMathQA" / "tiny", benchmarks / "structures", REPOSITORY / "baselines")
+    among = [fault for fault in FAULTS if fault.name in ("merging subtracts", "a scaling is counted twice")]
+    todo = runner.trials(*folders, "", 1, among)
+    return [Outcome(trial, runner.run_trial(trial), 1.0) for trial in todo]
+
+
+def test_faults_of_the_life_cycle_are_caught_by_what_must_tell_them(lived):
+    assert [(item.trial.case, item.status) for item in lived] == [
+        ("life-cycle linear/waveft/default", "caught"),
+        ("life-cycle linear/fourierft/default", "caught"),
+        ("life-cycle linear/waveft/default", "green"),
+        ("life-cycle linear/fourierft/default", "green"),
+    ]
+    law, witness = (item.caught_by[0] for item in lived[:2])
+    assert (law.metric, law.expected, law.obtained.partition(":")[0]) == ("law.merge", "holds", "broken")
+    assert witness.subject == "witness"
+
+
+def test_the_report_counts_faults_of_the_life_cycle_together(lived):
+    text = report.text([*lived, outcome(FAULT, train_step__flops="regressed")])
+
+    assert f"{'merging subtracts':26}  life-cycle linear/waveft/default " in text
+    assert "3 faults: 3 caught (exact 1 of 1, life cycle 2 of 2)\n" in text
+
+
+def test_under_another_arithmetic_faults_of_the_life_cycle_run_and_counters_do_not(monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr(selftest, "_compute_otherwise", lambda: None)
+    monkeypatch.setattr(runner, "trials", lambda *arguments: asked.append(arguments[-1]) or [])
+    monkeypatch.setattr(runner, "run", lambda *_: [])
+
+    assert cli.main(["selftest", "--suite", str(tmp_path), "--arithmetic", "other"]) == 0
+    assert {fault.lane for fault in asked[0] if not fault.structure} == {"numerics", "quality"}
+    assert {fault for fault in asked[0] if fault.structure} == {fault for fault in FAULTS if fault.structure}
 
 
 @pytest.mark.parametrize(

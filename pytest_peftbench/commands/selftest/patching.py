@@ -93,8 +93,10 @@ def _edited(function: FunctionType, edits: Sequence[Edit]) -> CodeType:
     source = textwrap.dedent(inspect.getsource(function))
     for edit in edits:
         source = edit.apply(source)
-    tree = ast.parse(f"def _define(__class__):\n{textwrap.indent(source, ' ')}")
-    ast.increment_lineno(tree, function.__code__.co_firstlineno - 2)
+    # global: a method may call a function of its own name
+    head = f"def _define(__class__):\n global {function.__code__.co_name}\n"
+    tree = ast.parse(head + textwrap.indent(source, " "))
+    ast.increment_lineno(tree, function.__code__.co_firstlineno - 3)
     (define,) = _codes(compile(tree, function.__code__.co_filename, "exec"))
     (code,) = (code for code in _codes(define) if code.co_name == function.__code__.co_name)
     # by this name the counters tell whose operators they count

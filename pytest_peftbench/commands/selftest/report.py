@@ -37,7 +37,7 @@ def _row(outcome: Outcome) -> tuple[str, ...]:
     first, *others = [_words(outcome, finding) for finding in outcome.caught_by] or [outcome.status]
     caught_by = f"{first} and {len(others)} more" if others else first
     what = outcome.verdict.verdict if outcome.verdict else "failed"
-    return fault.name, fault.experiment, fault.size, fault.lane, caught_by, what, f"{outcome.seconds:.1f} s"
+    return fault.name, fault.case, fault.size, fault.lane, caught_by, what, f"{outcome.seconds:.1f} s"
 
 
 def _words(outcome: Outcome, finding: Finding) -> str:
@@ -50,7 +50,7 @@ def _words(outcome: Outcome, finding: Finding) -> str:
 def _problem(outcome: Outcome) -> list[str]:
     fault = outcome.trial.fault
     what = f"{fault.name} ({fault.size})" if fault else "unchanged"
-    lines = [f"{outcome.status}: {outcome.trial.experiment}: {what}"]
+    lines = [f"{outcome.status}: {outcome.trial.case}: {what}"]
     if fault:
         lines.append(f"  expected: {fault.verdict}, by {' or '.join(fault.metrics)}")
     told = [outcome.error] if outcome.error else (outcome.verdict.text() if outcome.verdict else "").splitlines()
@@ -60,7 +60,7 @@ def _problem(outcome: Outcome) -> list[str]:
 def _counts(outcomes: Sequence[Outcome]) -> Iterable[str]:
     faults = [outcome for outcome in outcomes if outcome.trial.fault]
     if faults:
-        yield f"{plural(len(faults), 'fault')}: {_caught(faults)} caught ({_by_lane(faults)})"
+        yield f"{plural(len(faults), 'fault')}: {_caught(faults)} caught ({_by_group(faults)})"
     unchanged, red, bound = false_alarm_bound(outcomes)
     if unchanged:
         yield (
@@ -72,9 +72,13 @@ def _caught(outcomes: Iterable[Outcome]) -> int:
     return sum(outcome.passed for outcome in outcomes)
 
 
-def _by_lane(faults: Sequence[Outcome]) -> str:
-    groups = {lane: [item for item in faults if item.trial.fault and item.trial.fault.lane == lane] for lane in LANES}
-    return ", ".join(f"{lane} {_caught(group)} of {len(group)}" for lane, group in groups.items() if group)
+def _by_group(faults: Sequence[Outcome]) -> str:
+    """Of trained cases by lane; those of the life cycle together, whatever tells them."""
+    groups: dict[str, list[Outcome]] = {name: [] for name in (*LANES, "life cycle")}
+    for item in faults:
+        assert item.trial.fault is not None
+        groups["life cycle" if item.trial.fault.structure else item.trial.fault.lane].append(item)
+    return ", ".join(f"{name} {_caught(group)} of {len(group)}" for name, group in groups.items() if group)
 
 
 def _outcome(outcome: Outcome) -> dict[str, Any]:
@@ -82,7 +86,7 @@ def _outcome(outcome: Outcome) -> dict[str, Any]:
     keys = ("name", "size", "lane", "metrics") if fault else ()
     return {
         **{key: getattr(fault, key) for key in keys},
-        "experiment": outcome.trial.experiment,
+        "experiment": outcome.trial.case,
         "status": outcome.status,
         "caught_by": [finding.subject for finding in outcome.caught_by],
         "verdict": outcome.verdict.to_json() if outcome.verdict else None,

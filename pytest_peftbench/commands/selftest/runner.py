@@ -5,16 +5,17 @@ from __future__ import annotations
 import multiprocessing
 import time
 import warnings
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
+from pytest_peftbench.cases.kinds import LIFE_CYCLE
 from pytest_peftbench.commands.selftest.faults import FAULTS
-from pytest_peftbench.commands.selftest.faults.fault import Fault
+from pytest_peftbench.commands.selftest.faults.fault import Fault, case_name
 from pytest_peftbench.commands.selftest.patching import patched
 from pytest_peftbench.compare import (
     GREEN_BY_DEFAULT,
@@ -34,12 +35,15 @@ from pytest_peftbench.results.result import Result, SecondStage
 from pytest_peftbench.results.words import error_line
 from pytest_peftbench.suites import Experiment, read_suite
 
-# Imported once, by the process that all others are forked from.
+# Imported once, by the process that all others are forked from: what is not, each of them imports again.
 _PRELOAD = [
     "peft",
     "transformers",
+    *(f"transformers.models.{name}.modeling_{name}" for name in ("llama", "opt", "gpt2", "gemma", "bert")),
+    "torch._dynamo",
     "datasets",
     "pytest_peftbench.cases.trained",
+    "pytest_peftbench.cases.life_cycle.run",
     "pytest_peftbench.tasks.math_reasoning.task",
     "pytest_peftbench.commands.selftest.runner",
 ]
@@ -49,12 +53,18 @@ Status = Literal["caught", "MISSED", "red otherwise", "green", "RED"]
 
 @dataclass(frozen=True)
 class Trial:
-    """One run: an experiment with a fault, or unchanged. suite, baselines: folders."""
+    """One run: an experiment with a fault, or unchanged. suite, baselines: folders. structure: as a fault has it."""
 
     experiment: str
     suite: Path
     baselines: Path
     fault: Fault | None = None
+    structure: str = ""
+
+    @property
+    def case(self) -> str:
+        """Its name, as it is shown."""
+        return case_name(self.structure, self.experiment)
 
 
 @dataclass(frozen=True)
@@ -99,44 +109,63 @@ def judge(experiment: Experiment, baseline: Baseline, lane: Lane | None, tests: 
 
     lane: that of the fault; further seeds are trained only where quality must tell it. None: unchanged.
     """
-    from pytest_peftbench.cases.loading import cached_base_models, cached_task_data
-    from pytest_peftbench.cases.trained import run_experiment
-
     metrics = with_margins(experiment.margins)
 
     def stage(result: Result) -> SecondStage:
         found = second_stage(result, baseline, metrics)
         return found if lane in (None, "quality") else replace(found, seeds=())
 
-    result = run_experiment(experiment, cached_base_models(), cached_task_data(), second_stage=stage)
-    verdict = compare(result, baseline, metrics, tests)
+    verdict = compare(_run(experiment, stage), baseline, metrics, tests)
     return corrected({"": verdict})[""]
 
 
-def trials(
-    suite: Path, root: Path, chosen: str, unchanged: int, lanes: Collection[Lane] = get_args(Lane)
-) -> list[Trial]:
-    """The faults of these lanes whose lane, case or name contains `chosen`, then each of their cases unchanged.
+def _run(experiment: Experiment, stage: Callable[[Result], SecondStage]) -> Result:
+    if experiment.case.kind == LIFE_CYCLE.name:
+        from pytest_peftbench.cases.life_cycle.run import live_through
 
-    Raises InputError when there are none, or when the suite lacks a case or the root folder its baseline.
+        return live_through(experiment, stage)
+    from pytest_peftbench.cases.loading import cached_base_models, cached_task_data
+    from pytest_peftbench.cases.trained import run_experiment
+
+    return run_experiment(experiment, cached_base_models(), cached_task_data(), second_stage=stage)
+
+
+def trials(
+    suite: Path, structures: Path, root: Path, chosen: str, unchanged: int, among: Sequence[Fault] = FAULTS
+) -> list[Trial]:
+    """The faults whose lane, case or name contains `chosen`, then each of their cases unchanged.
+
+    suite: of trained cases. structures: the folder of the structures' suites. root: of the baselines. Raises InputError
+    when there are none, or when a suite lacks a case or the root folder its baseline.
     """
-    among = [fault for fault in FAULTS if fault.lane in lanes]
-    faults = [fault for fault in among if chosen in f"{fault.lane} {fault.experiment} {fault.name}"]
+    faults = [fault for fault in among if chosen in f"{fault.lane} {fault.case} {fault.name}"]
     if not faults:
         raise InputError(f"--only {chosen}: no fault's lane, case or name contains it, of those that can run")
-    names = list(dict.fromkeys(fault.experiment for fault in faults))
-    known = {experiment.case.experiment: experiment for experiment in read_suite(suite)}
-    for name in names:
-        if name not in known:
-            raise InputError(f"{suite}: holds no experiment {name}, on which a fault is tried")
-        path = baseline_path(root, known[name].case)
-        if not path.exists():
-            raise InputError(f"{path}: no such baseline; record it with --peft-update-baselines, or give --baselines")
-        baselines.read(path)
-    return [
-        *(Trial(fault.experiment, suite, root, fault) for fault in faults),
-        *(Trial(name, suite, root) for _ in range(unchanged) for name in names),
+    tried = [
+        Trial(item.experiment, structures / item.structure if item.structure else suite, root, item, item.structure)
+        for item in faults
     ]
+    cases = list(dict.fromkeys(replace(trial, fault=None) for trial in tried))
+    suites = {folder: read_suite(folder) for folder in dict.fromkeys(case.suite for case in cases)}
+    for case in cases:
+        _require_baseline(case, suites[case.suite])
+    return [*tried, *(case for _ in range(unchanged) for case in cases)]
+
+
+def _require_baseline(trial: Trial, suite: Sequence[Experiment]) -> None:
+    path = baseline_path(trial.baselines, _experiment(trial, suite).case)
+    if not path.exists():
+        raise InputError(f"{path}: no such baseline; record it with --peft-update-baselines, or give --baselines")
+    baselines.read(path)
+
+
+def _experiment(trial: Trial, suite: Sequence[Experiment]) -> Experiment:
+    """The one that a trial runs, as a case of its kind. Raises InputError where the suite has no such."""
+    for experiment in suite:
+        if experiment.case.experiment == trial.experiment:
+            kind = LIFE_CYCLE.name if trial.structure else experiment.case.kind
+            return replace(experiment, case=replace(experiment.case, kind=kind))
+    raise InputError(f"{trial.suite}: holds no experiment {trial.experiment}, on which a fault is tried")
 
 
 def run(
@@ -166,7 +195,7 @@ def run(
 def run_trial(trial: Trial) -> CaseVerdict:
     """One trial, in this process."""
     suite = read_suite(trial.suite)
-    (experiment,) = (item for item in suite if item.case.experiment == trial.experiment)
+    experiment = _experiment(trial, suite)
     baseline = baselines.read(baseline_path(trial.baselines, experiment.case))
     tests = len(suite) * experiment.spec.quality_metrics
     with patched(trial.fault.edits if trial.fault else ()):
@@ -188,7 +217,7 @@ def false_alarm_bound(outcomes: Iterable[Outcome]) -> tuple[int, int, float]:
 
 def _told(outcome: Outcome) -> str:
     what = outcome.trial.fault.name if outcome.trial.fault else "unchanged"
-    return f"{outcome.trial.experiment}: {what}: {outcome.status} ({outcome.seconds:.1f} s)"
+    return f"{outcome.trial.case}: {what}: {outcome.status} ({outcome.seconds:.1f} s)"
 
 
 def _context() -> Any:

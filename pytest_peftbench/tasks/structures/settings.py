@@ -236,13 +236,24 @@ _OWN: dict[str, dict[str, Keys]] = {
     },
 }
 
+# The same on a decoder that has biases, and whose embeddings are tied.
+_ON_BIASES: dict[str, dict[str, Keys]] = {
+    "LORA": {
+        "lora-bias": {"lora_bias": True},
+        "bias-only": {"bias": "lora_only"},
+        "tied-saved": {"modules_to_save": ["embed_tokens"], "ensure_weight_tying": True},
+        "tied-targets": {"target_modules": ["embed_tokens", "q_proj"], "ensure_weight_tying": True},
+    },
+}
+
 
 def settings_of(method: str, structure: str) -> dict[str, Keys]:
     """The settings of a method on a structure by name, beside its defaults."""
     if structure == "llama":
         return {**_shared(method), **_OWN.get(method, {})}
-    if structure == "opt" and method in _BIASED:
-        return {"biased": {"bias": "all", **_dropout(method)}}
+    if structure == "opt":
+        biased = {"biased": {"bias": "all", **_dropout(method)}} if method in _BIASED else {}
+        return {**biased, **_ON_BIASES.get(method, {})}
     if structure == "gpt2" and method in _FAN_IN:
         return {"fan-in": {"fan_in_fan_out": True}}
     if structure == "conv2d" and method in ("LOHA", "LOKR"):

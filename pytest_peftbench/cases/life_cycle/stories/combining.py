@@ -10,6 +10,8 @@ from torch import Tensor
 from pytest_peftbench.cases.life_cycle.asking import NotOffered, Story, Told, gap, offered, story
 from pytest_peftbench.cases.life_cycle.cell import NAME, SECOND_NAME, Cell
 from pytest_peftbench.cases.life_cycle.stories.several import activate_both
+from pytest_peftbench.results.files import read_json, write_json
+from pytest_peftbench.suites import ADAPTER_FILE
 
 _COMBINATIONS: dict[str, dict[str, float]] = {
     "linear": {},
@@ -64,9 +66,9 @@ def _output_of_sum(cell: Cell, model: Any) -> Tensor:
     return cell.output(model)
 
 
-@story("scale")
+@story("scale", "scale.reset", "scale.set")
 def scaling(cell: Cell) -> Told:
-    """Twice as much, and half of it."""
+    """Twice as much, and back to what it was in three ways."""
     model = cell.trained()
     layers = [module for module in model.modules() if hasattr(module, "scale_layer")]
     if not layers:
@@ -74,6 +76,14 @@ def scaling(cell: Cell) -> Told:
     for layer in layers:
         layer.scale_layer(2.0)
         layer.unscale_layer(2.0)
+    yield gap(cell.output(model), cell.active_output)
+    for layer in layers:
+        layer.scale_layer(2.0)
+        layer.unscale_layer()
+    yield gap(cell.output(model), cell.active_output)
+    for layer in layers:
+        layer.scale_layer(2.0)
+        offered(layer, "set_scale")(NAME, 1.0)
     yield gap(cell.output(model), cell.active_output)
 
 
@@ -99,6 +109,21 @@ def hot_swapping(cell: Cell) -> Told:
     yield gap(cell.output(model), cell.alone_output)
 
 
+@story("hotswap.alpha")
+def hot_swapping_another_scale(cell: Cell) -> Told:
+    """One that is stronger."""
+    from peft.utils.hotswap import hotswap_adapter
+
+    folder = cell.saved(cell.second_alone())
+    config = read_json(folder / ADAPTER_FILE)
+    if not config.get("lora_alpha"):
+        raise NotOffered("lora_alpha")
+    write_json(folder / ADAPTER_FILE, {**config, "lora_alpha": 2 * config["lora_alpha"]})
+    model = cell.trained()
+    hotswap_adapter(model, folder, NAME)
+    yield gap(cell.output(model), cell.output(cell.loaded(folder)))
+
+
 STORIES = (
     combining_one,
     *(_combination(kind, options) for kind, options in _COMBINATIONS.items()),
@@ -106,4 +131,5 @@ STORIES = (
     scaling,
     rescaling,
     hot_swapping,
+    hot_swapping_another_scale,
 )

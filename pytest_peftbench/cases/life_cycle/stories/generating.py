@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import torch
+
 from pytest_peftbench.cases.life_cycle.asking import Told, gap, story
-from pytest_peftbench.cases.life_cycle.cell import Cell
+from pytest_peftbench.cases.life_cycle.cell import SECOND_NAME, Cell
 
 
 def _generates(cell: Cell) -> bool:
@@ -21,4 +23,13 @@ def generating(cell: Cell) -> Told:
     yield gap(cell.generated(model, num_beams=2), beams)
 
 
-STORIES = (generating,)
+@story("generate.mixed", applies=_generates)
+def generating_mixed(cell: Cell) -> Told:
+    """Each row its own adapter, and one of them none."""
+    found = cell.generated(cell.two(), num_beams=2, adapter_names=[SECOND_NAME, "__base__"])
+    second = cell.generated(cell.second_alone(), num_beams=2)
+    base = cell.generated(cell.base(), extra=False, num_beams=2)
+    yield gap(found, torch.cat([second[:1], base[1:]]))
+
+
+STORIES = (generating, generating_mixed)

@@ -64,7 +64,7 @@ def _tuner_layers(model: torch.nn.Module) -> float:
 
 @story("safe.raises", "safe.nothing")
 def refusing_to_merge(cell: Cell) -> Told:
-    """Each kind of tensor of a layer, one after the other, holds what is no number: none of it gets into others."""
+    """Each kind of tensor of a layer, one after the other, has an entry that is no number: none gets into others."""
     offered(cell.trained(), "merge_adapter")
     accepted, changed = 0, 0.0
     for kind in sorted({_kind(name) for name, _ in cell.trained().named_parameters()} - {""}):
@@ -94,7 +94,7 @@ def _spoil(model: torch.nn.Module, kind: str) -> None:
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if _kind(name) == kind and parameter.is_floating_point():
-                parameter.fill_(torch.nan)
+                parameter[(0,) * parameter.dim()] = torch.nan
 
 
 def _finite(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -29,6 +29,16 @@ def two_adapters(cell: Cell) -> Told:
     yield unlike(set(model.state_dict()), tensors)
 
 
+@story("add.frozen")
+def adding_to_the_frozen(cell: Cell) -> Told:
+    """What was frozen by name stays so."""
+    model = cell.trained()
+    model.set_requires_grad(NAME, requires_grad=False)
+    before = trainable(model)
+    cell.add_second(model)
+    yield unlike(trainable(model), before)
+
+
 @story("delete.merged")
 def deleting_the_merged(cell: Cell) -> Told:
     """Refused, or out of the base weights before it goes."""
@@ -118,6 +128,7 @@ def _accepts(operation: Callable[[], object]) -> float:
 
 STORIES = (
     two_adapters,
+    adding_to_the_frozen,
     deleting_the_merged,
     setting_for_inference,
     deleting_the_active,
