@@ -12,6 +12,7 @@ from pytest_peftbench.compare import GREEN_BY_DEFAULT, compare
 from pytest_peftbench.compare.laws import law
 from pytest_peftbench.results.baseline import baseline_path, read
 from pytest_peftbench.results.files import InputError
+from pytest_peftbench.results.kept import kept_path
 from pytest_peftbench.results.laws import standing
 from pytest_peftbench.results.metrics import METRICS
 from pytest_peftbench.suites import peft_types, read_suite
@@ -37,7 +38,8 @@ def case(place):
     """The experiment of `llama/lora/default`, and its baseline."""
     structure, name = place.split("/", 1)
     experiment = suite(structure)[name]
-    experiment = replace(experiment, case=replace(experiment.case, kind="life-cycle"))
+    life = replace(experiment.case, kind="life-cycle")
+    experiment = replace(experiment, case=life, kept=kept_path(BASELINES, life))
     return experiment, read(baseline_path(BASELINES, experiment.case))
 
 

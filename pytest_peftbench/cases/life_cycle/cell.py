@@ -12,10 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from pytest_peftbench.cases.life_cycle.mould import UNPICKLABLE, Mould
+from pytest_peftbench.cases.life_cycle.old import written
 from pytest_peftbench.cases.methods import Needs, make_config, needs_of
-from pytest_peftbench.measure.environment import seed_everything
-from pytest_peftbench.measure.precision import widened
+from pytest_peftbench.measure.environment import installed, seed_everything
+from pytest_peftbench.measure.precision import project, widened
+from pytest_peftbench.results.files import stands
+from pytest_peftbench.results.kept import Kept, read_kept
 from pytest_peftbench.suites import ADAPTER_FILE, Experiment
+from pytest_peftbench.tasks.structures.kept import keeps
 from pytest_peftbench.tasks.structures.models import MODELS, ROWS, Structure, output_of
 from pytest_peftbench.tasks.task import Batch
 
@@ -233,6 +237,19 @@ class Cell:
     def checkpoint(self) -> Path:
         """The folder with the trained adapter."""
         return self.saved(self.trained())
+
+    @cached_property
+    def kept(self) -> Kept | None:
+        """The adapter that an earlier PEFT wrote for this case, or this PEFT's where the first is recorded now.
+
+        None where there is none. Raises InputError for one that is damaged.
+        """
+        experiment = self.experiment
+        if experiment.kept is not None and stands(experiment.kept):
+            return read_kept(experiment.kept, experiment.case)
+        if not (experiment.recording and keeps(experiment.train.model_id, experiment.case.experiment)):
+            return None
+        return Kept(experiment.case, installed("peft"), project(self.active_output), written(self.checkpoint))
 
     def saved(self, model: Any) -> Path:
         """A new folder with the model's adapter in it."""
