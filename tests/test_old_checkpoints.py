@@ -76,7 +76,7 @@ def test_what_is_written_and_read_alike_and_not_as_before_is_red(fault):
     assert "law.save.load" not in found
 
 
-# Files that are not as they were ----------------------------------------------------------------------------------------
+# Files that are not as they were --------------------------------------------------------------------------------------
 
 
 PLACE = "linear/unilora/default"
@@ -180,7 +180,7 @@ def test_a_config_that_the_installed_peft_does_not_know_breaks_the_law(moved):
     assert finding.obtained == "broken: KeyError"
 
 
-# Recording --------------------------------------------------------------------------------------------------------------
+# Recording ------------------------------------------------------------------------------------------------------------
 
 LIFE = """
     import pytest

@@ -221,8 +221,8 @@ def write_recorded(item: pytest.Item, report: pytest.TestReport) -> None:
         except InputError as error:
             reason = f"baseline not written: {error}"
             report.outcome, report.longrepr = "failed", reason
-            old = item.stash[OUTCOME].verdict
-            verdict = replace(old, findings=(Finding.of("case", "failed", reason),)) if old else None
+            settled = item.stash[OUTCOME].verdict
+            verdict = CaseVerdict(settled.case, (Finding.of("case", "failed", reason),)) if settled else None
             report.peftbench = CaseOutcome(verdict, checked=True).to_json()  # type: ignore[attr-defined]
 
 

@@ -16,7 +16,7 @@ from pytest_peftbench.results.files import InputError, converted, format_json, r
 from pytest_peftbench.results.result import CaseId
 
 RECORD_FILE = "kept.json"
-WAY_OUT = "restore it from version control, or delete the folder and record it again with --peft-update-baselines"
+_WAY_OUT = "restore it from version control, or delete the folder and record it again with --peft-update-baselines"
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def read_kept(folder: Path, case: CaseId) -> Kept:
             raise InputError(f"{folder}: keeps an adapter of {record.case}, not of {case}")
         files = {name: _read(folder, name, digest, record.peft) for name, digest in record.sha256.items()}
     except InputError as error:
-        raise InputError(f"{error}; {WAY_OUT}") from error
+        raise InputError(f"{error}; {_WAY_OUT}") from error
     return Kept(case, record.peft, record.output, files)
 
 

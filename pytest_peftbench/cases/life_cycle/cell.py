@@ -96,17 +96,25 @@ class Cell:
 
     def untrained(self, seed: int = FIRST) -> Any:
         """The base model with an adapter that has learned nothing."""
-        from peft import get_peft_model
-
         base, config = self.base(), self.config()
         seed_everything(seed)
-        return get_peft_model(base, config, NAME, autocast_adapter_dtype=self._autocast).eval()
+        return self.adapted(base, config).eval()
+
+    def adapted(self, base: nn.Module, config: Any) -> Any:
+        """A base model with a new adapter, whose numbers are drawn from the global seed."""
+        from peft import get_peft_model
+
+        return get_peft_model(base, config, NAME, autocast_adapter_dtype=self._autocast)
 
     def loaded(self, folder: Path, **options: Any) -> Any:
         """The base model with an adapter that was saved, in evaluation mode as PEFT gives it."""
+        return self.load(self.base(), folder, **options)
+
+    def load(self, base: nn.Module, folder: Path, **options: Any) -> Any:
+        """The same of a base model that is there."""
         from peft import PeftModel
 
-        return PeftModel.from_pretrained(self.base(), folder, autocast_adapter_dtype=self._autocast, **options)
+        return PeftModel.from_pretrained(base, folder, autocast_adapter_dtype=self._autocast, **options)
 
     @property
     def _autocast(self) -> bool:
@@ -125,8 +133,12 @@ class Cell:
     def add_second(self, model: Any) -> None:
         """Add the second adapter, trained otherwise than the first."""
         seed_everything(SECOND)
-        model.add_adapter(SECOND_NAME, self.config(), autocast_adapter_dtype=self._autocast)
+        self.add(model, self.config())
         perturb(model, self.of_second(self.trainable))
+
+    def add(self, model: Any, config: Any) -> None:
+        """Add a second adapter that has learned nothing, its numbers drawn from the global seed."""
+        model.add_adapter(SECOND_NAME, config, autocast_adapter_dtype=self._autocast)
 
     def second_alone(self) -> Any:
         """The base model with what is elsewhere the second adapter."""

@@ -14,17 +14,18 @@ from pathlib import Path
 
 from pytest_peftbench.cases.checks import tensor_table
 from pytest_peftbench.cases.life_cycle.cell import Cell
+from pytest_peftbench.cases.life_cycle.counting import costs
 from pytest_peftbench.cases.life_cycle.stories import STORIES
 from pytest_peftbench.cases.subject import parameters
 from pytest_peftbench.measure.environment import deterministic, installed
 from pytest_peftbench.measure.precision import OtherRounding, digits, double_precision, project
 from pytest_peftbench.results.files import stands
-from pytest_peftbench.results.kept import WAY_OUT
 from pytest_peftbench.results.laws import HOLDS, NOT_REACHED
 from pytest_peftbench.results.metrics import Value, in_order
 from pytest_peftbench.results.result import Result, SecondStage, Witness
 from pytest_peftbench.suites import Experiment
 from pytest_peftbench.tasks.structures.kept import keeps
+from pytest_peftbench.tasks.structures.operations import counts
 
 # Counts up when a story changes so that its words are no longer comparable with earlier ones.
 RECIPE_VERSION = 1
@@ -60,7 +61,8 @@ def _with_kept(result: Result, cell: Cell) -> Result:
         return replace(result, kept=cell.kept.contents())
     if not keeps(experiment.train.model_id, experiment.case.experiment):
         return result
-    missing = f"{experiment.kept}: is not there, so law.old was not asked; {WAY_OUT}"
+    way_out = "restore it from version control, or record one with --peft-update-baselines"
+    missing = f"{experiment.kept}: is not there, so law.old was not asked; {way_out}"
     return replace(result, warnings=[*result.warnings, missing])
 
 
@@ -89,7 +91,7 @@ def _result(experiment: Experiment, metrics: dict[str, Value]) -> Result:
 
 
 def _life(cell: Cell) -> dict[str, Value]:
-    """What came of each story, and what the adapter weighs."""
+    """What came of each story, what the adapter weighs, and what operations cost."""
     words: dict[str, str] = {}
     for story in STORIES:
         if story.applies(cell):
@@ -97,6 +99,8 @@ def _life(cell: Cell) -> dict[str, Value]:
         if not _goes_on(words):
             break
     figures = _figures(cell) if words["inject"] == HOLDS else {}
+    if _goes_on(words) and counts(cell.experiment.train.model_id, cell.experiment.case.experiment):
+        figures |= costs(cell, words)
     return {**figures, **{f"law.{name}": word for name, word in words.items()}}
 
 

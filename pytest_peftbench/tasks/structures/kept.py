@@ -1,7 +1,7 @@
 """Which cases keep an adapter for later versions of PEFT: each method at its defaults, and special formats."""
 
-# By structure: `<method>` with its defaults, or `<method>/<name>`. A method that finds a place on the plain layers, where
-# it is smallest, keeps the one from there.
+# By structure: `<method>` with its defaults, or `<method>/<name>`. A method that finds a place on plain layers keeps
+# the adapter from there, where it is smallest.
 _KEPT = {
     "linear": """adalora adamss beft deft delora fourierft frod glora hira hra ia3 lily lntuning loha lokr lora
         lora/lora-only miss oft osf peanut psoft pvera randlora shira supertuning tinylora unilora vera waveft""",
