@@ -15,12 +15,14 @@ from pytest_peftbench.compare import GREEN_BY_DEFAULT, compare
 from pytest_peftbench.compare.laws import law
 from pytest_peftbench.results.baseline import baseline_path, read
 from pytest_peftbench.results.files import InputError
+from pytest_peftbench.results.kept import kept_path
 from pytest_peftbench.results.laws import standing
 from pytest_peftbench.results.metrics import METRICS
 from pytest_peftbench.suites import peft_types, read_suite
 from pytest_peftbench.tasks.structures.causes import CAUSES
 from pytest_peftbench.tasks.structures.experiments import METHODS
 from pytest_peftbench.tasks.structures.laws import LAWS
+from pytest_peftbench.tasks.structures.operations import OPERATIONS, counts
 from pytest_peftbench.tasks.structures.shapes import STRUCTURES
 
 skip_under_an_older_peft()
@@ -39,7 +41,8 @@ def case(place):
     """The experiment of `llama/lora/default`, and its baseline."""
     structure, name = place.split("/", 1)
     experiment = suite(structure)[name]
-    experiment = replace(experiment, case=replace(experiment.case, kind="life-cycle"))
+    life = replace(experiment.case, kind="life-cycle")
+    experiment = replace(experiment, case=life, kept=kept_path(BASELINES, life))
     return experiment, read(baseline_path(BASELINES, experiment.case))
 
 
@@ -179,6 +182,66 @@ def test_what_comes_after_an_error_is_not_reached_and_never_green():
     assert found["law.merge"].obtained == "broken: KeyError"
     assert found["law.unmerge.weights"].obtained == "not reached"
     assert found["law.unmerge.weights"].verdict == "cannot tell"
+
+
+# What operations cost -------------------------------------------------------------------------------------------------
+
+
+COSTS = {
+    "one operator more in a merge": (
+        "linear/lora/default",
+        "merge.calls",
+        Edit(f"{LORA}.merge", "weight.data += delta_weight", "weight.data += delta_weight.clone()"),
+    ),
+    "a product that is done twice in a merge": (
+        "linear/lora/default",
+        "merge.flops",
+        Edit(f"{LORA}.get_delta_weight", "output_tensor = transpose", "weight_B @ weight_A\noutput_tensor = transpose"),
+    ),
+    "a second adapter that stays in memory": (
+        "linear/hra/default",
+        "delete.kept_bytes",
+        Edit(f"{LAYER}.delete_adapter", "del getattr(self, attr)[adapter_name]", "pass"),
+    ),
+    "a copy of the base weights that is held while loading": (
+        "linear/vera/default",
+        "load.peak_bytes",
+        Edit(
+            "peft.peft_model:PeftModel.load_adapter",
+            "self.eval()",
+            "[weight.clone() for weight in self.parameters()]\nself.eval()",
+        ),
+    ),
+    "a module that is looked at twice when an adapter is set": (
+        "linear/oft/default",
+        "set.host_calls",
+        Edit(f"{LAYER}.set_adapter", "# Deactivate", "self.train(self.training)\n# Deactivate"),
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", COSTS)
+def test_an_operation_that_costs_more_is_red(fault):
+    place, metric, edit = COSTS[fault]
+
+    found = findings(place, edit)
+
+    assert found[metric].verdict == "regressed"
+    assert "law.merge" not in found
+
+
+def test_each_method_counts_what_operations_cost():
+    found = {}
+    for structure in STRUCTURES:
+        for name, experiment in suite(structure).items():
+            if counts(structure, name):
+                metrics = case(f"{structure}/{name}")[1].metrics
+                counted = {metric.partition(".")[0] for metric in metrics if metric.endswith(".kept_bytes")}
+                found.setdefault(experiment.case.method, set()).update(counted)
+
+    assert found.keys() == {experiment.case.method for experiment in suite("llama").values()}
+    assert all({"inject", "forward", "save", "load"} <= counted for counted in found.values())
+    assert set.union(*found.values()) == OPERATIONS.keys()
 
 
 # Words ----------------------------------------------------------------------------------------------------------------

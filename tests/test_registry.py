@@ -96,7 +96,7 @@ def test_each_experiment_has_a_baseline(experiment):
 
 
 def test_each_trained_case_has_a_witness_with_a_narrow_bound():
-    baselines = [read(path) for path in BASELINES.rglob("*.json")]
+    baselines = [read(path) for path in BASELINES.rglob("*--*.json")]
     trained = [baseline for baseline in baselines if baseline.case.kind == ""]
 
     assert len(trained) == 116
@@ -116,7 +116,7 @@ OUTPUTS = {
 
 def test_a_witness_holds_each_output_that_its_case_can_give():
     """One that failed in double precision alone would be missed by every comparison, on both sides."""
-    baselines = [read(path) for path in BASELINES.rglob("*.json")]
+    baselines = [read(path) for path in BASELINES.rglob("*--*.json")]
     for baseline in (baseline for baseline in baselines if baseline.witness):
         checked = [name for name in OUTPUTS if baseline.metrics.get(name) in ("ok", "differs")]
         told = baseline.witness.quantities.keys() & set(OUTPUTS.values())
@@ -131,7 +131,7 @@ def test_no_baseline_is_left_of_an_experiment_that_is_gone():
         for experiment in read_suite(defaults.parent)
     }
 
-    assert set(BASELINES.rglob("*.json")) <= known
+    assert set(BASELINES.rglob("*--*.json")) <= known
 
 
 @pytest.mark.parametrize("experiment", read_suite(IMAGE_SUITE), ids=case)
@@ -147,7 +147,7 @@ def test_each_image_experiment_has_the_best_of_the_same_trials_as_learning_rate(
 
 def test_all_baselines_of_a_kind_were_recorded_in_one_environment():
     """But for the processor's last digits, which the witness makes no matter of."""
-    baselines = [read(path) for path in BASELINES.rglob("*.json")]
+    baselines = [read(path) for path in BASELINES.rglob("*--*.json")]
     environments = {
         (baseline.case.kind, json.dumps({**baseline.environment, "arithmetic": ""})) for baseline in baselines
     }
@@ -157,7 +157,7 @@ def test_all_baselines_of_a_kind_were_recorded_in_one_environment():
 
 def test_no_baseline_names_a_function_of_ours():
     """It would change with each renaming. A library that has one of the same name asks for another name of ours."""
-    baselines = [read(path) for path in BASELINES.rglob("*.json")]
+    baselines = [read(path) for path in BASELINES.rglob("*--*.json")]
     of_cases = [phases for baseline in baselines for phases in (baseline.operators, baseline.peak_tensors)]
     of_base_models = [baseline.base.operators for baseline in baselines if baseline.base is not None]
 

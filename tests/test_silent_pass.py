@@ -361,7 +361,7 @@ def test_a_baseline_without_an_experiment_is_told_and_red_where_it_is_asked_for(
 
 def test_an_update_of_everything_offers_to_remove_what_has_no_experiment(recorded):
     shutil.rmtree(recorded.suite / "experiments" / "loha")
-    offer = "to remove them: git rm "
+    offer = "to remove them: git rm -r "
 
     assert offer + str(Path("baselines/MetaMathQA/mini/loha--r4.json")) in output(
         recorded.run("--peft-update-baselines")

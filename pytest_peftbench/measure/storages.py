@@ -50,6 +50,14 @@ def _storage(tensor: Tensor) -> torch.UntypedStorage | None:
         return None
 
 
+def bytes_of(model: nn.Module) -> int:
+    """Bytes of all tensors that a model's modules hold, each storage once: weights, buffers, attributes of any kind."""
+    held = (tree_leaves(vars(module)) for module in model.modules())
+    tensors = [leaf for leaves in held for leaf in leaves if isinstance(leaf, Tensor)]
+    storages = {id(storage): storage for tensor in tensors if (storage := _storage(tensor)) is not None}
+    return sum(storage.nbytes() for storage in storages.values())
+
+
 # What was there before the work. Weights and what belongs to them have no shape: they are many, and known.
 _WEIGHTS, _GRADIENTS, _OPTIMIZER_STATE, EARLIER = "weights", "gradients", "optimizer state", "earlier work"
 

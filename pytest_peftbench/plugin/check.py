@@ -37,6 +37,7 @@ from pytest_peftbench.results.baseline import (
     write,
 )
 from pytest_peftbench.results.files import InputError, format_json, require_name, stands, write_files
+from pytest_peftbench.results.kept import kept_path
 from pytest_peftbench.results.metrics import by_lane
 from pytest_peftbench.results.result import CaseId, SecondStage
 from pytest_peftbench.results.words import error_line, plural
@@ -48,6 +49,8 @@ if TYPE_CHECKING:
 
 # Of a test that has checked a case whose baseline is to be written.
 PENDING = pytest.StashKey[Baseline]()
+# Of the same, the files of an adapter that is to be kept beside it.
+KEPT = pytest.StashKey[dict[Path, bytes]]()
 
 
 class BaselineCheck:
@@ -184,6 +187,10 @@ class BaselineCheck:
         if new != old:
             require_usable(new, baseline_path(self._settings.baselines, result.case))
             self._item.stash[PENDING] = new
+        if result.kept:
+            folder = kept_path(self._settings.baselines, result.case)
+            self._item.stash[KEPT] = {folder / name: content for name, content in result.kept.items()}
+            changes += [f"adapter for later versions of PEFT: kept in {short_path(folder, self._item.config)}"]
         self._note(changes=tuple(changes))
         count = plural(len(changes), "change")
         reason = "new" if old is None else count if changes else "unchanged"
@@ -199,22 +206,28 @@ class BaselineCheck:
 
 
 def write_recorded(item: pytest.Item, report: pytest.TestReport) -> None:
-    """Write the baseline of a test that has passed, its teardown too; forget that of one that has not.
+    """Write what a test that has passed, its teardown too, has recorded; forget that of one that has not.
 
     Not at the session's end: a crash there would lose hours of recording.
     """
     if report.when == "setup" or not report.passed:
         forget(item.stash, PENDING)
-    elif report.when == "teardown" and PENDING in item.stash:
-        baseline = item.stash[PENDING]
-        path = baseline_path(item.config.stash[SETTINGS].baselines, baseline.case)
+        forget(item.stash, KEPT)
+    elif report.when == "teardown":
         try:
-            write(baseline, path)
+            write_files(item.stash.get(KEPT, {}))
+            if PENDING in item.stash:
+                _write(item.stash[PENDING], item.config.stash[SETTINGS])
         except InputError as error:
             reason = f"baseline not written: {error}"
             report.outcome, report.longrepr = "failed", reason
-            verdict = CaseVerdict(baseline.case, (Finding.of("case", "failed", reason),))
+            settled = item.stash[OUTCOME].verdict
+            verdict = CaseVerdict(settled.case, (Finding.of("case", "failed", reason),)) if settled else None
             report.peftbench = CaseOutcome(verdict, checked=True).to_json()  # type: ignore[attr-defined]
+
+
+def _write(baseline: Baseline, settings: Settings) -> None:
+    write(baseline, baseline_path(settings.baselines, baseline.case))
 
 
 def _without_drift(verdict: CaseVerdict) -> CaseVerdict:

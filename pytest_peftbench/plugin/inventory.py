@@ -17,7 +17,7 @@ from pytest_peftbench.results.result import CaseId
 
 @dataclass(frozen=True)
 class Orphan:
-    """A baseline beside those of the session's suites, of a case that none of their experiments has.
+    """A baseline beside those of the session's suites, or an adapter kept there, of a case that no experiment has.
 
     asked: whether `-k` names the case.
     """
@@ -52,14 +52,16 @@ class Inventory:
 
 
 def orphans(root: Path, cases: Collection[CaseId], keyword: str, start: Path) -> Iterator[Orphan]:
-    """The baselines below `root` beside those of `cases` that belong to none of them, as seen from `start`.
+    """The baselines and adapters below `root` beside those of `cases` that belong to none, as seen from `start`.
 
     keyword: pytest's `-k`.
     """
     known = set(cases)
     for kind, task, base_model in sorted({(case.kind, case.task, case.base_model) for case in cases}):
-        for file in sorted((root / kind / task / base_model).glob("*--*.json")):
-            method, _, name = file.stem.partition("--")
+        for file in sorted((root / kind / task / base_model).glob("*--*")):
+            if file.suffix != ".json" and not file.is_dir():
+                continue
+            method, _, name = file.name.removesuffix(".json").partition("--")
             case = CaseId(task, base_model, method, name, kind)
             if case not in known:
                 yield Orphan(relative_path(file, start), case, _is_asked_for(str(case), keyword))

@@ -11,6 +11,7 @@ import pytest
 from pytest_peftbench.cases.kinds import KINDS, TRAINED, Kind, quality_metrics
 from pytest_peftbench.plugin.options import Settings
 from pytest_peftbench.results.files import InputError
+from pytest_peftbench.results.kept import kept_path
 from pytest_peftbench.results.result import CaseId
 from pytest_peftbench.suites import DEFAULTS_FILE, Experiment, find_suites, read_suite
 from pytest_peftbench.tasks.registry import specs
@@ -149,13 +150,16 @@ class Selection:
     def _configured(self, experiment: Experiment, kind: Kind) -> Experiment:
         settings, first = self.settings, experiment.train.seed
         count = settings.seeds or (BASELINE_SEEDS if settings.update_baselines else 1)
+        case = replace(experiment.case, kind=kind.name)
         return replace(
             experiment,
-            case=replace(experiment.case, kind=kind.name),
+            case=case,
             device=settings.device,
             seeds=tuple(range(first, first + count)),
             data=settings.data,
             models=settings.models,
+            kept=kept_path(settings.baselines, case),
+            recording=settings.update_baselines,
         )
 
     def _add_problem(self, problem: str) -> None:

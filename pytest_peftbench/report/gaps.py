@@ -60,7 +60,7 @@ def gap_lines(gaps: Gaps, removing: bool) -> list[Line]:
     """What closes a session beside its table. removing: whether the run may offer to remove what is left over."""
     lines: list[Line] = [(note, {"yellow": True}) for note in gaps.notes()]
     if removing and gaps.orphans and gaps.removable:
-        lines.append((f"to remove them: {shlex.join(['git', 'rm', *gaps.orphans])}", {"yellow": True}))
+        lines.append((f"to remove them: {shlex.join(['git', 'rm', '-r', *gaps.orphans])}", {"yellow": True}))
     return [*lines, *((f"the run fails: {problem}", {"red": True}) for problem in gaps.problems())]
 
 

@@ -79,6 +79,11 @@ _COUNTERS = {
     "peak_temporary_bytes": ("bytes", "all other tensors at the peak"),
 }
 PEAK_PARTS = tuple(name for name in _COUNTERS if name.startswith("peak_") and name != "peak_bytes")
+_COUNTERS_OF_WORK = {
+    **{name: (unit, f"{description} of") for name, (unit, description) in _COUNTERS.items()},
+    "kept_bytes": ("bytes", "bytes of the tensors that the model holds after"),
+    "host_calls": ("calls", "Python functions called in peft and torch.nn while"),
+}
 # What is counted, and which counters of it are kept.
 PHASES: dict[str, tuple[str, tuple[str, ...]]] = {
     "inject": ("adding the adapter to the base model", ("calls", "peak_bytes")),
@@ -101,6 +106,12 @@ def _counters(phase: str) -> list[Metric]:
         for name, (unit, description) in _COUNTERS.items()
         if name in names
     ]
+
+
+def counter(phase: str, name: str, what: str) -> Metric:
+    """One counter of a piece of work that only some kinds of case do. what: the work."""
+    unit, description = _COUNTERS_OF_WORK[name]
+    return Metric(f"{phase}.{name}", unit, "lower", "exact", f"{description} {what}", needs=_STACK)
 
 
 def outcome(name: str, description: str) -> Metric:

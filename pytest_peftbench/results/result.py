@@ -161,7 +161,8 @@ class Result(Measured):
     moved: seeds once more, those that were asked for, on base weights moved by their last digit. warnings: of a device
     that was not idle. pictures: samples of the first seed's model. notes: what a reader must know about how the figures
     came about. disturbed: quantities of the witness under what moves last digits only; a baseline's bound comes from
-    them. peft: the fields that PEFT's own schema wants and we do not compare (`run_info`, `train_info`, `meta_info`).
+    them. kept: the files of an adapter that is to be kept beside the baseline, by path, see `results.kept`. peft: the
+    fields that PEFT's own schema wants and we do not compare (`run_info`, `train_info`, `meta_info`).
     """
 
     status: str = "success"
@@ -171,6 +172,7 @@ class Result(Measured):
     pictures: list[Picture] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     disturbed: list[dict[str, list[float]]] = field(default_factory=list)
+    kept: dict[str, bytes] = field(default_factory=dict)
     peft: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:

@@ -27,6 +27,8 @@ class Experiment:
     experiment's folder, such as the configs of X-LoRA's experts, by relative path. seeds: training seeds to run.
     margins: differences by metric, in its unit, below which nobody cares, where they are not the catalogue's.
     data, models: local folders of data sets and models, `--peft-data` and `--peft-models`; None: each id says itself.
+    kept: the folder for an adapter of the case that an earlier PEFT wrote, see `results.kept`; None: there is none.
+    recording: whether the case's baseline is to be written.
     problem: why this case cannot run with the installed PEFT, though the rest of its suite can; empty when it can.
     """
 
@@ -40,6 +42,8 @@ class Experiment:
     margins: dict[str, float] = field(default_factory=dict)
     data: Path | None = None
     models: Path | None = None
+    kept: Path | None = None
+    recording: bool = False
     problem: str = ""
 
     def require(self) -> None:

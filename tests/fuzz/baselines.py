@@ -158,7 +158,7 @@ def _moved_quantities(before, after):
 
 @cache
 def _files():
-    return sorted(BASELINES.rglob("*.json"))
+    return sorted(BASELINES.rglob("*--*.json"))
 
 
 @cache

@@ -12,10 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from pytest_peftbench.cases.life_cycle.mould import UNPICKLABLE, Mould
+from pytest_peftbench.cases.life_cycle.old import written
 from pytest_peftbench.cases.methods import Needs, make_config, needs_of
-from pytest_peftbench.measure.environment import seed_everything
-from pytest_peftbench.measure.precision import widened
+from pytest_peftbench.measure.environment import installed, seed_everything
+from pytest_peftbench.measure.precision import project, widened
+from pytest_peftbench.results.files import stands
+from pytest_peftbench.results.kept import Kept, read_kept
 from pytest_peftbench.suites import ADAPTER_FILE, Experiment
+from pytest_peftbench.tasks.structures.kept import keeps
 from pytest_peftbench.tasks.structures.models import MODELS, ROWS, Structure, output_of
 from pytest_peftbench.tasks.task import Batch
 
@@ -92,17 +96,25 @@ class Cell:
 
     def untrained(self, seed: int = FIRST) -> Any:
         """The base model with an adapter that has learned nothing."""
-        from peft import get_peft_model
-
         base, config = self.base(), self.config()
         seed_everything(seed)
-        return get_peft_model(base, config, NAME, autocast_adapter_dtype=self._autocast).eval()
+        return self.adapted(base, config).eval()
+
+    def adapted(self, base: nn.Module, config: Any) -> Any:
+        """A base model with a new adapter, whose numbers are drawn from the global seed."""
+        from peft import get_peft_model
+
+        return get_peft_model(base, config, NAME, autocast_adapter_dtype=self._autocast)
 
     def loaded(self, folder: Path, **options: Any) -> Any:
         """The base model with an adapter that was saved, in evaluation mode as PEFT gives it."""
+        return self.load(self.base(), folder, **options)
+
+    def load(self, base: nn.Module, folder: Path, **options: Any) -> Any:
+        """The same of a base model that is there."""
         from peft import PeftModel
 
-        return PeftModel.from_pretrained(self.base(), folder, autocast_adapter_dtype=self._autocast, **options)
+        return PeftModel.from_pretrained(base, folder, autocast_adapter_dtype=self._autocast, **options)
 
     @property
     def _autocast(self) -> bool:
@@ -121,7 +133,7 @@ class Cell:
     def add_second(self, model: Any) -> None:
         """Add the second adapter, trained otherwise than the first: with the numbers that it has alone."""
         seed_everything(SECOND)
-        model.add_adapter(SECOND_NAME, self.config(), autocast_adapter_dtype=self._autocast)
+        self.add(model, self.config())
         if self.trainable == self.of_second(self.trainable):  # a method that keeps one adapter in the model at a time
             model.set_adapter(SECOND_NAME)
             perturb(model, self.trainable)
@@ -141,6 +153,10 @@ class Cell:
         """The parameters that bear an adapter's name, by the name that they have beside another."""
         found = self.second_alone().named_parameters(remove_duplicate=False)
         return {_of_second(name): tensor.detach() for name, tensor in found if NAME in name.split(".")}
+
+    def add(self, model: Any, config: Any) -> None:
+        """Add a second adapter that has learned nothing, its numbers drawn from the global seed."""
+        model.add_adapter(SECOND_NAME, config, autocast_adapter_dtype=self._autocast)
 
     def second_alone(self) -> Any:
         """The base model with what is elsewhere the second adapter."""
@@ -258,6 +274,19 @@ class Cell:
     def checkpoint(self) -> Path:
         """The folder with the trained adapter."""
         return self.saved(self.trained())
+
+    @cached_property
+    def kept(self) -> Kept | None:
+        """The adapter that an earlier PEFT wrote for this case, or this PEFT's where the first is recorded now.
+
+        None where there is none. Raises InputError for one that is damaged.
+        """
+        experiment = self.experiment
+        if experiment.kept is not None and stands(experiment.kept):
+            return read_kept(experiment.kept, experiment.case)
+        if not (experiment.recording and keeps(experiment.train.model_id, experiment.case.experiment)):
+            return None
+        return Kept(experiment.case, installed("peft"), project(self.active_output), written(self.checkpoint))
 
     def saved(self, model: Any) -> Path:
         """A new folder with the model's adapter in it."""

@@ -14,14 +14,18 @@ from pathlib import Path
 
 from pytest_peftbench.cases.checks import tensor_table
 from pytest_peftbench.cases.life_cycle.cell import Cell
+from pytest_peftbench.cases.life_cycle.counting import costs
 from pytest_peftbench.cases.life_cycle.stories import STORIES
 from pytest_peftbench.cases.subject import parameters
 from pytest_peftbench.measure.environment import deterministic, installed
 from pytest_peftbench.measure.precision import OtherRounding, digits, double_precision, project
+from pytest_peftbench.results.files import stands
 from pytest_peftbench.results.laws import HOLDS, NOT_REACHED
 from pytest_peftbench.results.metrics import Value, in_order
 from pytest_peftbench.results.result import Result, SecondStage, Witness
 from pytest_peftbench.suites import Experiment
+from pytest_peftbench.tasks.structures.kept import keeps
+from pytest_peftbench.tasks.structures.operations import counts
 
 # Counts up when a story changes so that its words are no longer comparable with earlier ones.
 RECIPE_VERSION = 1
@@ -37,7 +41,7 @@ def live_through(experiment: Experiment, second_stage: Callable[[Result], Second
     experiment.require()
     with tempfile.TemporaryDirectory() as folder, _quiet(), deterministic("cpu"), double_precision():
         cell = Cell(experiment, Path(folder))
-        result = _result(experiment, _life(cell))
+        result = _with_kept(_result(experiment, _life(cell)), cell)
         if "law.batch" not in result.metrics or not cell.can_witness:
             return result
         disturbed = []
@@ -45,6 +49,21 @@ def live_through(experiment: Experiment, second_stage: Callable[[Result], Second
             with OtherRounding():
                 disturbed.append(_statement(Cell(experiment, Path(folder) / "disturbed")))
         return replace(result, witness=Witness(_statement(cell)), disturbed=disturbed)
+
+
+def _with_kept(result: Result, cell: Cell) -> Result:
+    """The result with the adapter that is to be kept from now on, or with a word where one should be and is not."""
+    experiment = cell.experiment
+    if experiment.kept is None or stands(experiment.kept):
+        return result
+    if "law.old" in result.metrics:
+        assert cell.kept is not None
+        return replace(result, kept=cell.kept.contents())
+    if not keeps(experiment.train.model_id, experiment.case.experiment):
+        return result
+    way_out = "restore it from version control, or record one with --peft-update-baselines"
+    missing = f"{experiment.kept}: is not there, so law.old was not asked; {way_out}"
+    return replace(result, warnings=[*result.warnings, missing])
 
 
 def _statement(cell: Cell) -> dict[str, list[float]]:
@@ -72,7 +91,7 @@ def _result(experiment: Experiment, metrics: dict[str, Value]) -> Result:
 
 
 def _life(cell: Cell) -> dict[str, Value]:
-    """What came of each story, and what the adapter weighs."""
+    """What came of each story, what the adapter weighs, and what operations cost."""
     words: dict[str, str] = {}
     for story in STORIES:
         if story.applies(cell):
@@ -80,6 +99,8 @@ def _life(cell: Cell) -> dict[str, Value]:
         if not _goes_on(words):
             break
     figures = _figures(cell) if words["inject"] == HOLDS else {}
+    if _goes_on(words) and counts(cell.experiment.train.model_id, cell.experiment.case.experiment):
+        figures |= costs(cell, words)
     return {**figures, **{f"law.{name}": word for name, word in words.items()}}
 
 

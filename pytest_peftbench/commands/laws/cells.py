@@ -94,7 +94,7 @@ def _difficulty(cell: Cell) -> tuple[int, bool, str]:
 def cells(baselines: Path) -> list[Cell]:
     """Every law of every baseline of the life cycle below a folder. Raises InputError for one that is damaged."""
     folder = baselines / LIFE_CYCLE.name
-    files = sorted(folder.rglob("*.json"))
+    files = sorted(folder.rglob("*--*.json"))
     if not files:
         raise InputError(f"{folder}: holds no baseline; pass the folder that pytest writes baselines to")
     return [cell for file in files for cell in _cells_of(file)]

@@ -28,6 +28,7 @@ LAWS: dict[str, str] = {
     "save.two": "of two adapters that were saved, the second one loads from its own folder",
     "load.state": "set_peft_model_state_dict of get_peft_model_state_dict gives the same output",
     "save.again": "what was loaded saves the same tensors",
+    "old": "an adapter that an earlier PEFT wrote gives what it gave then",
     "merge": "merged into the base weights, the output is the same",
     "merge.again": "merged once more, the output is the same",
     "merge.disable": "merged and then disabled, the adapter leaves the base model",

@@ -260,6 +260,8 @@ def settings_of(method: str, structure: str) -> dict[str, Keys]:
         return {"effective": {"use_effective_conv2d": True}, "dropout": {"module_dropout": 0.3}}
     if structure == "gemma" and method == "LORA":
         return {"embeddings": {"target_modules": ["embed_tokens"]}, "tokens": {"trainable_token_indices": [1, 3]}}
+    if structure == "linear" and method == "LORA":
+        return {"lora-only": {"bias": "lora_only"}}
     if structure in ("conv2d", "embedding") and method == "LORA":
         return {"dora": {"use_dora": True}, "rslora": {"use_rslora": True}}
     return {}

@@ -10,6 +10,7 @@ from pytest_peftbench.tasks.config import Dtype, TrainConfig
 from pytest_peftbench.tasks.spec import TaskSpec
 from pytest_peftbench.tasks.structures.experiments import experiments_of
 from pytest_peftbench.tasks.structures.laws import LAWS
+from pytest_peftbench.tasks.structures.operations import metrics_of_operations
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,5 +39,8 @@ SPEC = TaskSpec(
     config=StructureConfig,
     task="",
     experiments=experiments_of,
-    metrics=tuple(Metric(f"law.{name}", "law", "higher", "exact", what, kind="text") for name, what in LAWS.items()),
+    metrics=(
+        *(Metric(f"law.{name}", "law", "higher", "exact", what, kind="text") for name, what in LAWS.items()),
+        *metrics_of_operations(),
+    ),
 )

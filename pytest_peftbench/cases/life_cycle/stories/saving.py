@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import torch
+
 from pytest_peftbench.cases.life_cycle.asking import Told, gap, gaps, story, unlike
 from pytest_peftbench.cases.life_cycle.cell import OTHER, SECOND_NAME, Cell, trainable
+from pytest_peftbench.cases.life_cycle.old import laid_out
 from pytest_peftbench.measure.environment import seed_everything
+from pytest_peftbench.measure.precision import project
 
 
 @story("save.load", "load.inference", "save.again")
@@ -72,6 +76,17 @@ def loading_state(cell: Cell) -> Told:
     yield gap(cell.output(model), cell.active_output)
 
 
+@story("old", applies=lambda cell: cell.kept is not None)
+def loading_old(cell: Cell) -> Told:
+    """What an earlier PEFT wrote, and what it gave then."""
+    kept = cell.kept
+    assert kept is not None
+    folder = laid_out(kept.files, cell.folder / "old")
+    seed_everything(OTHER)
+    found = project(cell.output(cell.loaded(folder)))
+    yield gap(torch.tensor(found), torch.tensor(kept.output))
+
+
 STORIES = (
     saving,
     loading_to_train,
@@ -80,4 +95,5 @@ STORIES = (
     loading_onto,
     saving_two,
     loading_state,
+    loading_old,
 )
