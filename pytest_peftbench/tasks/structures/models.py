@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pytest_peftbench.tasks.structures.shapes import DEEP
 from pytest_peftbench.tasks.task import Batch
 
 ROWS = 2
@@ -113,6 +114,19 @@ def _bert_config() -> Any:
     return BertConfig(**sizes, **dropouts, intermediate_size=48, num_labels=2, pad_token_id=1)
 
 
+def _vit() -> nn.Module:
+    from transformers import ViTConfig, ViTForImageClassification
+
+    sizes = {"image_size": 8, "patch_size": 4, "intermediate_size": 48, "num_labels": 3}
+    heads = {"num_hidden_layers": _LAYERS, "num_attention_heads": _HEADS}
+    dropouts = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    return _initialised(ViTForImageClassification(ViTConfig(hidden_size=_HIDDEN, **sizes, **heads, **dropouts)))
+
+
+def _pictures(generator: torch.Generator) -> Batch:
+    return {"pixel_values": torch.randn(ROWS, 3, 8, 8, generator=generator)}
+
+
 def _sd3() -> nn.Module:
     from diffusers import SD3Transformer2DModel
 
@@ -190,6 +204,26 @@ def _linear() -> nn.Module:
 
 def _vectors(generator: torch.Generator) -> Batch:
     return {"x": torch.randn(ROWS, 10, generator=generator)}
+
+
+class Deep(nn.Module):
+    """Many layers of one name, one after the other: `blocks.1.proj` begins as `blocks.11.proj` does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(Layers({"proj": nn.Linear(8, 8)}) for _ in range(DEEP))
+        self.last = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The last layer's output."""
+        for block in self.blocks:
+            x = x + torch.tanh(block(x)) / 4
+        found: Tensor = self.last(x)
+        return found
+
+
+def _few_vectors(generator: torch.Generator) -> Batch:
+    return {"x": torch.randn(ROWS, 8, generator=generator)}
 
 
 def _convolution(layer: type[nn.Module]) -> Callable[[], nn.Module]:
@@ -290,8 +324,10 @@ MODELS: dict[str, Structure] = {
     "bert-tokens": Structure(_bert("BertForTokenClassification"), _tokens),
     "bert-answers": Structure(_bert("BertForQuestionAnswering"), _tokens),
     "bert-features": Structure(_bert("BertModel"), _tokens),
+    "vit": Structure(_vit, _pictures),
     "sd3": Structure(_sd3, _noisy_pictures),
     "linear": Structure(_linear, _vectors),
+    "deep": Structure(Deep, _few_vectors),
     "conv1d": Structure(_convolution(nn.Conv1d), _grid(1)),
     "conv2d": Structure(_convolution(nn.Conv2d), _grid(2)),
     "conv3d": Structure(_convolution(nn.Conv3d), _grid(3)),

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from pytest_peftbench.tasks.structures.shapes import DEEP
+
 Keys = dict[str, Any]
 
 # Fields that many methods have under one name, and who has them.
@@ -154,6 +156,7 @@ _OWN: dict[str, dict[str, Keys]] = {
         "all-linear": {"target_modules": "all-linear"},
         "regex": {"target_modules": ".*layers.1.*(q|down)_proj"},
         "embeddings": {"target_modules": ["embed_tokens", "lm_head"]},
+        "head": {"target_modules": ["lm_head"]},
     },
     "MISS": {"mini": {"init_weights": "mini", "mini_r": 4}, "bat": {"init_weights": "bat"}},
     "MULTITASK_PROMPT_TUNING": {"ranks": {"num_ranks": 2}},
@@ -236,13 +239,34 @@ _OWN: dict[str, dict[str, Keys]] = {
     },
 }
 
+# What LoRA has on many layers of one name: names that begin alike, and more of them than PEFT writes out.
+_DEEP: dict[str, Keys] = {
+    "listed": {"target_modules": [f"blocks.{number}.proj" for number in range(1, DEEP)]},
+    "placed": {"layers_to_transform": [1, 12], "layers_pattern": "blocks"},
+    "patterns": {
+        "rank_pattern": {"blocks.1.proj": 2},
+        "alpha_pattern": {"^blocks.2.proj": 3},
+        "exclude_modules": ["blocks.3.proj"],
+    },
+}
+# A head that has the embedding's weight: alone, and both as one.
+_TIED: dict[str, Keys] = {
+    "head": {"target_modules": ["lm_head"]},
+    "tied-head": {"target_modules": ["embed_tokens", "lm_head"], "ensure_weight_tying": True},
+}
+_HEADS = ("LOHA", "LORA", "OFT", "VERA")
+
 
 def settings_of(method: str, structure: str) -> dict[str, Keys]:
     """The settings of a method on a structure by name, beside its defaults."""
     if structure == "llama":
         return {**_shared(method), **_OWN.get(method, {})}
-    if structure == "opt" and method in _BIASED:
-        return {"biased": {"bias": "all", **_dropout(method)}}
+    if structure == "opt":
+        return _on_biases_and_a_tied_head(method)
+    if structure == "deep" and method == "LORA":
+        return _DEEP
+    if structure == "vit" and method == "LORA":
+        return {"saved": {"modules_to_save": ["classifier"]}}
     if structure == "gpt2" and method in _FAN_IN:
         return {"fan-in": {"fan_in_fan_out": True}}
     if structure == "conv2d" and method in ("LOHA", "LOKR"):
@@ -263,6 +287,13 @@ def params_of(method: str, structure: str) -> dict[str, Keys]:
         found["float16"] = {"dtype": "float16"}
         found["bfloat16-adapter"] = {"dtype": "bfloat16", "autocast_adapter_dtype": False}
     return found
+
+
+def _on_biases_and_a_tied_head(method: str) -> dict[str, Keys]:
+    found = {"biased": {"bias": "all", **_dropout(method)}} if method in _BIASED else {}
+    if method == "LORA":
+        return {**found, **_TIED}
+    return {**found, "head": _TIED["head"]} if method in _HEADS else found
 
 
 def _shared(method: str) -> dict[str, Keys]:

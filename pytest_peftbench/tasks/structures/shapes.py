@@ -31,6 +31,10 @@ _BY_TASK = tuple(
     """CARTRIDGE CPT IA3 LORA MULTITASK_PROMPT_TUNING POLY PREFIX_TUNING PROMPT_TUNING P_TUNING SHADOW
     TRAINABLE_TOKENS""".split()
 )
+# How many layers the deep structure has: PEFT writes more than 20 names of targets shorter.
+DEEP = 22
+# Methods that share something between all layers, and one that names layers in patterns; each takes its time there.
+_OF_MANY_LAYERS = ("LORA", "VBLORA", "VERA")
 _CONVOLUTION = Shape(targets=("first", "strided", "point"), norms=("norm",), values=("first",), feedforward=("point",))
 STRUCTURES: dict[str, Shape] = {
     # without biases, heads that share keys, embeddings that are not tied
@@ -46,6 +50,8 @@ STRUCTURES: dict[str, Shape] = {
         values=("narrow",),
         feedforward=("narrow",),
     ),
+    # many layers of one name
+    "deep": Shape(targets=("proj",), only=_OF_MANY_LAYERS),
     "conv1d": _CONVOLUTION,
     "conv2d": _CONVOLUTION,
     "conv3d": _CONVOLUTION,
@@ -63,6 +69,13 @@ STRUCTURES: dict[str, Shape] = {
     "bert-features": Shape("FEATURE_EXTRACTION", embeddings=("word_embeddings",), only=_BY_TASK),
     # embeddings that are scaled
     "gemma": Shape("CAUSAL_LM", embeddings=("embed_tokens",), only=_BY_TASK),
+    # a vision transformer
+    "vit": Shape(
+        targets=("q_proj", "v_proj"),
+        norms=("layernorm_before",),
+        values=("v_proj",),
+        feedforward=("v_proj",),
+    ),
     # a diffusion transformer, text and picture beside each other
     "sd3": Shape(
         targets=("to_q", "to_v", "add_k_proj", "to_out.0"),
