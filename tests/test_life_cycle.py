@@ -1,10 +1,11 @@
 """The life cycle: each law can fail, its words are compared, and what PEFT breaks is listed from the baselines."""
 
+import shutil
 from dataclasses import replace
 from functools import cache
 
 import pytest
-from support import REPOSITORY, skip_under_an_older_peft
+from support import REPOSITORY, output, skip_under_an_older_peft, write_json
 
 from pytest_peftbench import commands as cli
 from pytest_peftbench.commands.selftest.patching import Edit, patched
@@ -78,11 +79,11 @@ def test_the_baselines_stay_small():
 
 
 def test_every_law_is_asked_and_holds_somewhere():
-    from pytest_peftbench.cases.life_cycle.stories import STORIES
+    from pytest_peftbench.cases.life_cycle.stories import ON_QUANTISED, STORIES
 
     held = {cell.law for cell in cli.laws.cells(BASELINES) if cell.word == "holds"}
 
-    assert {law for story in STORIES for law in story.laws} | {"inject"} == LAWS.keys()
+    assert {law for story in (*STORIES, *ON_QUANTISED) for law in story.laws} == LAWS.keys()
     assert held == LAWS.keys()
 
 
@@ -255,6 +256,67 @@ def test_what_comes_after_an_error_is_not_reached_and_never_green():
     assert found["law.merge"].obtained == "broken: KeyError"
     assert found["law.unmerge.weights"].obtained == "not reached"
     assert found["law.unmerge.weights"].verdict == "cannot tell"
+
+
+# Quantised base weights -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("package", "place", "edit"),
+    [
+        (
+            "bitsandbytes",
+            "llama-bnb4/lora/default",
+            Edit("peft.tuners.lora.bnb:Linear4bit.merge", "output + lora_data", "output - lora_data"),
+        ),
+        (
+            "bitsandbytes",
+            "llama-bnb8/oft/default",
+            Edit(
+                "peft.utils.quantization_utils:Bnb8bitBackend.set_base_weight",
+                "weight_data.to",
+                "(1.1 * weight_data).to",
+            ),
+        ),
+        (
+            "torchao",
+            "llama-torchao/lora/default",
+            Edit(
+                "peft.tuners.lora.torchao:TorchaoLoraLinear.merge",
+                "weight += self.get_delta_weight(active_adapter)",
+                "weight += 1.1 * self.get_delta_weight(active_adapter)",
+            ),
+        ),
+    ],
+)
+def test_a_merge_into_quantised_weights_that_is_wrong_by_more_than_a_rounding_is_red(package, place, edit):
+    pytest.importorskip(package)
+    assert findings(place) == {}
+
+    assert findings(place, edit)["law.base.quantised.merge"].verdict == "regressed"
+
+
+def test_a_case_whose_package_is_not_installed_is_skipped_and_says_why(bench, monkeypatch):
+    monkeypatch.setattr("pytest_peftbench.measure.environment.installed", lambda package: "not installed")
+    for structure, params in (("llama-torchao", {"dtype": "int8"}), ("linear", {})):
+        suite = bench.path / "structures" / structure
+        write_json(suite / "default_training_params.json", {"model_id": structure, **params})
+    shutil.copy(REPOSITORY / "benchmarks" / "test_life_cycle.py", bench.path)
+
+    result = bench.run("test_life_cycle.py", "-k", "lora-default", "-rs", "--peft-update-baselines")
+
+    assert result.ret == 0
+    assert "needs torchao: pip install 'pytest-peftbench[quantised]'" in output(result)
+    assert "1 case skipped: life-cycle-structures-llama-torchao-lora-default" in output(result)
+
+
+def test_a_case_whose_package_is_not_installed_is_not_measured_elsewhere_either(monkeypatch):
+    from pytest_peftbench.cases.life_cycle.run import live_through
+
+    monkeypatch.setattr("pytest_peftbench.measure.environment.installed", lambda package: "not installed")
+
+    with pytest.raises(InputError, match=r"llama-bnb4-vera-default: needs bitsandbytes: pip install"):
+        live_through(case("llama-bnb4/vera/default")[0])
 
 
 # Words ----------------------------------------------------------------------------------------------------------------

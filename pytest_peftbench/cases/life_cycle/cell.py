@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,13 +17,15 @@ from pytest_peftbench.cases.methods import Needs, make_config, needs_of
 from pytest_peftbench.measure.environment import seed_everything
 from pytest_peftbench.measure.precision import widened
 from pytest_peftbench.suites import ADAPTER_FILE, Experiment
+from pytest_peftbench.tasks.config import QUANTISED
 from pytest_peftbench.tasks.structures.models import MODELS, ROWS, Structure, output_of
 from pytest_peftbench.tasks.task import Batch
 
 # Seeds: of a structure's weights, of an adapter, of a second one, and of generators that have moved on.
 BASE, FIRST, SECOND, OTHER = 0, 1, 2, 99
 # The largest relative difference that rounding explains. float32 means float64: as the witness', with room to spare.
-BOUNDS = {"float32": 1e-9, "float16": 0.02, "bfloat16": 0.1}
+# Beside quantised weights all is single precision.
+BOUNDS = {"float32": 1e-9, "float16": 0.02, "bfloat16": 0.1, "int8": 1e-5, "int4": 1e-5}
 # Keys of configs that draw numbers in training mode by design.
 _DRAWING = ("monteclora_config",)
 # The name that PEFT gives an adapter, and that of a second one.
@@ -63,6 +66,11 @@ class Cell:
         return BOUNDS[self.experiment.train.dtype]
 
     @property
+    def is_quantised(self) -> bool:
+        """Whether the base weights are: they have kernels of their own, and no double precision."""
+        return self.experiment.train.dtype in QUANTISED
+
+    @property
     def can_witness(self) -> bool:
         """Whether what it gives is the same on any machine: in double precision, and nothing is drawn."""
         return self.experiment.train.dtype == "float32" and self.needs.steady and not self.draws
@@ -77,14 +85,20 @@ class Cell:
 
     def base(self) -> nn.Module:
         """The base model, in evaluation mode."""
-        return self._base.copy()
+        return self._base()
 
     @cached_property
-    def _base(self) -> Mould:
+    def _base(self) -> Callable[[], nn.Module]:
         seed_everything(BASE)
-        model = widened(self.structure.build()).to(getattr(torch, self.experiment.train.dtype)).eval()
+        model = self.structure.build().eval()
+        if not self.is_quantised:
+            model = widened(model).to(getattr(torch, self.experiment.train.dtype))
         self.needs.base(model)
-        return Mould(model)
+        return self._copies(model)
+
+    def _copies(self, model: nn.Module) -> Callable[[], nn.Module]:
+        """What gives copies of a model; quantised weights alone know how they are copied."""
+        return (lambda: copy.deepcopy(model)) if self.is_quantised else Mould(model).copy
 
     def config(self) -> Any:
         """A fresh `PeftConfig`: making an adapter writes to it."""
@@ -145,7 +159,7 @@ class Cell:
         model = self.untrained()
         self.train(model)
         try:
-            return Mould(model).copy
+            return self._copies(model)
         except UNPICKLABLE:  # hooks that belong to this one model
             state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
             return lambda: self._with_state(state)
@@ -199,7 +213,7 @@ class Cell:
     def base_weights(self, model: Any) -> dict[str, Tensor]:
         """The base model's own tensors inside an adapted model, or one that was, as they are now."""
         model = model.get_base_model() if hasattr(model, "get_base_model") else model
-        found: dict[str, Tensor] = {_plain(name): tensor.clone() for name, tensor in model.state_dict().items()}
+        found: dict[str, Tensor] = {plain(name): tensor.clone() for name, tensor in model.state_dict().items()}
         return {name: found[name] for name in sorted(self.base_names & found.keys())}
 
     @cached_property
@@ -251,7 +265,7 @@ class Cell:
         return output_of(model(**batch, **more, **arguments))
 
 
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
     """A tensor's name in the base model, by that in an adapted one."""
     return name.replace(".base_layer", "").replace(".original_module", "")
 

@@ -8,20 +8,22 @@ import logging
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 from pytest_peftbench.cases.checks import tensor_table
 from pytest_peftbench.cases.life_cycle.cell import Cell
-from pytest_peftbench.cases.life_cycle.stories import STORIES
+from pytest_peftbench.cases.life_cycle.stories import stories_of
 from pytest_peftbench.cases.subject import parameters
-from pytest_peftbench.measure.environment import deterministic, installed
+from pytest_peftbench.measure.environment import deterministic, installed, lacking
 from pytest_peftbench.measure.precision import OtherRounding, digits, double_precision, project
+from pytest_peftbench.results.files import InputError
 from pytest_peftbench.results.laws import HOLDS, NOT_REACHED
 from pytest_peftbench.results.metrics import Value, in_order
 from pytest_peftbench.results.result import Result, SecondStage, Witness
 from pytest_peftbench.suites import Experiment
+from pytest_peftbench.tasks.config import QUANTISED
 
 # Counts up when a story changes so that its words are no longer comparable with earlier ones.
 RECIPE_VERSION = 1
@@ -32,10 +34,12 @@ def live_through(experiment: Experiment, second_stage: Callable[[Result], Second
 
     All of it happens in double precision on a CPU, so that equal means equal on any machine. An adapter that cannot be
     added has no life: `law.inject` is all that its result holds. second_stage: tells whether the witness is disturbed,
-    to be recorded. Raises InputError for a config that PEFT does not know.
+    to be recorded. Raises InputError for a config that PEFT does not know, and where an optional package is missing.
     """
     experiment.require()
-    with tempfile.TemporaryDirectory() as folder, _quiet(), deterministic("cpu"), double_precision():
+    if reason := lacking(experiment.train.package):
+        raise InputError(f"{experiment.case}: {reason}")
+    with tempfile.TemporaryDirectory() as folder, _quiet(), deterministic("cpu"), _precision(experiment):
         cell = Cell(experiment, Path(folder))
         result = _result(experiment, _life(cell))
         if "law.batch" not in result.metrics or not cell.can_witness:
@@ -45,6 +49,11 @@ def live_through(experiment: Experiment, second_stage: Callable[[Result], Second
             with OtherRounding():
                 disturbed.append(_statement(Cell(experiment, Path(folder) / "disturbed")))
         return replace(result, witness=Witness(_statement(cell)), disturbed=disturbed)
+
+
+def _precision(experiment: Experiment) -> AbstractContextManager[None]:
+    """Double precision, but for quantised weights."""
+    return nullcontext() if experiment.train.dtype in QUANTISED else double_precision()
 
 
 def _statement(cell: Cell) -> dict[str, list[float]]:
@@ -74,7 +83,7 @@ def _result(experiment: Experiment, metrics: dict[str, Value]) -> Result:
 def _life(cell: Cell) -> dict[str, Value]:
     """What came of each story, and what the adapter weighs."""
     words: dict[str, str] = {}
-    for story in STORIES:
+    for story in stories_of(cell):
         if story.applies(cell):
             words |= story.words(cell)
         if not _goes_on(words):

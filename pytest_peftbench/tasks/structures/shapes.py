@@ -12,7 +12,8 @@ class Shape:
     task_type: PEFT's; empty for a plain module. targets: of any adapter; empty where PEFT knows what it targets by
     the model's type. parameters: the same, of parameters that are no module's weight. norms, values, feedforward,
     embeddings: targets of the methods that want no others; empty where there are none. save: modules that are trained
-    beside the adapter. only: the methods that are put on it; empty: all that have a place there.
+    beside the adapter. only: the methods that are put on it; empty: all that have a place there. package: that it needs
+    beside those that are always installed, one of the extra `quantised`; empty for none.
     """
 
     task_type: str = ""
@@ -24,6 +25,7 @@ class Shape:
     embeddings: tuple[str, ...] = ()
     save: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
+    package: str = ""
 
 
 # Methods whose code asks what a model is for.
@@ -35,10 +37,16 @@ _BY_TASK = tuple(
 DEEP = 22
 # Methods that share something between all layers, and one that names layers in patterns; each takes its time there.
 _OF_MANY_LAYERS = ("LORA", "VBLORA", "VERA")
+# Methods that run, learn and merge on weights of each of the types.
+_ON_QUANTISED = ("LORA", "OFT", "VERA")
 _CONVOLUTION = Shape(targets=("first", "strided", "point"), norms=("norm",), values=("first",), feedforward=("point",))
 STRUCTURES: dict[str, Shape] = {
     # without biases, heads that share keys, embeddings that are not tied
     "llama": Shape("CAUSAL_LM", embeddings=("embed_tokens",)),
+    # the same, its weights quantised
+    "llama-bnb8": Shape("CAUSAL_LM", only=_ON_QUANTISED, package="bitsandbytes"),
+    "llama-bnb4": Shape("CAUSAL_LM", only=_ON_QUANTISED, package="bitsandbytes"),
+    "llama-torchao": Shape("CAUSAL_LM", only=_ON_QUANTISED, package="torchao"),
     # biases everywhere, tied embeddings
     "opt": Shape("CAUSAL_LM", norms=("self_attn_layer_norm", "final_layer_norm"), embeddings=("embed_tokens",)),
     # Conv1D, whose weight is the transpose of Linear's

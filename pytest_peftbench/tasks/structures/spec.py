@@ -10,6 +10,7 @@ from pytest_peftbench.tasks.config import Dtype, TrainConfig
 from pytest_peftbench.tasks.spec import TaskSpec
 from pytest_peftbench.tasks.structures.experiments import experiments_of
 from pytest_peftbench.tasks.structures.laws import LAWS
+from pytest_peftbench.tasks.structures.shapes import STRUCTURES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +32,11 @@ class StructureConfig(TrainConfig):
     optimizer_type: str = "AdamW"
     optimizer_kwargs: dict[str, Any] = field(default_factory=lambda: {"lr": 0.02})
     lr_scheduler: Literal["cosine"] | None = None
+
+    @property
+    def package(self) -> str:
+        """The optional package that the structure needs; empty for none."""
+        return STRUCTURES[self.model_id].package if self.model_id in STRUCTURES else ""
 
 
 SPEC = TaskSpec(
