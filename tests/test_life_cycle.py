@@ -79,11 +79,11 @@ def test_the_baselines_stay_small():
 
 
 def test_every_law_is_asked_and_holds_somewhere():
-    from pytest_peftbench.cases.life_cycle.stories import ON_QUANTISED, STORIES
+    from pytest_peftbench.cases.life_cycle.stories import ON_QUANTISED, RUNNING, STORIES
 
     held = {cell.law for cell in cli.laws.cells(BASELINES) if cell.word == "holds"}
 
-    assert {law for story in (*STORIES, *ON_QUANTISED) for law in story.laws} == LAWS.keys()
+    assert {law for story in (*STORIES, *RUNNING, *ON_QUANTISED) for law in story.laws} == LAWS.keys()
     assert held == LAWS.keys()
 
 
@@ -207,6 +207,25 @@ FAULTS = {
             "zip(adapters, [2 * weight for weight in weights])",
         ),
     ),
+    "an output under autocast is of single precision": (
+        "even/lora/default",
+        "law.train.autocast.types",
+        Edit(f"{LORA}.forward", "result.to(torch_result_dtype)", "result.float()"),
+    ),
+    "an adapter that is to keep its type is cast": (
+        "even/loha/default",
+        "law.inject.dtype.kept",
+        Edit("peft.tuners.tuners_utils:cast_adapter_dtype", "if not autocast_adapter_dtype:", "if False:"),
+    ),
+    "a mixed model merges one of two": (
+        "even/lokr/default",
+        "law.mixed.methods.unload",
+        Edit(
+            "peft.tuners.mixed.model:MixedModel._unload_and_optionally_merge",
+            "for layer_before, layer_after in pairwise(path):",
+            "for layer_before, layer_after in []:",
+        ),
+    ),
     "checkpoints hold what was there before training": (
         "linear/vera/default",
         "law.save.load",
@@ -256,6 +275,16 @@ def test_what_comes_after_an_error_is_not_reached_and_never_green():
     assert found["law.merge"].obtained == "broken: KeyError"
     assert found["law.unmerge.weights"].obtained == "not reached"
     assert found["law.unmerge.weights"].verdict == "cannot tell"
+
+
+def test_a_graph_that_breaks_is_counted():
+    before = "self._check_forward_args(x, *args, **kwargs)"
+    edit = Edit(f"{LORA}.forward", before, f"torch._dynamo.graph_break()\n{before}")
+
+    found = findings("even/lora/default", edit)
+
+    assert {found[f"compile.{name}"].verdict for name in ("graphs", "graph_breaks")} == {"regressed"}
+    assert found["compile.graph_breaks"].expected == "0"
 
 
 # Quantised base weights -----------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from pytest_peftbench.cases.life_cycle.mould import UNPICKLABLE, Mould
 from pytest_peftbench.cases.methods import Needs, make_config, needs_of
 from pytest_peftbench.measure.environment import seed_everything
 from pytest_peftbench.measure.precision import widened
+from pytest_peftbench.results.metrics import Value
 from pytest_peftbench.suites import ADAPTER_FILE, Experiment
 from pytest_peftbench.tasks.config import QUANTISED
 from pytest_peftbench.tasks.structures.models import MODELS, ROWS, Structure, output_of
@@ -34,10 +35,14 @@ NAME, SECOND_NAME = "default", "second"
 
 @dataclass
 class Cell:
-    """What a story works on. Each model that it gives is new; weights of one seed are the same each time."""
+    """What a story works on. Each model that it gives is new; weights of one seed are the same each time.
+
+    figures: what stories count beside the laws, by the names of metrics.
+    """
 
     experiment: Experiment
     folder: Path
+    figures: dict[str, Value] = field(default_factory=dict)
     needs: Needs = field(init=False)
     _count: int = 0
 
@@ -69,6 +74,10 @@ class Cell:
     def is_quantised(self) -> bool:
         """Whether the base weights are: they have kernels of their own, and no double precision."""
         return self.experiment.train.dtype in QUANTISED
+
+    def anew(self) -> Cell:
+        """The same cell with nothing made yet: in the precision of wherever it is used."""
+        return Cell(self.experiment, self.folder / "anew")
 
     @property
     def can_witness(self) -> bool:
@@ -104,13 +113,14 @@ class Cell:
         """A fresh `PeftConfig`: making an adapter writes to it."""
         return make_config(self.adapter, self.experiment.path / ADAPTER_FILE)
 
-    def untrained(self, seed: int = FIRST) -> Any:
-        """The base model with an adapter that has learned nothing."""
+    def untrained(self, seed: int = FIRST, **options: Any) -> Any:
+        """The base model with an adapter that has learned nothing; options: of `get_peft_model`."""
         from peft import get_peft_model
 
         base, config = self.base(), self.config()
         seed_everything(seed)
-        return get_peft_model(base, config, NAME, autocast_adapter_dtype=self._autocast).eval()
+        options = {"autocast_adapter_dtype": self._autocast, **options}
+        return get_peft_model(base, config, NAME, **options).eval()
 
     def loaded(self, folder: Path, **options: Any) -> Any:
         """The base model with an adapter that was saved, in evaluation mode as PEFT gives it."""
@@ -138,9 +148,9 @@ class Cell:
         model.add_adapter(SECOND_NAME, self.config(), autocast_adapter_dtype=self._autocast)
         perturb(model, self.of_second(self.trainable))
 
-    def second_alone(self) -> Any:
-        """The base model with what is elsewhere the second adapter."""
-        model = self.untrained(SECOND)
+    def second_alone(self, **options: Any) -> Any:
+        """The base model with what is elsewhere the second adapter; options: of `get_peft_model`."""
+        model = self.untrained(SECOND, **options)
         perturb(model, self.trainable)
         return model
 
@@ -189,11 +199,12 @@ class Cell:
 
     # What they give -------------------------------------------------------------------------------------------------
 
-    def loss(self, model: Any) -> Tensor:
-        """How far the output is from one that is drawn once."""
-        found = self.call(model)
+    def loss(self, model: Any, rows: slice = slice(None)) -> Tensor:
+        """How far the output for some rows of the batch is from one that is drawn once."""
+        found = self._call(model, rows_of(self.batch, rows), extra=True)
         generator = torch.Generator().manual_seed(BASE)
-        return (found - torch.randn(found.shape, generator=generator)).square().mean()
+        wanted = torch.randn((ROWS, *found.shape[1:]), generator=generator)
+        return (found - wanted[rows]).square().mean()
 
     def gradients(self, model: Any) -> dict[str, Tensor]:
         """The gradients of what training changes, by name."""

@@ -89,7 +89,7 @@ def _life(cell: Cell) -> dict[str, Value]:
         if not _goes_on(words):
             break
     figures = _figures(cell) if words["inject"] == HOLDS else {}
-    return {**figures, **{f"law.{name}": word for name, word in words.items()}}
+    return {**figures, **cell.figures, **{f"law.{name}": word for name, word in words.items()}}
 
 
 def _goes_on(words: dict[str, str]) -> bool:

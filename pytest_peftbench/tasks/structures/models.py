@@ -281,6 +281,22 @@ def _vectors(generator: torch.Generator) -> Batch:
     return {"x": torch.randn(ROWS, 10, generator=generator)}
 
 
+class Even(nn.Module):
+    """One layer that every method takes, behind an embedding and a norm: little to compile."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokens = nn.Embedding(20, 16)
+        self.norm = nn.LayerNorm(16)
+        self.square = nn.Linear(16, 16)
+        self.last = nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """For each token of a text."""
+        found: Tensor = self.last(torch.tanh(self.square(self.norm(self.tokens(x)))))
+        return found
+
+
 class Deep(nn.Module):
     """Many layers of one name, one after the other: `blocks.1.proj` begins as `blocks.11.proj` does."""
 
@@ -405,6 +421,7 @@ MODELS: dict[str, Structure] = {
     "vit": Structure(_vit, _pictures),
     "sd3": Structure(_sd3, _noisy_pictures),
     "linear": Structure(_linear, _vectors),
+    "even": Structure(Even, _indices),
     "deep": Structure(Deep, _few_vectors),
     "conv1d": Structure(_convolution(nn.Conv1d), _grid(1)),
     "conv2d": Structure(_convolution(nn.Conv2d), _grid(2)),

@@ -43,6 +43,10 @@ _DROPOUT = {
     "VBLORA": "vblora_dropout",
     "VERA": "vera_dropout",
 }
+# Methods that learn in front of a text, or beside a decoder: they have no target modules, and no place on what is none.
+OF_LANGUAGE = frozenset(
+    """ADAPTION_PROMPT CARTRIDGE CPT MULTITASK_PROMPT_TUNING PREFIX_TUNING PROMPT_TUNING P_TUNING SHADOW""".split()
+)
 _PROMPTS = "CARTRIDGE MULTITASK_PROMPT_TUNING PREFIX_TUNING PROMPT_TUNING P_TUNING".split()
 _FAN_IN = """ADALORA BOFT DEFT FOURIERFT FROD GRALORA HIRA IA3 LORA OFT PSOFT PVERA RANDLORA SHIRA TINYLORA UNILORA
     VBLORA VERA WAVEFT""".split()
@@ -279,13 +283,15 @@ def settings_of(method: str, structure: str) -> dict[str, Keys]:
 
 
 def params_of(method: str, structure: str) -> dict[str, Keys]:
-    """Other training parameters of a method on a structure by name: the type of the base weights."""
+    """Other training parameters of a method on a structure by name: the type of the base weights, how it is run."""
     if structure != "llama":
         return {}
     found: dict[str, Keys] = {"bfloat16": {"dtype": "bfloat16"}}
     if method == "LORA":
         found["float16"] = {"dtype": "float16"}
         found["bfloat16-adapter"] = {"dtype": "bfloat16", "autocast_adapter_dtype": False}
+    if method in OF_LANGUAGE:  # a decoder takes seconds to be compiled: that is left to the even structure
+        found["autocast"] = {"use_amp": True}
     return found
 
 

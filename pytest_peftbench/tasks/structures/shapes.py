@@ -37,6 +37,11 @@ _BY_TASK = tuple(
 DEEP = 22
 # Methods that share something between all layers, and one that names layers in patterns; each takes its time there.
 _OF_MANY_LAYERS = ("LORA", "VBLORA", "VERA")
+# Methods that can be mixed with others, whose graphs break or are of another number, whose rows see each other, or that
+# are beside no Linear layer. All others were tried: four graphs and no break, as LoRA; a second each.
+_RUN_OTHERWISE = tuple(
+    """ADALORA FROD IA3 LILY LN_TUNING LOHA LOKR LORA OFT ROAD SHIRA TRAINABLE_TOKENS VERA WAVEFT""".split()
+)
 # Methods that run, learn and merge on weights of each of the types.
 _ON_QUANTISED = ("LORA", "OFT", "VERA")
 _CONVOLUTION = Shape(targets=("first", "strided", "point"), norms=("norm",), values=("first",), feedforward=("point",))
@@ -57,6 +62,14 @@ STRUCTURES: dict[str, Shape] = {
         norms=("norm",),
         values=("narrow",),
         feedforward=("narrow",),
+    ),
+    # one Linear layer that every method takes: what is compiled is compiled fast
+    "even": Shape(
+        targets=("square",),
+        norms=("norm",),
+        feedforward=("square",),
+        embeddings=("tokens",),
+        only=_RUN_OTHERWISE,
     ),
     # many layers of one name
     "deep": Shape(targets=("proj",), only=_OF_MANY_LAYERS),

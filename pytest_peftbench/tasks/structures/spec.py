@@ -17,7 +17,8 @@ from pytest_peftbench.tasks.structures.shapes import STRUCTURES
 class StructureConfig(TrainConfig):
     """Which structure, in which type: the other keys are those of a training, of which there are a few steps.
 
-    model_id: the structure's name. dtype: of the base model; float32 means float64, see `measure.precision`.
+    model_id: the structure's name. dtype: of the base model; float32 means float64, see `measure.precision`. compile,
+    use_amp: how it is run, which is then all that it is asked about.
     """
 
     BASE_MODEL: ClassVar[tuple[str, ...]] = ("model_id", "dtype", "use_gc")
@@ -39,10 +40,19 @@ class StructureConfig(TrainConfig):
         return STRUCTURES[self.model_id].package if self.model_id in STRUCTURES else ""
 
 
+# What torch.compile makes of an adapter, on the structure that is compiled: of the installed torch's own doing, too.
+_COUNTS = (
+    Metric("compile.graphs", "graphs", "lower", "exact", "graphs that are compiled while an adapter is used"),
+    Metric("compile.graph_breaks", "breaks", "lower", "exact", "graph breaks meanwhile"),
+)
+
 SPEC = TaskSpec(
     name="structures",
     config=StructureConfig,
     task="",
     experiments=experiments_of,
-    metrics=tuple(Metric(f"law.{name}", "law", "higher", "exact", what, kind="text") for name, what in LAWS.items()),
+    metrics=(
+        *_COUNTS,
+        *(Metric(f"law.{name}", "law", "higher", "exact", what, kind="text") for name, what in LAWS.items()),
+    ),
 )

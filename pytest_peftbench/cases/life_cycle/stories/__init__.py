@@ -6,7 +6,9 @@ from pytest_peftbench.cases.life_cycle.stories import (
     combining,
     generating,
     merging,
+    mixing,
     quantised,
+    running,
     saving,
     several,
     using,
@@ -23,10 +25,14 @@ STORIES = (
     *combining.STORIES,
     *generating.STORIES,
 )
-# Of one on quantised weights.
+# Of an adapter that is run in another way than the others, and of one on quantised weights.
+RUNNING = (*_BEGINNING, *running.STORIES, *mixing.STORIES)
 ON_QUANTISED = (*_BEGINNING, *quantised.STORIES)
 
 
 def stories_of(cell: Cell) -> tuple[Story, ...]:
-    """What a cell is asked: everything, or what its type is about."""
-    return ON_QUANTISED if cell.is_quantised else STORIES
+    """What a cell is asked: everything, or what its way to be run or its type is about."""
+    train = cell.experiment.train
+    if cell.is_quantised:
+        return ON_QUANTISED
+    return RUNNING if train.compile or train.use_amp else STORIES
