@@ -15,7 +15,6 @@ from pathlib import Path
 
 import torch
 
-from pytest_peftbench import commands as cli
 from pytest_peftbench.commands.laws.cells import cells, groups
 from pytest_peftbench.commands.laws.scripts import script
 

@@ -1,11 +1,12 @@
 """The life cycle: each law can fail, its words are compared, and what PEFT breaks is listed from the baselines."""
 
+import shutil
 from dataclasses import replace
 from functools import cache
 
 import pytest
 from reproduce import broken_laws, reproduces, shown_by
-from support import REPOSITORY, skip_under_an_older_peft
+from support import REPOSITORY, output, skip_under_an_older_peft, write_json
 
 from pytest_peftbench import commands as cli
 from pytest_peftbench.commands.laws.scripts import script
@@ -29,6 +30,7 @@ skip_under_an_older_peft()
 
 BASELINES = REPOSITORY / "baselines"
 LORA = "peft.tuners.lora.layer:Linear"
+LAYER = "peft.tuners.tuners_utils:BaseTunerLayer"
 
 
 @cache
@@ -83,11 +85,11 @@ def test_the_baselines_stay_small():
 
 
 def test_every_law_is_asked_and_holds_somewhere():
-    from pytest_peftbench.cases.life_cycle.stories import STORIES
+    from pytest_peftbench.cases.life_cycle.stories import ON_QUANTISED, RUNNING, STORIES
 
     held = {cell.law for cell in cli.laws.cells(BASELINES) if cell.word == "holds"}
 
-    assert {law for story in STORIES for law in story.laws} | {"inject"} == LAWS.keys()
+    assert {law for story in (*STORIES, *RUNNING, *ON_QUANTISED) for law in story.laws} == LAWS.keys()
     assert held == LAWS.keys()
 
 
@@ -142,6 +144,28 @@ FAULTS = [
     "places hang on the state of the generators",
     "an adapter that is added is set",
 ]
+# Of settings that it does not try.
+FURTHER_FAULTS = {
+    "an output under autocast is of single precision": (
+        "even/lora/default",
+        "law.train.autocast.types",
+        Edit(f"{LORA}.forward", "result.to(torch_result_dtype)", "result.float()"),
+    ),
+    "an adapter that is to keep its type is cast": (
+        "even/loha/default",
+        "law.inject.dtype.kept",
+        Edit("peft.tuners.tuners_utils:cast_adapter_dtype", "if not autocast_adapter_dtype:", "if False:"),
+    ),
+    "a mixed model merges one of two": (
+        "even/lokr/default",
+        "law.mixed.methods.unload",
+        Edit(
+            "peft.tuners.mixed.model:MixedModel._unload_and_optionally_merge",
+            "for layer_before, layer_after in pairwise(path):",
+            "for layer_before, layer_after in []:",
+        ),
+    ),
+}
 
 
 @pytest.mark.parametrize("name", FAULTS)
@@ -154,6 +178,16 @@ def test_a_law_that_is_broken_is_red(name):
     assert found[metric].verdict == "regressed"
     assert found[metric].expected == "holds"
     assert found[metric].obtained.startswith("broken: ")
+
+
+@pytest.mark.parametrize("name", FURTHER_FAULTS)
+def test_a_law_of_types_or_of_mixed_methods_that_is_broken_is_red(name):
+    place, metric, edit = FURTHER_FAULTS[name]
+
+    found = findings(place, edit)
+
+    assert found[metric].verdict == "regressed"
+    assert found[metric].expected == "holds"
 
 
 def test_a_wrong_scale_which_keeps_every_law_moves_the_witness():
@@ -242,6 +276,77 @@ def test_each_method_counts_what_operations_cost():
     assert found.keys() == {experiment.case.method for experiment in suite("llama").values()}
     assert all({"inject", "forward", "save", "load"} <= counted for counted in found.values())
     assert set.union(*found.values()) == OPERATIONS.keys()
+
+
+def test_a_graph_that_breaks_is_counted():
+    before = "self._check_forward_args(x, *args, **kwargs)"
+    edit = Edit(f"{LORA}.forward", before, f"torch._dynamo.graph_break()\n{before}")
+
+    found = findings("even/lora/default", edit)
+
+    assert {found[f"compile.{name}"].verdict for name in ("graphs", "graph_breaks")} == {"regressed"}
+    assert found["compile.graph_breaks"].expected == "0"
+
+
+# Quantised base weights -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("package", "place", "edit"),
+    [
+        (
+            "bitsandbytes",
+            "llama-bnb4/lora/default",
+            Edit("peft.tuners.lora.bnb:Linear4bit.merge", "output + lora_data", "output - lora_data"),
+        ),
+        (
+            "bitsandbytes",
+            "llama-bnb8/oft/default",
+            Edit(
+                "peft.utils.quantization_utils:Bnb8bitBackend.set_base_weight",
+                "weight_data.to",
+                "(1.1 * weight_data).to",
+            ),
+        ),
+        (
+            "torchao",
+            "llama-torchao/lora/default",
+            Edit(
+                "peft.tuners.lora.torchao:TorchaoLoraLinear.merge",
+                "weight += self.get_delta_weight(active_adapter)",
+                "weight += 1.1 * self.get_delta_weight(active_adapter)",
+            ),
+        ),
+    ],
+)
+def test_a_merge_into_quantised_weights_that_is_wrong_by_more_than_a_rounding_is_red(package, place, edit):
+    pytest.importorskip(package)
+    assert findings(place) == {}
+
+    assert findings(place, edit)["law.base.quantised.merge"].verdict == "regressed"
+
+
+def test_a_case_whose_package_is_not_installed_is_skipped_and_says_why(bench, monkeypatch):
+    monkeypatch.setattr("pytest_peftbench.measure.environment.installed", lambda package: "not installed")
+    for structure, params in (("llama-torchao", {"dtype": "int8"}), ("linear", {})):
+        suite = bench.path / "structures" / structure
+        write_json(suite / "default_training_params.json", {"model_id": structure, **params})
+    shutil.copy(REPOSITORY / "benchmarks" / "test_life_cycle.py", bench.path)
+
+    result = bench.run("test_life_cycle.py", "-k", "lora-default", "-rs", "--peft-update-baselines")
+
+    assert result.ret == 0
+    assert "needs torchao: pip install 'pytest-peftbench[quantised]'" in output(result)
+    assert "1 case skipped: life-cycle-structures-llama-torchao-lora-default" in output(result)
+
+
+def test_a_case_whose_package_is_not_installed_is_not_measured_elsewhere_either(monkeypatch):
+    from pytest_peftbench.cases.life_cycle.run import live_through
+
+    monkeypatch.setattr("pytest_peftbench.measure.environment.installed", lambda package: "not installed")
+
+    with pytest.raises(InputError, match=r"llama-bnb4-vera-default: needs bitsandbytes: pip install"):
+        live_through(case("llama-bnb4/vera/default")[0])
 
 
 # Words ----------------------------------------------------------------------------------------------------------------

@@ -130,7 +130,6 @@ NAMES = {
     "peft_config": INTERNAL,
     "prepare_inputs_for_generation": INTERNAL,
     "prepare_model_for_gradient_checkpointing": INTERNAL,
-    "prepare_model_for_kbit_training": QUANTISED,
     "preprocess_loraga": DATA,
     "print_trainable_parameters": WORDS,
     "prompt_embeddings_from_past_key_values": NOT_YET,

@@ -108,6 +108,13 @@ def installed(package: str) -> str:
         return "not installed"
 
 
+def lacking(package: str) -> str:
+    """Why a case that needs an optional package is skipped; empty where it is installed, or none is needed."""
+    if not package or installed(package) != "not installed":
+        return ""
+    return f"needs {package}: pip install 'pytest-peftbench[quantised]'"
+
+
 def check_device(device: str) -> None:
     """Raise InputError unless torch can run on `device`."""
     import torch

@@ -205,6 +205,8 @@ def experiment(request: pytest.FixtureRequest) -> Experiment:
     """The PEFT config, training parameters, device and seeds of this case, from the suite's files."""
     environment.pin()  # before torch is imported
     case: Experiment = request.param
+    if reason := environment.lacking(case.train.package):
+        pytest.skip(reason)
     case.require()
     environment.check_device(case.device)
     return case

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 # Of a test that has checked a case whose baseline is to be written.
 PENDING = pytest.StashKey[Baseline]()
 # Of the same, the files of an adapter that is to be kept beside it.
-KEPT = pytest.StashKey[dict[Path, bytes]]()
+KEPT = pytest.StashKey[Mapping[Path, bytes]]()
 
 
 class BaselineCheck:

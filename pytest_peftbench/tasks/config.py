@@ -57,6 +57,11 @@ class TrainConfig:
     use_amp: bool = False
     autocast_adapter_dtype: bool = True
 
+    @property
+    def package(self) -> str:
+        """The optional package that a case needs, which is skipped without it; empty for none."""
+        return ""
+
     def telling(self, what: Literal["BASE_MODEL", "DATA", "REFERENCE"]) -> str:
         """The values of the keys that `what` depends on, as text: two configs that agree in it share it."""
         keys: tuple[str, ...] = getattr(self, what)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import linecache
 import math
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from torch import Tensor
 from pytest_peftbench.results.files import InputError
 from pytest_peftbench.results.laws import HOLDS, NOT_REACHED, broken, refused
 
-Told = Iterator[float]
+Told = Generator[float, None, None]
 
 
 class NotOffered(Exception):
@@ -39,17 +40,17 @@ class Story:
     def words(self, cell: Any) -> dict[str, str]:
         """The word of each law."""
         words = dict.fromkeys(self.laws, NOT_REACHED)
-        told = self.tell(cell)
-        for law in self.laws:
-            try:
-                difference = next(told)
-                words[law] = HOLDS if difference <= cell.bound else broken(difference)
-            except torch.OutOfMemoryError:
-                raise  # the device's, and no property of the adapter
-            except Exception as error:
-                cause = _cause(error)
-                words[law] = refused(cause) if says_no(cause) else broken(cause)
-                break
+        with closing(self.tell(cell)) as told:
+            for law in self.laws:
+                try:
+                    difference = next(told)
+                    words[law] = HOLDS if difference <= cell.bound else broken(difference)
+                except torch.OutOfMemoryError:
+                    raise  # the device's, and no property of the adapter
+                except Exception as error:
+                    cause = _cause(error)
+                    words[law] = refused(cause) if says_no(cause) else broken(cause)
+                    break
         return words
 
 
@@ -113,6 +114,19 @@ def gaps(obtained: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> floa
     if obtained.keys() != expected.keys():
         return math.inf
     return max((gap(obtained[name], expected[name]) for name in expected), default=0.0)
+
+
+def same(obtained: Tensor, expected: Tensor) -> bool:
+    """Whether two tensors are equal to the bit, those that are made of others by all of their parts."""
+    if not hasattr(expected, "__tensor_flatten__"):
+        return torch.equal(obtained, expected)
+    parts, _ = expected.__tensor_flatten__()
+    return all(same(getattr(obtained, part), getattr(expected, part)) for part in parts)
+
+
+def past(difference: float, bound: float) -> float:
+    """Nothing where a difference is within a bound of its own, wider than the cell's; else all of it."""
+    return 0.0 if difference <= bound else difference
 
 
 def unlike(obtained: object, expected: object) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,7 +19,9 @@ from pytest_peftbench.measure.environment import installed, seed_everything
 from pytest_peftbench.measure.precision import project, widened
 from pytest_peftbench.results.files import stands
 from pytest_peftbench.results.kept import Kept, read_kept
+from pytest_peftbench.results.metrics import Value
 from pytest_peftbench.suites import ADAPTER_FILE, Experiment
+from pytest_peftbench.tasks.config import QUANTISED
 from pytest_peftbench.tasks.structures.kept import keeps
 from pytest_peftbench.tasks.structures.models import MODELS, ROWS, Structure, output_of
 from pytest_peftbench.tasks.task import Batch
@@ -26,7 +29,8 @@ from pytest_peftbench.tasks.task import Batch
 # Seeds: of a structure's weights, of an adapter, of a second one, and of generators that have moved on.
 BASE, FIRST, SECOND, OTHER = 0, 1, 2, 99
 # The largest relative difference that rounding explains. float32 means float64: as the witness', with room to spare.
-BOUNDS = {"float32": 1e-9, "float16": 0.02, "bfloat16": 0.1}
+# Beside quantised weights all is single precision.
+BOUNDS = {"float32": 1e-9, "float16": 0.02, "bfloat16": 0.1, "int8": 1e-5, "int4": 1e-5}
 # Keys of configs that draw numbers in training mode by design.
 _DRAWING = ("monteclora_config",)
 # The name that PEFT gives an adapter, and that of a second one.
@@ -35,10 +39,14 @@ NAME, SECOND_NAME = "default", "second"
 
 @dataclass
 class Cell:
-    """What a story works on. Each model that it gives is new; weights of one seed are the same each time."""
+    """What a story works on. Each model that it gives is new; weights of one seed are the same each time.
+
+    figures: what stories count beside the laws, by the names of metrics.
+    """
 
     experiment: Experiment
     folder: Path
+    figures: dict[str, Value] = field(default_factory=dict)
     needs: Needs = field(init=False)
     _count: int = 0
 
@@ -67,6 +75,15 @@ class Cell:
         return BOUNDS[self.experiment.train.dtype]
 
     @property
+    def is_quantised(self) -> bool:
+        """Whether the base weights are: they have kernels of their own, and no double precision."""
+        return self.experiment.train.dtype in QUANTISED
+
+    def anew(self) -> Cell:
+        """The same cell with nothing made yet: in the precision of wherever it is used."""
+        return Cell(self.experiment, self.folder / "anew")
+
+    @property
     def can_witness(self) -> bool:
         """Whether what it gives is the same on any machine: in double precision, and nothing is drawn."""
         return self.experiment.train.dtype == "float32" and self.needs.steady and not self.draws
@@ -81,30 +98,36 @@ class Cell:
 
     def base(self) -> nn.Module:
         """The base model, in evaluation mode."""
-        return self._base.copy()
+        return self._base()
 
     @cached_property
-    def _base(self) -> Mould:
+    def _base(self) -> Callable[[], nn.Module]:
         seed_everything(BASE)
-        model = widened(self.structure.build()).to(getattr(torch, self.experiment.train.dtype)).eval()
+        model = self.structure.build().eval()
+        if not self.is_quantised:
+            model = widened(model).to(getattr(torch, self.experiment.train.dtype))
         self.needs.base(model)
-        return Mould(model)
+        return self._copies(model)
+
+    def _copies(self, model: nn.Module) -> Callable[[], nn.Module]:
+        """What gives copies of a model; quantised weights alone know how they are copied."""
+        return (lambda: copy.deepcopy(model)) if self.is_quantised else Mould(model).copy
 
     def config(self) -> Any:
         """A fresh `PeftConfig`: making an adapter writes to it."""
         return make_config(self.adapter, self.experiment.path / ADAPTER_FILE)
 
-    def untrained(self, seed: int = FIRST) -> Any:
-        """The base model with an adapter that has learned nothing."""
+    def untrained(self, seed: int = FIRST, **options: Any) -> Any:
+        """The base model with an adapter that has learned nothing; options: of `get_peft_model`."""
         base, config = self.base(), self.config()
         seed_everything(seed)
-        return self.adapted(base, config).eval()
+        return self.adapted(base, config, **options).eval()
 
-    def adapted(self, base: nn.Module, config: Any) -> Any:
+    def adapted(self, base: nn.Module, config: Any, **options: Any) -> Any:
         """A base model with a new adapter, whose numbers are drawn from the global seed."""
         from peft import get_peft_model
 
-        return get_peft_model(base, config, NAME, autocast_adapter_dtype=self._autocast)
+        return get_peft_model(base, config, NAME, **{"autocast_adapter_dtype": self._autocast, **options})
 
     def loaded(self, folder: Path, **options: Any) -> Any:
         """The base model with an adapter that was saved, in evaluation mode as PEFT gives it."""
@@ -158,9 +181,9 @@ class Cell:
         """Add a second adapter that has learned nothing, its numbers drawn from the global seed."""
         model.add_adapter(SECOND_NAME, config, autocast_adapter_dtype=self._autocast)
 
-    def second_alone(self) -> Any:
-        """The base model with what is elsewhere the second adapter."""
-        model = self.untrained(SECOND)
+    def second_alone(self, **options: Any) -> Any:
+        """The base model with what is elsewhere the second adapter; options: of `get_peft_model`."""
+        model = self.untrained(SECOND, **options)
         perturb(model, self.trainable)
         return model
 
@@ -179,7 +202,7 @@ class Cell:
         model = self.untrained()
         self.train(model)
         try:
-            return Mould(model).copy
+            return self._copies(model)
         except UNPICKLABLE:  # hooks that belong to this one model
             state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
             return lambda: self._with_state(state)
@@ -209,11 +232,12 @@ class Cell:
 
     # What they give -------------------------------------------------------------------------------------------------
 
-    def loss(self, model: Any) -> Tensor:
-        """How far the output is from one that is drawn once."""
-        found = self.call(model)
+    def loss(self, model: Any, rows: slice = slice(None)) -> Tensor:
+        """How far the output for some rows of the batch is from one that is drawn once."""
+        found = self._call(model, rows_of(self.batch, rows), extra=True)
         generator = torch.Generator().manual_seed(BASE)
-        return (found - torch.randn(found.shape, generator=generator)).square().mean()
+        wanted = torch.randn((ROWS, *found.shape[1:]), generator=generator)
+        return (found - wanted[rows]).square().mean()
 
     def gradients(self, model: Any) -> dict[str, Tensor]:
         """The gradients of what training changes, by name."""
@@ -233,7 +257,7 @@ class Cell:
     def base_weights(self, model: Any) -> dict[str, Tensor]:
         """The base model's own tensors inside an adapted model, or one that was, as they are now."""
         model = model.get_base_model() if hasattr(model, "get_base_model") else model
-        found: dict[str, Tensor] = {_plain(name): tensor.clone() for name, tensor in model.state_dict().items()}
+        found: dict[str, Tensor] = {plain(name): tensor.clone() for name, tensor in model.state_dict().items()}
         return {name: found[name] for name in sorted(self.base_names & found.keys())}
 
     @cached_property
@@ -305,7 +329,7 @@ class Cell:
         return output_of(model(**batch, **more, **arguments))
 
 
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
     """A tensor's name in the base model, by that in an adapted one."""
     return name.replace(".base_layer", "").replace(".original_module", "")
 

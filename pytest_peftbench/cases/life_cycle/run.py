@@ -8,22 +8,23 @@ import logging
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 from pytest_peftbench.cases.checks import tensor_table
 from pytest_peftbench.cases.life_cycle.cell import Cell
 from pytest_peftbench.cases.life_cycle.counting import costs
-from pytest_peftbench.cases.life_cycle.stories import STORIES
+from pytest_peftbench.cases.life_cycle.stories import stories_of
 from pytest_peftbench.cases.subject import parameters
-from pytest_peftbench.measure.environment import deterministic, installed
+from pytest_peftbench.measure.environment import deterministic, installed, lacking
 from pytest_peftbench.measure.precision import OtherRounding, digits, double_precision, project
-from pytest_peftbench.results.files import stands
+from pytest_peftbench.results.files import InputError, stands
 from pytest_peftbench.results.laws import HOLDS, NOT_REACHED
 from pytest_peftbench.results.metrics import Value, in_order
 from pytest_peftbench.results.result import Result, SecondStage, Witness
 from pytest_peftbench.suites import Experiment
+from pytest_peftbench.tasks.config import QUANTISED
 from pytest_peftbench.tasks.structures.kept import keeps
 from pytest_peftbench.tasks.structures.operations import counts
 
@@ -36,10 +37,12 @@ def live_through(experiment: Experiment, second_stage: Callable[[Result], Second
 
     All of it happens in double precision on a CPU, so that equal means equal on any machine. An adapter that cannot be
     added has no life: `law.inject` is all that its result holds. second_stage: tells whether the witness is disturbed,
-    to be recorded. Raises InputError for a config that PEFT does not know.
+    to be recorded. Raises InputError for a config that PEFT does not know, and where an optional package is missing.
     """
     experiment.require()
-    with tempfile.TemporaryDirectory() as folder, _quiet(), deterministic("cpu"), double_precision():
+    if reason := lacking(experiment.train.package):
+        raise InputError(f"{experiment.case}: {reason}")
+    with tempfile.TemporaryDirectory() as folder, _quiet(), deterministic("cpu"), _precision(experiment):
         cell = Cell(experiment, Path(folder))
         result = _with_kept(_result(experiment, _life(cell)), cell)
         if "law.batch" not in result.metrics or not cell.can_witness:
@@ -64,6 +67,11 @@ def _with_kept(result: Result, cell: Cell) -> Result:
     way_out = "restore it from version control, or record one with --peft-update-baselines"
     missing = f"{experiment.kept}: is not there, so law.old was not asked; {way_out}"
     return replace(result, warnings=[*result.warnings, missing])
+
+
+def _precision(experiment: Experiment) -> AbstractContextManager[None]:
+    """Double precision, but for quantised weights."""
+    return nullcontext() if experiment.train.dtype in QUANTISED else double_precision()
 
 
 def _statement(cell: Cell) -> dict[str, list[float]]:
@@ -93,7 +101,7 @@ def _result(experiment: Experiment, metrics: dict[str, Value]) -> Result:
 def _life(cell: Cell) -> dict[str, Value]:
     """What came of each story, what the adapter weighs, and what operations cost."""
     words: dict[str, str] = {}
-    for story in STORIES:
+    for story in stories_of(cell):
         if story.applies(cell):
             words |= story.words(cell)
         if not _goes_on(words):
@@ -101,7 +109,7 @@ def _life(cell: Cell) -> dict[str, Value]:
     figures = _figures(cell) if words["inject"] == HOLDS else {}
     if _goes_on(words) and counts(cell.experiment.train.model_id, cell.experiment.case.experiment):
         figures |= costs(cell, words)
-    return {**figures, **{f"law.{name}": word for name, word in words.items()}}
+    return {**figures, **cell.figures, **{f"law.{name}": word for name, word in words.items()}}
 
 
 def _goes_on(words: dict[str, str]) -> bool:

@@ -22,7 +22,6 @@ _TOLD = {"by design": "broken by design"}
 _SUITES = Path("benchmarks")
 
 
-
 def matrix_lines(found: Sequence[Cell]) -> list[str]:
     """Methods at their defaults against groups of laws, a mark each, and what the marks mean."""
     at_defaults = {cell.method for cell in found if cell.setting == DEFAULT}

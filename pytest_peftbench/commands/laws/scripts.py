@@ -93,7 +93,7 @@ def _expert_lines(adapter: dict[str, Any], experiment: Experiment) -> list[str]:
     """X-LoRA mixes adapters that have been saved: makes them, and writes their folders into its keys."""
     expert = next(content for name, content in experiment.files.items() if name.endswith("adapter_config.json"))
     names = list(adapter["adapters"])
-    adapter["adapters"] = _Code("{name: f\"{folder}/{name}\" for name in names}")
+    adapter["adapters"] = _Code('{name: f"{folder}/{name}" for name in names}')
     return [
         "base.config.use_cache = False",
         f"folder, names = tempfile.mkdtemp(), {names}",

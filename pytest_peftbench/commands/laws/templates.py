@@ -96,9 +96,7 @@ BASES: dict[str, Base] = {
     "llama": _transformer("Llama", "ForCausalLM", _DECODER + "num_key_value_heads=2, intermediate_size=48"),
     "gpt2": _transformer("GPT2", "LMHeadModel", "vocab_size=48, n_embd=32, n_layer=2, n_head=4"),
     "opt": _transformer("OPT", "ForCausalLM", _DECODER + "ffn_dim=48, word_embed_proj_dim=32, " + _SHORT.strip(", ")),
-    "gemma": _transformer(
-        "Gemma", "ForCausalLM", _DECODER + "num_key_value_heads=2, intermediate_size=48, head_dim=8"
-    ),
+    "gemma": _transformer("Gemma", "ForCausalLM", _DECODER + "num_key_value_heads=2, intermediate_size=48, head_dim=8"),
     "bert": _transformer("Bert", "ForSequenceClassification", _BERT),
     "bert-tokens": _transformer("Bert", "ForTokenClassification", _BERT),
     "bert-answers": _transformer("Bert", "ForQuestionAnswering", _BERT, ".start_logits"),
@@ -107,8 +105,7 @@ BASES: dict[str, Base] = {
         "T5",
         "ForConditionalGeneration",
         "vocab_size=48, d_model=32, d_kv=8, d_ff=48, num_heads=4, num_layers=2, decoder_start_token_id=0",
-        inputs="ids = torch.arange(1, 13).view(2, 6)\n"
-        'inputs = {"input_ids": ids, "decoder_input_ids": ids[:, :4]}',
+        inputs='ids = torch.arange(1, 13).view(2, 6)\ninputs = {"input_ids": ids, "decoder_input_ids": ids[:, :4]}',
     ),
     "sd3": Base(
         "base = SD3Transformer2DModel(\n"
@@ -181,7 +178,7 @@ model = other = get_peft_model(copy.deepcopy(base), copy.deepcopy(config)$option
 $trained
 expected = $out
 """
-_SAVED = f"""\
+_SAVED = """\
 $base
 untouched = copy.deepcopy(base)
 $model
@@ -295,7 +292,7 @@ LAWS: dict[str, str] = {
     "add": f'{_EXPECTED}model.add_adapter("second", another$options)\nmodel.eval()\n{_OBTAINED}',
     "add.requires_grad": f'{_ADDED}expected = trainable()\nmodel.add_adapter("second", another$options)\n'
     f"obtained = trainable()\n{_COUNT}",
-    "set": f'{_OTHER}$model\ntorch.manual_seed(1)\n'
+    "set": f"{_OTHER}$model\ntorch.manual_seed(1)\n"
     f'model.add_adapter("second", another$options)\nmodel.set_adapter("second")\n$trained\nmodel.eval()\n{_OBTAINED}',
     "set.requires_grad": f'{_ADDED}expected = {{name.replace(".default", ".second") for name in trainable()}}\n'
     'model.add_adapter("second", another$options)\nmodel.set_adapter("second")\n'

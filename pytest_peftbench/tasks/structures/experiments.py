@@ -7,7 +7,7 @@ from typing import Any
 
 from pytest_peftbench.results.files import InputError
 from pytest_peftbench.tasks.spec import Brought
-from pytest_peftbench.tasks.structures.settings import params_of, settings_of
+from pytest_peftbench.tasks.structures.settings import OF_LANGUAGE, params_of, settings_of
 from pytest_peftbench.tasks.structures.shapes import STRUCTURES, Shape
 
 _CPT = {"cpt_token_ids": [3, 9, 4, 7], "cpt_mask": [1, 1, 1, 1], "cpt_tokens_type_mask": [1, 2, 3, 4]}
@@ -58,10 +58,6 @@ METHODS: dict[str, dict[str, Any]] = {
     "VERA": {"r": 8},
     "WAVEFT": {"n_frequency": 20},
 }
-# Methods that learn in front of a text, or beside a decoder: they have no target modules, and no place on what is none.
-_OF_LANGUAGE = frozenset(
-    """ADAPTION_PROMPT CARTRIDGE CPT MULTITASK_PROMPT_TUNING PREFIX_TUNING PROMPT_TUNING P_TUNING SHADOW""".split()
-)
 # Methods that know `target_parameters`.
 _OF_PARAMETERS = frozenset({"LORA"})
 # The part of a structure that a method targets, where it is not any.
@@ -89,7 +85,7 @@ def _has_a_place(method: str, shape: Shape) -> bool:
         return method in _OF_PARAMETERS
     if shape.only and method not in shape.only:
         return False
-    return bool(shape.task_type) or method not in _OF_LANGUAGE
+    return bool(shape.task_type) or method not in OF_LANGUAGE
 
 
 def folder_of(method: str) -> str:
@@ -106,7 +102,7 @@ def adapter_of(method: str, shape: Shape, settings: Mapping[str, Any] | None = N
 
 
 def _targets(method: str, shape: Shape) -> dict[str, Any]:
-    if method in _OF_LANGUAGE:
+    if method in OF_LANGUAGE:
         return {}
     found: dict[str, Any] = {}
     if targets := getattr(shape, _PART.get(method, "targets")):

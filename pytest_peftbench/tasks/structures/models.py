@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pytest_peftbench.tasks.structures.shapes import DEEP
 from pytest_peftbench.tasks.task import Batch
 
 ROWS = 2
@@ -18,17 +20,36 @@ VOCABULARY = 48
 _HIDDEN, _LAYERS, _HEADS = 32, 2, 4
 
 
+# What single precision explains of an output or a gradient, relative to the largest: 2e-6 was measured.
+SINGLE = 1e-4
+
+
+@dataclass(frozen=True)
+class Quantised:
+    """What quantised weights stand for, and how far they and what they give may be from it.
+
+    of: gives the model whose weights they are, drawn from the global seed. step: half of the widest gap between two
+    values of their type, as a share of the largest: no weight is rounded by more. output: the largest relative
+    difference of an output, which is that of single precision where layers do not round their inputs, too.
+    """
+
+    of: Callable[[], nn.Module]
+    step: float
+    output: float = SINGLE
+
+
 @dataclass(frozen=True)
 class Structure:
     """One structure.
 
     build: gives it with weights drawn from the global seed. inputs: draws a batch of ROWS. generates: whether it
-    writes texts.
+    writes texts. quantised: of weights that are.
     """
 
     build: Callable[[], nn.Module]
     inputs: Callable[[torch.Generator], Batch]
     generates: bool = False
+    quantised: Quantised | None = None
 
     def batch(self) -> Batch:
         """The same batch at each call."""
@@ -53,11 +74,66 @@ def _tokens(generator: torch.Generator) -> Batch:
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
 
-def _llama() -> nn.Module:
+def _llama(hidden: int = _HIDDEN, feedforward: int = 48) -> nn.Module:
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    config = LlamaConfig(**_decoder(), num_key_value_heads=2, intermediate_size=48, tie_word_embeddings=False)
-    return _initialised(LlamaForCausalLM(config))
+    sizes = {**_decoder(), "hidden_size": hidden, "intermediate_size": feedforward, "num_key_value_heads": 2}
+    return _initialised(LlamaForCausalLM(LlamaConfig(**sizes, tie_word_embeddings=False)))
+
+
+def _wide_llama() -> nn.Module:
+    """Rows of 64 weights and of 128: bitsandbytes' scales of 64 weights each belong to one row."""
+    return _llama(64, 128)
+
+
+def _quantised(config: Callable[[], Any]) -> Callable[[], nn.Module]:
+    """A llama with its layers quantised as transformers does it: while they are loaded."""
+
+    def build() -> nn.Module:
+        from transformers import LlamaForCausalLM
+
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+            _wide_llama().save_pretrained(folder)  # type: ignore[operator]
+            options = {"device_map": "cpu", "dtype": torch.float32}
+            model: nn.Module = LlamaForCausalLM.from_pretrained(folder, quantization_config=config(), **options)
+        _pack_nothing(model)
+        return model
+
+    return build
+
+
+def _pack_nothing(model: Any) -> None:
+    """On processors with AVX512-BF16 alone, bitsandbytes packs weights of 4 bits when they are used: here on none."""
+    for layer in model.modules():
+        if hasattr(layer, "support_avx512bf16_for_cpu"):
+            layer.support_avx512bf16_for_cpu = False
+
+
+def _bnb8() -> Any:
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(load_in_8bit=True)
+
+
+def _bnb4() -> Any:
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32)
+
+
+def _torchao() -> Any:
+    from torchao.quantization import Int8WeightOnlyConfig
+    from transformers import TorchAoConfig
+
+    return TorchAoConfig(quant_type=Int8WeightOnlyConfig())
+
+
+# 127 steps on either side, of weights that bitsandbytes reads in half precision: 0.0041 was measured. It rounds the
+# inputs of layers as well: 0.021.
+_BNB8 = Quantised(_wide_llama, step=0.005, output=0.1)
+_TORCHAO = Quantised(_wide_llama, step=0.005)
+# The widest gap of NormalFloat is from -1 to -0.696; 0.127 was measured.
+_BNB4 = Quantised(_wide_llama, step=0.153)
 
 
 def _gemma() -> nn.Module:
@@ -111,6 +187,19 @@ def _bert_config() -> Any:
     dropouts = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     sizes = {key: value for key, value in _decoder().items() if key not in ("attention_dropout", *_special())}
     return BertConfig(**sizes, **dropouts, intermediate_size=48, num_labels=2, pad_token_id=1)
+
+
+def _vit() -> nn.Module:
+    from transformers import ViTConfig, ViTForImageClassification
+
+    sizes = {"image_size": 8, "patch_size": 4, "intermediate_size": 48, "num_labels": 3}
+    heads = {"num_hidden_layers": _LAYERS, "num_attention_heads": _HEADS}
+    dropouts = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    return _initialised(ViTForImageClassification(ViTConfig(hidden_size=_HIDDEN, **sizes, **heads, **dropouts)))
+
+
+def _pictures(generator: torch.Generator) -> Batch:
+    return {"pixel_values": torch.randn(ROWS, 3, 8, 8, generator=generator)}
 
 
 def _sd3() -> nn.Module:
@@ -190,6 +279,42 @@ def _linear() -> nn.Module:
 
 def _vectors(generator: torch.Generator) -> Batch:
     return {"x": torch.randn(ROWS, 10, generator=generator)}
+
+
+class Even(nn.Module):
+    """One layer that every method takes, behind an embedding and a norm: little to compile."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokens = nn.Embedding(20, 16)
+        self.norm = nn.LayerNorm(16)
+        self.square = nn.Linear(16, 16)
+        self.last = nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """For each token of a text."""
+        found: Tensor = self.last(torch.tanh(self.square(self.norm(self.tokens(x)))))
+        return found
+
+
+class Deep(nn.Module):
+    """Many layers of one name, one after the other: `blocks.1.proj` begins as `blocks.11.proj` does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(Layers({"proj": nn.Linear(8, 8)}) for _ in range(DEEP))
+        self.last = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The last layer's output."""
+        for block in self.blocks:
+            x = x + torch.tanh(block(x)) / 4
+        found: Tensor = self.last(x)
+        return found
+
+
+def _few_vectors(generator: torch.Generator) -> Batch:
+    return {"x": torch.randn(ROWS, 8, generator=generator)}
 
 
 def _convolution(layer: type[nn.Module]) -> Callable[[], nn.Module]:
@@ -282,6 +407,9 @@ class Experts(nn.Module):
 
 MODELS: dict[str, Structure] = {
     "llama": Structure(_llama, _tokens, generates=True),
+    "llama-bnb8": Structure(_quantised(_bnb8), _tokens, quantised=_BNB8),
+    "llama-bnb4": Structure(_quantised(_bnb4), _tokens, quantised=_BNB4),
+    "llama-torchao": Structure(_quantised(_torchao), _tokens, quantised=_TORCHAO),
     "opt": Structure(_opt, _tokens, generates=True),
     "gpt2": Structure(_gpt2, _tokens, generates=True),
     "t5": Structure(_t5, _two_texts, generates=True),
@@ -290,8 +418,11 @@ MODELS: dict[str, Structure] = {
     "bert-tokens": Structure(_bert("BertForTokenClassification"), _tokens),
     "bert-answers": Structure(_bert("BertForQuestionAnswering"), _tokens),
     "bert-features": Structure(_bert("BertModel"), _tokens),
+    "vit": Structure(_vit, _pictures),
     "sd3": Structure(_sd3, _noisy_pictures),
     "linear": Structure(_linear, _vectors),
+    "even": Structure(Even, _indices),
+    "deep": Structure(Deep, _few_vectors),
     "conv1d": Structure(_convolution(nn.Conv1d), _grid(1)),
     "conv2d": Structure(_convolution(nn.Conv2d), _grid(2)),
     "conv3d": Structure(_convolution(nn.Conv3d), _grid(3)),

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from pytest_peftbench.tasks.structures.shapes import DEEP
+
 Keys = dict[str, Any]
 
 # Fields that many methods have under one name, and who has them.
@@ -41,6 +43,10 @@ _DROPOUT = {
     "VBLORA": "vblora_dropout",
     "VERA": "vera_dropout",
 }
+# Methods that learn in front of a text, or beside a decoder: they have no target modules, and no place on what is none.
+OF_LANGUAGE = frozenset(
+    """ADAPTION_PROMPT CARTRIDGE CPT MULTITASK_PROMPT_TUNING PREFIX_TUNING PROMPT_TUNING P_TUNING SHADOW""".split()
+)
 _PROMPTS = "CARTRIDGE MULTITASK_PROMPT_TUNING PREFIX_TUNING PROMPT_TUNING P_TUNING".split()
 _FAN_IN = """ADALORA BOFT DEFT FOURIERFT FROD GRALORA HIRA IA3 LORA OFT PSOFT PVERA RANDLORA SHIRA TINYLORA UNILORA
     VBLORA VERA WAVEFT""".split()
@@ -154,6 +160,7 @@ _OWN: dict[str, dict[str, Keys]] = {
         "all-linear": {"target_modules": "all-linear"},
         "regex": {"target_modules": ".*layers.1.*(q|down)_proj"},
         "embeddings": {"target_modules": ["embed_tokens", "lm_head"]},
+        "head": {"target_modules": ["lm_head"]},
     },
     "MISS": {"mini": {"init_weights": "mini", "mini_r": 4}, "bat": {"init_weights": "bat"}},
     "MULTITASK_PROMPT_TUNING": {"ranks": {"num_ranks": 2}},
@@ -245,6 +252,22 @@ _ON_BIASES: dict[str, dict[str, Keys]] = {
         "tied-targets": {"target_modules": ["embed_tokens", "q_proj"], "ensure_weight_tying": True},
     },
 }
+# What LoRA has on many layers of one name: names that begin alike, and more of them than PEFT writes out.
+_DEEP: dict[str, Keys] = {
+    "listed": {"target_modules": [f"blocks.{number}.proj" for number in range(1, DEEP)]},
+    "placed": {"layers_to_transform": [1, 12], "layers_pattern": "blocks"},
+    "patterns": {
+        "rank_pattern": {"blocks.1.proj": 2},
+        "alpha_pattern": {"^blocks.2.proj": 3},
+        "exclude_modules": ["blocks.3.proj"],
+    },
+}
+# A head that has the embedding's weight: alone, and both as one.
+_TIED: dict[str, Keys] = {
+    "head": {"target_modules": ["lm_head"]},
+    "tied-head": {"target_modules": ["embed_tokens", "lm_head"], "ensure_weight_tying": True},
+}
+_HEADS = ("LOHA", "LORA", "OFT", "VERA")
 
 
 def settings_of(method: str, structure: str) -> dict[str, Keys]:
@@ -252,8 +275,11 @@ def settings_of(method: str, structure: str) -> dict[str, Keys]:
     if structure == "llama":
         return {**_shared(method), **_OWN.get(method, {})}
     if structure == "opt":
-        biased = {"biased": {"bias": "all", **_dropout(method)}} if method in _BIASED else {}
-        return {**biased, **_ON_BIASES.get(method, {})}
+        return {**_on_biases_and_a_tied_head(method), **_ON_BIASES.get(method, {})}
+    if structure == "deep" and method == "LORA":
+        return _DEEP
+    if structure == "vit" and method == "LORA":
+        return {"saved": {"modules_to_save": ["classifier"]}}
     if structure == "gpt2" and method in _FAN_IN:
         return {"fan-in": {"fan_in_fan_out": True}}
     if structure == "conv2d" and method in ("LOHA", "LOKR"):
@@ -268,14 +294,23 @@ def settings_of(method: str, structure: str) -> dict[str, Keys]:
 
 
 def params_of(method: str, structure: str) -> dict[str, Keys]:
-    """Other training parameters of a method on a structure by name: the type of the base weights."""
+    """Other training parameters of a method on a structure by name: the type of the base weights, how it is run."""
     if structure != "llama":
         return {}
     found: dict[str, Keys] = {"bfloat16": {"dtype": "bfloat16"}}
     if method == "LORA":
         found["float16"] = {"dtype": "float16"}
         found["bfloat16-adapter"] = {"dtype": "bfloat16", "autocast_adapter_dtype": False}
+    if method in OF_LANGUAGE:  # a decoder takes seconds to be compiled: that is left to the even structure
+        found["autocast"] = {"use_amp": True}
     return found
+
+
+def _on_biases_and_a_tied_head(method: str) -> dict[str, Keys]:
+    found = {"biased": {"bias": "all", **_dropout(method)}} if method in _BIASED else {}
+    if method == "LORA":
+        return {**found, **_TIED}
+    return {**found, "head": _TIED["head"]} if method in _HEADS else found
 
 
 def _shared(method: str) -> dict[str, Keys]:

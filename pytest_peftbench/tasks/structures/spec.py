@@ -11,13 +11,15 @@ from pytest_peftbench.tasks.spec import TaskSpec
 from pytest_peftbench.tasks.structures.experiments import experiments_of
 from pytest_peftbench.tasks.structures.laws import LAWS
 from pytest_peftbench.tasks.structures.operations import metrics_of_operations
+from pytest_peftbench.tasks.structures.shapes import STRUCTURES
 
 
 @dataclass(frozen=True, kw_only=True)
 class StructureConfig(TrainConfig):
     """Which structure, in which type: the other keys are those of a training, of which there are a few steps.
 
-    model_id: the structure's name. dtype: of the base model; float32 means float64, see `measure.precision`.
+    model_id: the structure's name. dtype: of the base model; float32 means float64, see `measure.precision`. compile,
+    use_amp: how it is run, which is then all that it is asked about.
     """
 
     BASE_MODEL: ClassVar[tuple[str, ...]] = ("model_id", "dtype", "use_gc")
@@ -33,6 +35,17 @@ class StructureConfig(TrainConfig):
     optimizer_kwargs: dict[str, Any] = field(default_factory=lambda: {"lr": 0.02})
     lr_scheduler: Literal["cosine"] | None = None
 
+    @property
+    def package(self) -> str:
+        """The optional package that the structure needs; empty for none."""
+        return STRUCTURES[self.model_id].package if self.model_id in STRUCTURES else ""
+
+
+# What torch.compile makes of an adapter, on the structure that is compiled: of the installed torch's own doing, too.
+_COUNTS = (
+    Metric("compile.graphs", "graphs", "lower", "exact", "graphs that are compiled while an adapter is used"),
+    Metric("compile.graph_breaks", "breaks", "lower", "exact", "graph breaks meanwhile"),
+)
 
 SPEC = TaskSpec(
     name="structures",
@@ -40,6 +53,7 @@ SPEC = TaskSpec(
     task="",
     experiments=experiments_of,
     metrics=(
+        *_COUNTS,
         *(Metric(f"law.{name}", "law", "higher", "exact", what, kind="text") for name, what in LAWS.items()),
         *metrics_of_operations(),
     ),

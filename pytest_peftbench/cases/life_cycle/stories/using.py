@@ -7,7 +7,7 @@ import io
 
 import torch
 
-from pytest_peftbench.cases.life_cycle.asking import Told, gap, gaps, story, unlike
+from pytest_peftbench.cases.life_cycle.asking import Told, gap, gaps, same, story, unlike
 from pytest_peftbench.cases.life_cycle.cell import NAME, Cell, trainable
 from pytest_peftbench.measure.environment import seed_everything
 
@@ -27,11 +27,11 @@ def training(cell: Cell) -> Told:
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     cell.train(model)
     after = model.state_dict()
-    moved = {name for name in trainable(model) if not torch.equal(before[name], after[name])}
+    moved = {name for name in trainable(model) if not same(before[name], after[name])}
     yield unlike(moved, trainable(model))
     base = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
     frozen = {name for name in base if NAME not in name.split(".")}
-    yield unlike({name for name in frozen if not torch.equal(before[name], after[name])}, set())
+    yield unlike({name for name in frozen if not same(before[name], after[name])}, set())
 
 
 @story("inject.low_level")
