@@ -82,7 +82,6 @@ PEAK_PARTS = tuple(name for name in _COUNTERS if name.startswith("peak_") and na
 _COUNTERS_OF_WORK = {
     **{name: (unit, f"{description} of") for name, (unit, description) in _COUNTERS.items()},
     "kept_bytes": ("bytes", "bytes of the tensors that the model holds after"),
-    "host_calls": ("calls", "Python functions called in peft and torch.nn while"),
 }
 # What is counted, and which counters of it are kept.
 PHASES: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -110,8 +109,25 @@ def _counters(phase: str) -> list[Metric]:
 
 def counter(phase: str, name: str, what: str) -> Metric:
     """One counter of a piece of work that only some kinds of case do. what: the work."""
+    if name == "host_calls":
+        return _host_calls(phase, what)
     unit, description = _COUNTERS_OF_WORK[name]
     return Metric(f"{phase}.{name}", unit, "lower", "exact", f"{description} {what}", needs=_STACK)
+
+
+def _host_calls(phase: str, what: str) -> Metric:
+    """The calls on the host of a piece of work: a note up to the margin, and never what decides a case."""
+    description = f"calls in peft and torch.nn while {what}, of Python functions and of built-in ones"
+    return Metric(
+        f"{phase}.host_calls",
+        "calls",
+        "lower",
+        "exact",
+        description,
+        relative_margin=0.02,
+        needs=_STACK,
+        incidental=True,
+    )
 
 
 def outcome(name: str, description: str) -> Metric:
@@ -134,16 +150,7 @@ METRICS: dict[str, Metric] = {
             kind="table",
         ),
         *_counters("inject"),
-        Metric(
-            "inject.host_calls",
-            "calls",
-            "lower",
-            "exact",
-            "calls in peft and torch.nn while adding the adapter, of Python functions and of built-in ones",
-            relative_margin=0.02,
-            needs=_STACK,
-            incidental=True,
-        ),
+        _host_calls("inject", "adding the adapter"),
         *(metric for phase in PHASES if phase != "inject" for metric in _counters(phase)),
         outcome("init.identity", "the adapted model's output before training is the base model's, to the bit"),
         outcome("disable.restores_base", "with the adapter disabled the output is the base model's, to the bit"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pytest_peftbench.results.metrics import Metric, counter
+from pytest_peftbench.results.metrics import PHASES, Metric, counter
 from pytest_peftbench.tasks.structures.kept import keeps
 
 # By the name of their metrics: what is counted.
@@ -19,7 +19,9 @@ OPERATIONS: dict[str, str] = {
     "load": "loading the adapter into the base model",
 }
 # Declared with the other figures of a training.
-_OF_TRAINING = frozenset({"inject.calls", "inject.peak_bytes", "inject.host_calls"})
+_OF_TRAINING = frozenset(
+    {f"{phase}.{name}" for phase in ("inject", "merge", "load") for name in PHASES[phase][1]} | {"inject.host_calls"}
+)
 COUNTERS = ("flops", "calls", "peak_bytes", "kept_bytes", "host_calls")
 # The smallest structure of each kind of layer.
 _LAYERS = frozenset({"linear", "conv2d", "embedding", "attention", "experts"})
