@@ -30,6 +30,7 @@ from pytest_peftbench.compare import (
 from pytest_peftbench.results import baseline as baselines
 from pytest_peftbench.results.baseline import Baseline, baseline_path
 from pytest_peftbench.results.files import InputError
+from pytest_peftbench.results.kept import kept_path
 from pytest_peftbench.results.metrics import Lane
 from pytest_peftbench.results.result import Result, SecondStage
 from pytest_peftbench.results.words import error_line
@@ -163,8 +164,10 @@ def _experiment(trial: Trial, suite: Sequence[Experiment]) -> Experiment:
     """The one that a trial runs, as a case of its kind. Raises InputError where the suite has no such."""
     for experiment in suite:
         if experiment.case.experiment == trial.experiment:
-            kind = LIFE_CYCLE.name if trial.structure else experiment.case.kind
-            return replace(experiment, case=replace(experiment.case, kind=kind))
+            if not trial.structure:
+                return experiment
+            case = replace(experiment.case, kind=LIFE_CYCLE.name)
+            return replace(experiment, case=case, kept=kept_path(trial.baselines, case))
     raise InputError(f"{trial.suite}: holds no experiment {trial.experiment}, on which a fault is tried")
 
 
