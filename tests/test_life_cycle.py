@@ -399,7 +399,7 @@ def test_what_is_no_word_of_a_law(word):
 def test_a_baseline_with_another_word_is_refused(tmp_path):
     _, baseline = case("llama/lora/default")
     file = tmp_path / "lora--default.json"
-    file.write_text(baseline.path.read_text().replace('"law.merge": "holds"', '"law.merge": "hold"'))
+    file.write_text(baseline.path.read_text().replace('{"merge": "holds"', '{"merge": "hold"'))
 
     with pytest.raises(InputError, match=r"law\.merge is 'hold', no word of a law"):
         read(file)

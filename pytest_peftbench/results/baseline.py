@@ -26,7 +26,7 @@ from pytest_peftbench.results.files import (
     stands,
     write_files,
 )
-from pytest_peftbench.results.laws import standing
+from pytest_peftbench.results.laws import LAW, standing
 from pytest_peftbench.results.metrics import COUNTED, METRICS, PEAK_PARTS, Kind, Metric, Value, by_lane
 from pytest_peftbench.results.result import (
     LEAST_BOUND,
@@ -258,11 +258,12 @@ class _Evidence:
     witness: _WitnessInFile | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _File:
     """A baseline as its file holds it; what a metric's value may be is checked with the catalogue, not here.
 
-    holds: how many metrics. One that a file lost would pass for one that a newer version added.
+    holds: how many metrics. One that a file lost would pass for one that a newer version added. laws: the metrics that
+    are words of laws, a line for each group: `law.merge.safe` as `safe` of `merge`, `law.merge` as `merge` of it.
     """
 
     schema: int
@@ -271,6 +272,7 @@ class _File:
     holds: int
     environment: dict[str, str]
     metrics: dict[str, Any]
+    laws: dict[str, dict[str, str]] = field(default_factory=dict)
     seeds: list[int]
     per_seed: dict[str, list[Any]]
     noise: dict[str, Noise]
@@ -304,7 +306,8 @@ def _from_json(data: dict[str, Any], path: Path, metrics: Mapping[str, Metric]) 
     baseline = _from_file(file, path)
     for reason in _problems(baseline, metrics):
         raise InputError(f"{path}: {reason}")
-    held = sum(map(len, (file.metrics, file.evidence.metrics, file.per_seed, file.evidence.per_seed)))
+    places = (file.metrics, file.evidence.metrics, file.per_seed, file.evidence.per_seed, *file.laws.values())
+    held = sum(map(len, places))
     if held != file.holds:
         raise InputError(f"{path}: holds {held} metrics and says {file.holds}; restore what is missing, or delete it")
     return baseline
@@ -368,11 +371,12 @@ def _contradictions(file: _File) -> Iterator[str]:
     """What stands in two places, or not once for each seed."""
     evidence = file.evidence
     for place, figures, others in (
-        ("metrics", file.metrics, evidence.metrics),
-        ("per_seed", file.per_seed, evidence.per_seed),
+        ("evidence.metrics", file.metrics, evidence.metrics),
+        ("evidence.per_seed", file.per_seed, evidence.per_seed),
+        ("laws", file.metrics, _ungrouped(file.laws)),
     ):
         for name in figures.keys() & others.keys():
-            yield f"{place}.{name} stands in evidence.{place}, too"
+            yield f"{place.removeprefix('evidence.')}.{name} stands in {place}, too"
     for place, columns in (
         ("per_seed", file.per_seed),
         ("evidence.per_seed", evidence.per_seed),
@@ -392,7 +396,7 @@ def _from_file(file: _File, path: Path) -> Baseline:
         case=file.case,
         case_version=file.case_version,
         environment=file.environment,
-        metrics=file.metrics | evidence.metrics,
+        metrics=file.metrics | _ungrouped(file.laws) | evidence.metrics,
         seeds=[
             SeedRun(seed, _of_seed(index, metrics), _of_seed(index, samples)) for index, seed in enumerate(file.seeds)
         ],
@@ -409,15 +413,17 @@ def _from_file(file: _File, path: Path) -> Baseline:
 def _to_json(baseline: Baseline, metrics: Mapping[str, Metric]) -> dict[str, Any]:
     base = baseline.base
     figures, parts = _apart(baseline.metrics, metrics)
+    laws = {name: figures.pop(name) for name in list(figures) if name.startswith(LAW)}
     per_seed, parts_per_seed = _apart(_by_name([run.metrics for run in baseline.seeds]), metrics)
     samples = _by_name([run.samples for run in baseline.seeds])
     file = _File(
         schema=SCHEMA_VERSION,
         case=baseline.case,
         case_version=baseline.case_version,
-        holds=sum(map(len, (figures, parts, per_seed, parts_per_seed))),
+        holds=sum(map(len, (figures, laws, parts, per_seed, parts_per_seed))),
         environment=baseline.environment,
         metrics=figures,
+        laws=_grouped(laws),
         seeds=[run.seed for run in baseline.seeds],
         per_seed=per_seed,
         noise=baseline.noise,
@@ -437,7 +443,7 @@ def _to_json(baseline: Baseline, metrics: Mapping[str, Metric]) -> dict[str, Any
     values = asdict(file) | {"case": baseline.case.to_json(), "noise": noise}
     if baseline.witness is None:  # a case that is not trained has none
         del values["evidence"]["witness"]
-    return {key: value for key, value in values.items() if value or key != "imported"}
+    return {key: value for key, value in values.items() if value or key not in ("laws", "imported")}
 
 
 def _without_none(values: dict[str, Any]) -> dict[str, Any]:
@@ -461,6 +467,22 @@ def _apart(values: Mapping[str, Any], metrics: Mapping[str, Metric]) -> tuple[di
         if name in metrics and (metrics[name].kind in ("list", "table") or metrics[name].unit == "sha256")
     }
     return {name: value for name, value in values.items() if name not in evidence}, evidence
+
+
+def _grouped(laws: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    groups: dict[str, dict[str, str]] = {}
+    for name, word in laws.items():
+        group, _, rest = name.removeprefix(LAW).partition(".")
+        groups.setdefault(group, {})[rest or group] = word
+    return groups
+
+
+def _ungrouped(groups: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+    return {
+        f"{LAW}{group}" if name == group else f"{LAW}{group}.{name}": word
+        for group, laws in groups.items()
+        for name, word in laws.items()
+    }
 
 
 def _cut(text: str) -> list[str]:

@@ -11,6 +11,8 @@ from typing import Literal
 
 HOLDS, NOT_REACHED = "holds", "not reached"
 OK, DIFFERS = "ok", "differs"
+# What the name of a metric that is the word of a law begins with.
+LAW = "law."
 # Two sizes are one where neither is more than this many times the other: what rounds differs between machines.
 SIZE_FACTOR = 2.0
 # Below this a size is that of rounding in single precision, and what it is depends on the machine.

@@ -20,7 +20,7 @@ from pytest_peftbench.cases.subject import parameters
 from pytest_peftbench.measure.environment import deterministic, installed, lacking
 from pytest_peftbench.measure.precision import OtherRounding, digits, double_precision, project
 from pytest_peftbench.results.files import InputError, stands
-from pytest_peftbench.results.laws import HOLDS, NOT_REACHED
+from pytest_peftbench.results.laws import HOLDS, LAW, NOT_REACHED
 from pytest_peftbench.results.metrics import Value, in_order
 from pytest_peftbench.results.result import Result, SecondStage, Witness
 from pytest_peftbench.suites import Experiment
@@ -45,7 +45,7 @@ def live_through(experiment: Experiment, second_stage: Callable[[Result], Second
     with tempfile.TemporaryDirectory() as folder, _quiet(), deterministic("cpu"), _precision(experiment):
         cell = Cell(experiment, Path(folder))
         result = _with_kept(_result(experiment, _life(cell)), cell)
-        if "law.batch" not in result.metrics or not cell.can_witness:
+        if f"{LAW}batch" not in result.metrics or not cell.can_witness:
             return result
         disturbed = []
         if second_stage is not None and second_stage(result).disturb:
@@ -59,7 +59,7 @@ def _with_kept(result: Result, cell: Cell) -> Result:
     experiment = cell.experiment
     if experiment.kept is None or stands(experiment.kept):
         return result
-    if "law.old" in result.metrics:
+    if f"{LAW}old" in result.metrics:
         assert cell.kept is not None
         return replace(result, kept=cell.kept.contents())
     if not keeps(experiment.train.model_id, experiment.case.experiment):
@@ -109,7 +109,7 @@ def _life(cell: Cell) -> dict[str, Value]:
     figures = _figures(cell) if words["inject"] == HOLDS else {}
     if _goes_on(words) and counts(cell.experiment.train.model_id, cell.experiment.case.experiment):
         figures |= costs(cell, words)
-    return {**figures, **cell.figures, **{f"law.{name}": word for name, word in words.items()}}
+    return {**figures, **cell.figures, **{f"{LAW}{name}": word for name, word in words.items()}}
 
 
 def _goes_on(words: dict[str, str]) -> bool:

@@ -123,8 +123,8 @@ def _summary(found: Sequence[Cell]) -> list[str]:
     counts["by design"] = sum(cell.is_by_design for cell in found)
     counts["broken"] -= counts["by design"]
     cases = len({(cell.method, cell.setting, cell.structure) for cell in found})
-    told = ", ".join(f"{count:,} {_TOLD.get(word, word)}" for word, count in counts.items() if count)
-    return [f"{plural(cases, 'case')}, {len(found):,} laws asked:", told]
+    told = [f"{count:,} {_TOLD.get(word, word)}" for word, count in counts.items() if count]
+    return [f"{plural(cases, 'case')}, {len(found):,} laws asked:", *_wrapped(told)]
 
 
 COMMAND = Command(

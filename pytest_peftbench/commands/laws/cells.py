@@ -9,10 +9,9 @@ from pathlib import Path
 from pytest_peftbench.cases.kinds import LIFE_CYCLE
 from pytest_peftbench.results.baseline import read
 from pytest_peftbench.results.files import InputError
-from pytest_peftbench.results.laws import size_of, standing
+from pytest_peftbench.results.laws import LAW, size_of, standing
 from pytest_peftbench.tasks.structures.causes import Cause, cause_of
 
-_PREFIX = "law."
 # The setting of a method's defaults; a method that cannot be without any has none of that name.
 DEFAULT = "default"
 # Structures from the simplest on; what single precision shows.
@@ -104,8 +103,8 @@ def _cells_of(file: Path) -> Iterator[Cell]:
     baseline = read(file)
     case = baseline.case
     for name, word in baseline.metrics.items():
-        if name.startswith(_PREFIX):
-            law = name.removeprefix(_PREFIX)
+        if name.startswith(LAW):
+            law = name.removeprefix(LAW)
             yield Cell(case.method, case.name, case.base_model, law, str(word), case.task)
 
 

@@ -142,7 +142,7 @@ def _imports(body: str) -> str:
     for name in sorted(used):
         if name in homes:
             told.setdefault(homes[name], []).append(name)
-        elif re.fullmatch(r"(Llama|GPT2|OPT|Gemma|T5|Bert)[A-Z]\w+", name):
+        elif re.fullmatch(r"(Llama|GPT2|OPT|Gemma|T5|Bert|ViT)[A-Z]\w+", name):
             told["transformers"].append(name)
     plain = [f"import {name}" for name in sorted([*told.pop("", []), "torch"])]
     taken = [f"from {home} import {', '.join(names)}" for home, names in sorted(told.items()) if names]

@@ -59,6 +59,13 @@ BASES: dict[str, Base] = {
         "))",
         "x = torch.randn(2, 10)",
     ),
+    "even": Base(
+        "base = nn.Sequential(OrderedDict(\n"
+        "    tokens=nn.Embedding(20, 16), norm=nn.LayerNorm(16), first=nn.Linear(16, 16), tanh=nn.Tanh(),\n"
+        "    square=nn.Linear(16, 16),\n"
+        "))",
+        "x = torch.arange(12).view(2, 6)",
+    ),
     "conv1d": _convolution(1),
     "conv2d": _convolution(2),
     "conv2d-groups": Base(
@@ -106,6 +113,12 @@ BASES: dict[str, Base] = {
         "ForConditionalGeneration",
         "vocab_size=48, d_model=32, d_kv=8, d_ff=48, num_heads=4, num_layers=2, decoder_start_token_id=0",
         inputs='ids = torch.arange(1, 13).view(2, 6)\ninputs = {"input_ids": ids, "decoder_input_ids": ids[:, :4]}',
+    ),
+    "vit": _transformer(
+        "ViT",
+        "ForImageClassification",
+        "image_size=8, patch_size=4, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48",
+        inputs='inputs = {"pixel_values": torch.randn(2, 3, 8, 8)}',
     ),
     "sd3": Base(
         "base = SD3Transformer2DModel(\n"
@@ -207,7 +220,30 @@ weights = lambda: {n: p.clone() for n, p in model.named_parameters() if "base_la
 """
 _CHANGED = """\
 print("should be 0:", max((after[n] - before[n]).abs().max().item() for n in before))"""
-_GENERATED = "model.generate(**inputs$extra, max_new_tokens=8, min_new_tokens=8, do_sample=False"
+_TOKENS = "max_new_tokens=8, min_new_tokens=8, do_sample=False"
+_GENERATED = f"model.generate(**inputs$extra, {_TOKENS}"
+_GENERATED_PLAIN = f"base.generate(**inputs, {_TOKENS}"
+# Of how many parameters of an adapter on half precision the type is none that was asked for.
+_OF_ANOTHER_TYPE = """\
+$base
+model = get_peft_model(base.to(torch.bfloat16), config, autocast_adapter_dtype=$autocast)
+obtained = [name for name, p in model.named_parameters() if p.requires_grad and p.dtype != $asked]
+print("should be 0:", len(obtained), obtained[:3])"""
+_MIXED_METHODS = """\
+$base
+model = get_peft_model(base, config, mixed=True).eval()
+$trained
+alone = $out
+other = LoHaConfig(r=2, target_modules=config.target_modules)
+model.add_adapter("other", other)
+model.set_adapter("other")
+$trained
+model.set_adapter(["default", "other"])
+model.eval()
+both = $out
+"""
+_MIXED_MERGED = f"{_MIXED_METHODS}model.merge_adapter()\n"
+_MIXED_SET = f'{_MIXED_MERGED}model.unmerge_adapter()\nmodel.set_adapter("default")\n'
 
 LAWS: dict[str, str] = {
     "inject": "$base\n$model\nobtained = $out\n"
@@ -225,6 +261,13 @@ LAWS: dict[str, str] = {
     "after = dict(model.named_parameters())\n"
     "changed = [n for n in before if not torch.equal(before[n], after[n])]\n"
     'print("should be 0:", len(changed), changed)',
+    "inject.dtype": _OF_ANOTHER_TYPE.replace("$autocast", "True").replace("$asked", "torch.float32"),
+    "inject.dtype.kept": _OF_ANOTHER_TYPE.replace("$autocast", "False").replace("$asked", "torch.bfloat16"),
+    "train.accumulate": f"{_ONE}model.train()\n$out.square().mean().backward()\n"
+    "expected = [p.grad for p in model.parameters() if p.grad is not None]\nmodel.zero_grad()\n"
+    "for half in (x[:1], x[1:]):\n    (model(half)$output.square().mean() / 2).backward()\n"
+    "obtained = [p.grad for p in model.parameters() if p.grad is not None]\n"
+    'print("should be 0:", max((a - b).abs().max().item() for a, b in zip(obtained, expected, strict=True)))',
     "train.mode": f"{_EXPECTED}model.train()\n{_OBTAINED}",
     "batch": f"{_EXPECTED.replace('$out', '$out[:1]')}obtained = model($first$extra)$output\n$differ",
     "disable": f"{_BASE_OUTPUT}with model.disable_adapter():\n    obtained = $plain\n$differ",
@@ -256,6 +299,7 @@ LAWS: dict[str, str] = {
     "pickle": f"{_EXPECTED}file = io.BytesIO()\ntorch.save(model, file)\nfile.seek(0)\n"
     f"model = torch.load(file, weights_only=False)\n{_OBTAINED}",
     "save.load": f"{_LOAD}).eval()\n{_OBTAINED}",
+    "old": f"{_LOAD}).eval()\n{_OBTAINED}",
     "load.inference": f"{_LOAD})\nobtained, expected = {_TRAINABLE}, set()\n{_COUNT}",
     "load.trainable": _SAVED.replace("expected = $out", f"expected = {_TRAINABLE}")
     + f"model = PeftModel.from_pretrained(untouched, folder, is_trainable=True)\nobtained = {_TRAINABLE}\n{_COUNT}",
@@ -292,6 +336,8 @@ LAWS: dict[str, str] = {
     "add": f'{_EXPECTED}model.add_adapter("second", another$options)\nmodel.eval()\n{_OBTAINED}',
     "add.requires_grad": f'{_ADDED}expected = trainable()\nmodel.add_adapter("second", another$options)\n'
     f"obtained = trainable()\n{_COUNT}",
+    "add.frozen": f'{_ADDED}model.set_requires_grad("default", requires_grad=False)\nexpected = trainable()\n'
+    f'model.add_adapter("second", another$options)\nobtained = trainable()\n{_COUNT}',
     "set": f"{_OTHER}$model\ntorch.manual_seed(1)\n"
     f'model.add_adapter("second", another$options)\nmodel.set_adapter("second")\n$trained\nmodel.eval()\n{_OBTAINED}',
     "set.requires_grad": f'{_ADDED}expected = {{name.replace(".default", ".second") for name in trainable()}}\n'
@@ -318,6 +364,10 @@ LAWS: dict[str, str] = {
     f"model.merge_adapter()\nmodel.unmerge_adapter()\nafter = weights()\n{_CHANGED}",
     "mixed": f'{_TWO}model.set_adapter("second")\nexpected = $out\nmodel.set_adapter("default")\n'
     'obtained = model($call$extra, adapter_names=["second", "second"])$output\n$differ',
+    "mixed.methods.merge": f"{_MIXED_MERGED}expected, obtained = both, $out\n$differ",
+    "mixed.methods.unmerge": f"{_MIXED_MERGED}model.unmerge_adapter()\nexpected, obtained = both, $out\n$differ",
+    "mixed.methods.set": f"{_MIXED_SET}expected, obtained = alone, $out\n$differ",
+    "mixed.methods.delete": f'{_MIXED_SET}model.delete_adapter("other")\nexpected, obtained = alone, $out\n$differ',
     "weighted": f'{_EXPECTED}model.base_model.add_weighted_adapter(["default"], [1.0], "sum")\n{_WEIGHTED}',
     "weighted.linear": _two_weighted("linear"),
     "weighted.cat": _two_weighted("cat"),
@@ -329,15 +379,28 @@ LAWS: dict[str, str] = {
     f"{_WEIGHTED}",
     "scale": f'{_EXPECTED}for module in model.modules():\n    if hasattr(module, "scale_layer"):\n'
     f"        module.scale_layer(2.0)\n        module.unscale_layer(2.0)\n{_OBTAINED}",
+    "scale.reset": f'{_EXPECTED}for module in model.modules():\n    if hasattr(module, "scale_layer"):\n'
+    f"        module.scale_layer(2.0)\n        module.unscale_layer()\n{_OBTAINED}",
+    "scale.set": f'{_EXPECTED}for module in model.modules():\n    if hasattr(module, "scale_layer"):\n'
+    f'        module.scale_layer(2.0)\n        module.set_scale("default", 1.0)\n{_OBTAINED}',
     "scale.context": f"{_EXPECTED}with rescale_adapter_scale(model, 0.5):\n    pass\n{_OBTAINED}",
     "hotswap": f"{_OTHER}folder = tempfile.mkdtemp()\nother.save_pretrained(folder)\n$model\n"
+    f'hotswap_adapter(model, folder, "default")\n{_OBTAINED}',
+    "hotswap.alpha": f'{_OTHER}folder = tempfile.mkdtemp()\nother.peft_config["default"].lora_alpha *= 2\n'
+    "other.save_pretrained(folder)\n"
+    "model = PeftModel.from_pretrained(copy.deepcopy(base), folder).eval()\nexpected = $out\n$model\n"
     f'hotswap_adapter(model, folder, "default")\n{_OBTAINED}',
     "generate": f"{_ONE}expected = {_GENERATED}, use_cache=True)\nobtained = {_GENERATED}, use_cache=False)\n"
     'print("should be 0:", (obtained != expected).sum().item(), obtained, expected)',
     "generate.disable": "$base\n"
-    "expected = base.generate(**inputs, max_new_tokens=8, min_new_tokens=8, do_sample=False)\n"
+    f"expected = {_GENERATED_PLAIN})\n"
     "$model\n$trained\nwith model.disable_adapter():\n"
-    "    obtained = model.generate(**inputs, max_new_tokens=8, min_new_tokens=8, do_sample=False)\n"
+    f"    obtained = model.generate(**inputs, {_TOKENS})\n"
     'print("should be 0:", (obtained != expected).sum().item(), obtained, expected)',
     "generate.beams": f"{_ONE}{_GENERATED}, num_beams=2)",
+    "generate.mixed": f"{_OTHER}second = {_GENERATED}, num_beams=2)\nplain = {_GENERATED_PLAIN}, num_beams=2)\n"
+    "expected = torch.cat([second[:1], plain[1:]])\n$model\ntorch.manual_seed(1)\n"
+    'model.add_adapter("second", another$options)\nmodel.set_adapter("second")\n$trained\n'
+    f'obtained = {_GENERATED}, adapter_names=["second", "__base__"], num_beams=2)\n'
+    'print("should be 0:", (obtained != expected).sum().item(), obtained, expected)',
 }

@@ -41,7 +41,8 @@ class Cause:
 # What asks for the base model as it was.
 _BASE = ("disable", "disable.nested", "generate.disable", "merge.disable", "unload", "base.state")
 _MERGED = ("merge", "merge.again", "merge.safe", "merge.train", "merge.unload", "both.merge", "both.merge.apart")
-_SECOND = ("add", "set", "set.back", "delete", "delete.active", "delete.merged", "save.two", "load.onto", "mixed")
+_MIXED = ("mixed", "generate.mixed")
+_SECOND = ("add", "set", "set.back", "delete", "delete.active", "delete.merged", "save.two", "load.onto", *_MIXED)
 _WEIGHTED = (
     "weighted",
     "weighted.linear",
@@ -51,7 +52,7 @@ _WEIGHTED = (
     "weighted.magnitude_prune",
     "weighted.cat.both",
 )
-_GRADIENTS = ("add.requires_grad", "set.requires_grad", "set.inference", "load.inference", "freeze")
+_GRADIENTS = ("add.requires_grad", "add.frozen", "set.requires_grad", "set.inference", "load.inference", "freeze")
 _PROMPTS = ("cartridge", "cpt", "multitaskprompttuning", "prefixtuning", "prompttuning", "ptuning")
 _HEADS = ("bert", "bert-tokens", "bert-answers", "bert-features")
 _SAVED = ("saved", "spared", "tying", "update")
@@ -75,7 +76,7 @@ CAUSES: tuple[Cause, ...] = (
     ),
     Cause(
         "KaSA cuts the base weights for good: KasaConfig says so",
-        (*_BASE, "mixed"),
+        (*_BASE, *_MIXED),
         by_design=True,
         methods=("lora",),
         settings=("kasa",),
@@ -83,7 +84,7 @@ CAUSES: tuple[Cause, ...] = (
     ),
     Cause(
         "layer_replication stacks the base model's layers anew: it is another base model",
-        (*_BASE, "mixed", "convert"),
+        (*_BASE, *_MIXED, "convert"),
         by_design=True,
         methods=("lora",),
         settings=("replication",),
@@ -237,7 +238,7 @@ CAUSES: tuple[Cause, ...] = (
     ),
     Cause(
         "adapter_names is passed over without a word: each row has the active adapter",
-        ("mixed",),
+        _MIXED,
         error="size",
         unless=("lora", "road"),
     ),

@@ -282,18 +282,21 @@ def _vectors(generator: torch.Generator) -> Batch:
 
 
 class Even(nn.Module):
-    """One layer that every method takes, behind an embedding and a norm: little to compile."""
+    """One layer that every method takes, behind an embedding and a norm: little to compile.
+
+    It comes last, so that the model's output is of its type.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.tokens = nn.Embedding(20, 16)
         self.norm = nn.LayerNorm(16)
+        self.first = nn.Linear(16, 16)
         self.square = nn.Linear(16, 16)
-        self.last = nn.Linear(16, 4)
 
     def forward(self, x: Tensor) -> Tensor:
         """For each token of a text."""
-        found: Tensor = self.last(torch.tanh(self.square(self.norm(self.tokens(x)))))
+        found: Tensor = self.square(torch.tanh(self.first(self.norm(self.tokens(x)))))
         return found
 
 

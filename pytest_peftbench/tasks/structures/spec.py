@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
+from pytest_peftbench.results.laws import LAW
 from pytest_peftbench.results.metrics import Metric
 from pytest_peftbench.tasks.config import Dtype, TrainConfig
 from pytest_peftbench.tasks.spec import TaskSpec
@@ -54,7 +55,7 @@ SPEC = TaskSpec(
     experiments=experiments_of,
     metrics=(
         *_COUNTS,
-        *(Metric(f"law.{name}", "law", "higher", "exact", what, kind="text") for name, what in LAWS.items()),
+        *(Metric(f"{LAW}{name}", "law", "higher", "exact", what, kind="text") for name, what in LAWS.items()),
         *metrics_of_operations(),
     ),
 )

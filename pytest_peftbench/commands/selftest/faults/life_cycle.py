@@ -13,6 +13,7 @@ from pytest_peftbench.commands.selftest.faults.places import (
     TUNER,
 )
 from pytest_peftbench.commands.selftest.patching import Edit
+from pytest_peftbench.results.laws import LAW
 from pytest_peftbench.results.metrics import Lane
 
 _OTHER = "peft.utils.other"
@@ -30,7 +31,7 @@ def _layer(method: str, function: str) -> str:
 
 def _law(name: str, case: str, size: str, law: str, *edits: Edit) -> Fault:
     """A fault that breaks the law. case: `<structure>/<method>/<name>`."""
-    return _fault(name, case, size, f"law.{law}", *edits)
+    return _fault(name, case, size, f"{LAW}{law}", *edits)
 
 
 def _fault(name: str, case: str, size: str, metric: str, *edits: Edit) -> Fault:
