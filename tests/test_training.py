@@ -1,5 +1,6 @@
 import itertools
 import math
+import re
 
 import peft
 import peft.optimizers
@@ -170,6 +171,46 @@ def test_mixed_precision_trains_float32_weights_in_bfloat16():
     assert seen == [torch.bfloat16]
     assert torch.isfinite(loss)
     assert {weight.dtype for weight in weights(model).values()} == {torch.float32}
+
+
+def gradients_and_loss(parts, rows=4):
+    """Those of one step of SGD with learning rate 1, whose batch is divided."""
+    model = llama()
+    before = weights(model)
+    ids = torch.arange(rows * 12).reshape(rows, 12) % 64
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}
+    params = {"optimizer_type": "SGD", "optimizer_kwargs": {"lr": 1.0}, "batch_size": 4}
+    loss = trainer(model, gradient_accumulation_steps=parts, **params).step(batch)
+    after = weights(model)
+    return {name: before[name] - after[name] for name in before}, loss
+
+
+@pytest.mark.parametrize(("parts", "rows"), [(2, 4), (4, 4), (2, 3), (2, 1)])
+def test_the_parts_of_a_batch_give_its_gradients_and_its_loss(parts, rows):
+    found, loss = gradients_and_loss(parts, rows)
+    expected, whole = gradients_and_loss(1, rows)
+
+    assert max(float(gradient.abs().max()) for gradient in expected.values()) > 1e-3
+    assert largest_change(expected, found) < 1e-6
+    assert float(loss) == pytest.approx(float(whole), rel=1e-6)
+
+
+def test_each_part_of_a_batch_goes_through_the_model_alone():
+    model, seen = llama(), []
+    model.get_base_model().model.layers[0].register_forward_hook(
+        lambda module, inputs, output: seen.append(len(inputs[0]))
+    )
+
+    trainer(model, gradient_accumulation_steps=2, batch_size=2).step(BATCH)
+
+    assert seen == [1, 1]
+
+
+@pytest.mark.parametrize(("parts", "what"), [(0, "at least 1, is 0"), (3, r"at most batch_size \(2\), is 3")])
+def test_a_batch_cannot_be_divided_into_fewer_than_one_part_or_more_than_rows(parts, what):
+    (problem,) = config(gradient_accumulation_steps=parts, batch_size=2).problems()
+
+    assert re.fullmatch(f"gradient_accumulation_steps: must be {what}", problem)
 
 
 # Optimizers

@@ -107,6 +107,18 @@ def test_types_are_what_they_were_whatever_is_raised():
     assert nn.Linear(1, 1).double().float().weight.dtype == SINGLE
 
 
+def test_dropout_is_drawn_by_torch_s_generator_which_is_the_same_on_any_machine():
+    torch.manual_seed(0)
+    kept = torch.rand(4, 8, dtype=torch.float64) >= 0.25
+    layer, ones = nn.Dropout(0.25), torch.ones(4, 8)
+    with double_precision():
+        torch.manual_seed(0)
+        assert torch.equal(layer(ones.double()), kept / 0.75)
+        assert torch.equal(layer.eval()(ones), ones)
+
+    assert nn.functional.dropout.__module__ == "torch.nn.functional"
+
+
 def test_a_default_type_of_the_caller_s_own_is_restored():
     torch.set_default_dtype(torch.bfloat16)
     try:

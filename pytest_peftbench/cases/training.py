@@ -41,6 +41,7 @@ class Trainer:
         self.clip = config.grad_norm_clip
         self.device_type = next(model.parameters()).device.type
         self.use_amp = config.use_amp
+        self.parts = config.gradient_accumulation_steps
         self.forward_model: Any = torch.compile(model, dynamic=True) if config.compile else model
         self.source = source
         self.optimizer = make_optimizer(model, config)
@@ -52,10 +53,7 @@ class Trainer:
     def step(self, batch: Batch) -> Tensor:
         """One step; returns the detached loss, on the model's device: `.item()` would wait for the device."""
         self.optimizer.zero_grad()
-        inputs = self.needs.inputs(len(next(iter(batch.values()))))
-        with role("loss"), torch.autocast(self.device_type, enabled=self.use_amp):
-            loss = self.loss(self.forward_model, {**batch, **inputs})
-        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        loss = self._accumulate(batch) if self.parts > 1 else self._backward(batch)
         if self.clip:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
@@ -69,6 +67,22 @@ class Trainer:
         self.schedule.step()
         self.steps += 1
         self.needs.after_step(self.model, self.steps)
+        return loss
+
+    def _accumulate(self, batch: Batch) -> Tensor:
+        """The loss of the batch, whose gradients come from one part after the other."""
+        columns = {name: tensor.chunk(self.parts) for name, tensor in batch.items()}
+        parts = [dict(zip(columns, tensors, strict=True)) for tensors in zip(*columns.values(), strict=True)]
+        rows = _rows(batch)
+        return torch.stack([self._backward(part, _rows(part) / rows) for part in parts]).sum()
+
+    def _backward(self, batch: Batch, share: float | None = None) -> Tensor:
+        """The detached loss, whose gradients are added to those that are there. share: of the batch, if not all."""
+        inputs = self.needs.inputs(_rows(batch))
+        with role("loss"), torch.autocast(self.device_type, enabled=self.use_amp):
+            loss = self.loss(self.forward_model, {**batch, **inputs})
+            loss = loss if share is None else loss * share
+        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 
     def train(
@@ -81,6 +95,10 @@ class Trainer:
             losses.append(self.step(batch))
             after_step(step, losses)
         return [float(loss) for loss in losses]
+
+
+def _rows(batch: Batch) -> int:
+    return len(next(iter(batch.values())))
 
 
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:

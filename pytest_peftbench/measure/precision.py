@@ -25,12 +25,23 @@ _SUMS = frozenset(
     native_layer_norm _fused_rms_norm _scaled_dot_product_flash_attention_for_cpu _fft_r2c _fft_c2c _fft_c2r""".split()
 )
 _SINGLE = torch.float32
+
+
+def _dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+    """torch's dropout with a mask that is the same on any machine: its own is drawn by MKL where there is one."""
+    if not training or p == 0:
+        return input
+    kept = (torch.rand(input.shape) >= p).to(input.device, input.dtype) / (1 - p)
+    return input.mul_(kept) if inplace else input * kept
+
+
 # What Python code names, and what it means in the world of double precision.
 _MEANT: list[tuple[Any, dict[str, Any]]] = [
     (torch, dict.fromkeys(("float32", "float"), torch.float64)),
     (torch, dict.fromkeys(("complex64", "cfloat"), torch.complex128)),
     (Tensor, {"float": Tensor.double}),
     (nn.Module, {"float": nn.Module.double}),
+    (nn.functional, {"dropout": _dropout}),
 ]
 # A tensor's own method stands in a class below `Tensor`: there is nothing to restore.
 _PLAIN = [(place, {name: place.__dict__.get(name) for name in meant}) for place, meant in _MEANT]
@@ -41,7 +52,7 @@ def double_precision() -> Iterator[None]:
     """While the body runs, whoever names float32 or complex64 in Python gets float64 or complex128.
 
     Casts inside transformers, diffusers and PEFT are among them, and checks that a weight is of single precision. What
-    torch makes in C++ follows the default dtype. Types are as they were after it, whatever the body raises.
+    torch makes in C++ follows the default dtype; dropout draws alike on any machine. Types are as they were after it, whatever the body raises.
     """
     default = torch.get_default_dtype()
     _exchange(_MEANT, torch.float64)

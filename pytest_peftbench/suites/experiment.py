@@ -92,7 +92,10 @@ class Experiment:
 
     def definition(self) -> dict[str, Any]:
         """What the experiment's files define, without the machine it runs on: part of the case version."""
-        return {"train": asdict(self.train), "adapter": self.adapter, "files": self.files}
+        train = asdict(self.train)
+        if self.train.gradient_accumulation_steps == 1:  # as in the versions that did not know the key
+            del train["gradient_accumulation_steps"]
+        return {"train": train, "adapter": self.adapter, "files": self.files}
 
 
 def expert_folders(adapter: dict[str, Any], path: Path) -> dict[str, Path]:

@@ -17,6 +17,7 @@ QUANTISED = ("int8", "int4")
 TINY = "tiny"
 # The highest seed that NumPy takes, less the further ones that a run may count up to.
 MOST_SEED = 2**32 - 1 - MOST_SEEDS
+_ACCUMULATION = "gradient_accumulation_steps"
 # Classes of torch.optim that no training loop of this kind can use.
 _UNUSABLE = {
     "LBFGS": "calls the loss again in each step",
@@ -30,7 +31,8 @@ class TrainConfig:
     """The keys that PEFT's `TrainConfig`s of all tasks share (`method_comparison/<task>/utils.py`).
 
     grad_norm_clip: 0 clips nothing. lr_scheduler: "cosine" (10 % warm-up) or null (constant). optimizer_type: a
-    class of `torch.optim`, or "lora+", "lora-fa", "riemannian".
+    class of `torch.optim`, or "lora+", "lora-fa", "riemannian". gradient_accumulation_steps: into how many parts a batch
+    is divided, whose gradients add up to those of the batch; not a key of PEFT's.
     """
 
     # The keys that the base model, the data, and the base model's own figures depend on: what agrees in them is shared.
@@ -56,11 +58,15 @@ class TrainConfig:
     use_gc: bool = False
     use_amp: bool = False
     autocast_adapter_dtype: bool = True
+    gradient_accumulation_steps: int = 1
 
     @property
     def package(self) -> str:
-        """The optional package that a case needs, which is skipped without it; empty for none."""
-        return ""
+        """The optional package that a case needs, which is skipped without it; empty for none.
+
+        On a base model of a hub's its lack is an error: who chose quantised weights wants them.
+        """
+        return "bitsandbytes" if self.dtype in QUANTISED and self.model_id == TINY else ""
 
     def telling(self, what: Literal["BASE_MODEL", "DATA", "REFERENCE"]) -> str:
         """The values of the keys that `what` depends on, as text: two configs that agree in it share it."""
@@ -72,7 +78,9 @@ class TrainConfig:
 
     def problems(self) -> Iterator[str]:
         """What is wrong with the values, as `key: what` lines."""
-        yield from self._below(1, "batch_size", "batch_size_eval", "max_steps", "eval_steps")
+        yield from self._below(1, "batch_size", "batch_size_eval", "max_steps", "eval_steps", _ACCUMULATION)
+        if getattr(self, _ACCUMULATION) > self.batch_size:
+            yield f"{_ACCUMULATION}: must be at most batch_size ({self.batch_size}), is {getattr(self, _ACCUMULATION)}"
         if self.eval_steps > self.max_steps:
             yield f"eval_steps: must be at most max_steps ({self.max_steps}), is {self.eval_steps}"
         if self.grad_norm_clip < 0:
