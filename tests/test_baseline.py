@@ -347,6 +347,13 @@ BASE = {"losses": [1.0], "metrics": {}, "operators": {"train_step": {"A.f": {"at
         ({"metrics": {"unheard.of": [None]}}, "metrics.unheard.of holds list, expected a number, text"),
         ({"evidence": {"witness": {**WITNESS, "bound": 0.9}}}, "witness.bound must be between 1e-10 and 1e-07, is 0.9"),
         ({"evidence": {"witness": {**WITNESS, "bound": None}}}, "evidence.witness.bound: expected `float`, found null"),
+        *(
+            (
+                {"evidence": {"witness": {key: value for key, value in WITNESS.items() if key != missing}}},
+                f"evidence.witness: object missing required field `{missing}`",
+            )
+            for missing in WITNESS
+        ),
         ({"evidence": {"witness": {**WITNESS, "rate": 0}}}, "witness.rate must be above 0 and at most 1, is 0"),
         ({"evidence": {"witness": {**WITNESS, "quantities": {}}}}, "witness.quantities is empty"),
         ({"evidence": {"witness": {**WITNESS, "quantities": {"a": []}}}}, "witness.quantities: a is empty"),

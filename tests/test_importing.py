@@ -140,8 +140,8 @@ def test_an_update_replaces_an_imported_baseline(peft_import, measured, tmp_path
     ("changes", "words"),
     [
         ({"train_info__metrics": [{"step": 3}]}, "train_info.metrics[0]: holds none of test accuracy"),
-        ({"train_info__metrics": [{"test accuracy": "high"}]}, "metrics[0].test accuracy: expected `float`, found"),
-        ({"train_info__metrics": [{"test accuracy": 10**400}]}, "metrics[0].test accuracy is NaN or infinite"),
+        ({"train_info__metrics": [{"test accuracy": "high", "train loss": 1}]}, "accuracy: expected `float`, found"),
+        ({"train_info__metrics": [{"test accuracy": 10**400, "train loss": 1}]}, "accuracy is NaN or infinite"),
         ({"train_info__metrics": []}, "train_info.metrics is empty; its last entry holds the figures of the test"),
         ({"train_info__metrics": [1]}, "train_info.metrics[0]: expected `object`, found 1"),
         ({"train_info__metrics": None}, "train_info.metrics: expected `array`, found null"),

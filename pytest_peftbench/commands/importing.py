@@ -164,11 +164,12 @@ def read_result(file: Path, data: dict[str, Any]) -> Baseline:
         raise InputError(f"{file}: train_info.metrics is empty; its last entry holds the figures of the test")
     last, place = metrics[-1], f"train_info.metrics[{len(metrics) - 1}]"
     task = _task_of(last, f"{file}: {place}")
+    if missing := [item.figure for item in task.published if item.figure not in last]:
+        raise InputError(f"{file}: {place} lacks {missing[0]!r}, which is compared; the whole result has it")
     method, _, name = run.experiment_name.partition("/")
     quality: dict[str, Value] = {
         item.metric: rounded(item.factor * converted(file, last[item.figure], float, f"{place}.{item.figure}"))
         for item in task.published
-        if item.figure in last
     }
     definition = json.dumps([train, run.peft_config], sort_keys=True)
     return Baseline(

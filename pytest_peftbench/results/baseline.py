@@ -33,6 +33,7 @@ from pytest_peftbench.results.result import (
     SCHEMA_VERSION,
     BaseReference,
     CaseId,
+    Counts,
     Measured,
     Operators,
     Result,
@@ -52,10 +53,8 @@ _KINDS: dict[Kind, str] = {
 _AT = " @ "
 # Characters of a text sample that a file holds in a row.
 _CHUNK = 64
-# What a row counts: calls and FLOPs of an operator, or how many tensors and their bytes.
-_Counts = Annotated[list[int], Meta(min_length=2, max_length=2)]
 # phase -> owner -> operator or tensor -> counts
-_ByOwner = dict[str, dict[str, dict[str, _Counts]]]
+_ByOwner = dict[str, dict[str, dict[str, Counts]]]
 
 
 @dataclass(frozen=True)
@@ -230,6 +229,16 @@ class _BaseInFile:
 
 
 @dataclass(frozen=True)
+class _WitnessInFile:
+    """A `Witness`; a file says each of these, since a version or a rate that is taken for granted may be another."""
+
+    quantities: dict[str, list[float]]
+    bound: float
+    rate: float
+    version: int
+
+
+@dataclass(frozen=True)
 class _Evidence:
     """What no figure is, and nobody reviews: values of many parts and hashes, samples, operators.
 
@@ -243,7 +252,7 @@ class _Evidence:
     operators: _ByOwner
     peak_tensors: _ByOwner
     base: _BaseInFile | None
-    witness: Witness | None = None
+    witness: _WitnessInFile | None = None
 
 
 @dataclass(frozen=True)
@@ -387,7 +396,7 @@ def _from_file(file: _File, path: Path) -> Baseline:
         operators=_by_row(evidence.operators),
         peak_tensors=_by_row(evidence.peak_tensors),
         base=BaseReference(base.losses, base.metrics, _by_row(base.operators)) if base else None,
-        witness=evidence.witness,
+        witness=Witness(**vars(evidence.witness)) if evidence.witness else None,
         noise=file.noise,
         imported=file.imported,
         path=path,
@@ -417,7 +426,7 @@ def _to_json(baseline: Baseline, metrics: Mapping[str, Metric]) -> dict[str, Any
             operators=_by_owner(baseline.operators),
             peak_tensors=_by_owner(baseline.peak_tensors),
             base=_BaseInFile(base.losses, base.metrics, _by_owner(base.operators)) if base else None,
-            witness=baseline.witness,
+            witness=_WitnessInFile(**vars(baseline.witness)) if baseline.witness else None,
         ),
         imported=baseline.imported,
     )

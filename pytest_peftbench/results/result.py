@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from msgspec import Meta
 
 from pytest_peftbench.results.files import LINE, InputError, converted, require_name
 from pytest_peftbench.results.metrics import Value
@@ -89,10 +91,12 @@ class Picture:
     png: bytes
 
 
-# phase -> "operator @ owner" -> [calls, FLOPs]; says who spends what, and is compared only to explain a difference
-Operators = dict[str, dict[str, list[int]]]
-# phase -> "shape dtype @ owner" -> [count, bytes]; what is alive at the peak, likewise
-PeakTensors = dict[str, dict[str, list[int]]]
+# What a row counts: calls and FLOPs of an operator, or how many tensors and their bytes.
+Counts = Annotated[list[int], Meta(min_length=2, max_length=2)]
+# phase -> "operator @ owner" -> counts; says who spends what, and is compared only to explain a difference
+Operators = dict[str, dict[str, Counts]]
+# phase -> "shape dtype @ owner" -> counts; what is alive at the peak, likewise
+PeakTensors = dict[str, dict[str, Counts]]
 
 
 @dataclass(frozen=True)

@@ -96,8 +96,12 @@ def _use(experiment):
 
 
 def _content(suite, here):
-    """What stands in the files: the training parameters as they hold, and every other file by its name."""
-    held = {file.relative_to(suite).as_posix(): _json(file) for file in suite.rglob("*") if file.is_file()}
+    """What stands in the files: the training parameters as they hold, and every other file by its name.
+
+    Beside a suite's defaults a user may keep what they like; only a name that is nearly one of ours is refused there.
+    """
+    files = [file for file in suite.rglob("*") if file.is_file() and file != suite / "config.json"]
+    held = {file.relative_to(suite).as_posix(): _json(file) for file in files}
     defaults = held.pop(DEFAULTS_FILE, {})
     params = held.pop((here / PARAMS_FILE).relative_to(suite).as_posix(), {})
     return {**held, "training parameters": {**defaults, **params}}
