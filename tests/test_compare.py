@@ -874,10 +874,20 @@ def test_bytes_move_with_the_base_model_s_and_no_further(base, obtained, verdict
     assert finding.reason.endswith("beyond what the base model moved") == (verdict != "environment drift")
 
 
-def test_a_byte_more_in_the_base_model_of_the_same_environment_is_red():
-    moved = replace(with_base(), base=replace(with_base().base, metrics={"train_step.peak_bytes": 1001}))
+@pytest.mark.parametrize("metric", ["train_step.peak_bytes", "train_step.saved_bytes"])
+@pytest.mark.parametrize("count", [2000, 1000])
+def test_a_byte_more_in_the_base_model_of_the_same_environment_is_red(metric, count):
+    """However few bytes the case has then."""
 
-    assert found(against(moved, with_base()), "base model").verdict == "numerics changed"
+    def with_bytes(count, of_base):
+        result = replace(with_base(), base=replace(with_base().base, metrics={metric: of_base}))
+        return measuring(result, **{metric.replace(".", "__"): count})
+
+    verdict = against(with_bytes(count, 1001), with_bytes(2000, 1000))
+
+    assert found(verdict, "base model").verdict == "numerics changed"
+    assert f"base model {metric} 1,000 -> 1,001" in verdict.text()
+    assert not is_green(verdict)
 
 
 @pytest.mark.parametrize("count", [0, -1])

@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -281,17 +282,22 @@ def test_two_folders_with_one_case_are_refused(recorded):
     recorded.run("here").assert_outcomes(passed=3)
 
 
-@pytest.mark.parametrize("arguments", [(), ("-n", "2", "--dist", "loadfile")])
+@pytest.mark.parametrize(
+    "arguments", [(), ("-n", "2", "--dist", "loadfile"), ("--peft-update-baselines",)], ids=" ".join
+)
 def test_two_tests_that_check_one_case_of_the_user_s_own_are_red(bench, arguments):
     if "-n" in arguments:
         pytest.importorskip("xdist")
     bench.write("test_mini.py", OWN_EXPERIMENT)
     bench.record()
-    bench.write("test_other.py", OWN_EXPERIMENT)
+    before = bench.baseline("own").read_bytes()
+    second = OWN_EXPERIMENT.replace("make_result(experiment)", "replace(make_result(experiment), case_version='2')")
+    bench.write("test_other.py", f"from dataclasses import replace\n{textwrap.dedent(second)}")
 
     result = bench.run(*arguments)
 
     assert result.ret == 1
+    assert bench.baseline("own").read_bytes() == before  # each is written once
     assert problems(result) == ["two tests checked one case, one of them is lost: MetaMathQA-mini-own-r4"] or (
         "has checked this case" in output(result)
     )
@@ -429,9 +435,12 @@ def test_a_run_that_selects_no_case_says_so(recorded):
 
     result = recorded.run("-k", "other")
 
-    assert result.ret == 0
-    assert "peftbench: none of 3 cases is selected, so none is compared" in output(result)
-    assert recorded.run("-k", "nothing").ret == 5
+    nothing = recorded.run("-k", "nothing")
+
+    assert [result.ret, nothing.ret] == [0, 5]
+    for text in map(output, (result, nothing)):
+        assert "peftbench: none of 3 cases is selected, so none is compared" in text
+        assert "compared with" not in text
 
 
 @pytest.mark.parametrize("arguments", [(), ("--peft-bisect",)])
@@ -583,11 +592,11 @@ def unpinned(bench, monkeypatch):
 
 
 @x86
-@pytest.mark.parametrize("arguments", [(), ("-n", "1")])
-def test_torch_imported_by_a_conftest_is_pinned(unpinned, arguments):
+@pytest.mark.parametrize(("importer", "arguments"), [("conftest", ()), ("conftest", ("-n", "1")), ("test_aaa", ())])
+def test_torch_imported_by_a_conftest_or_another_collected_module_is_pinned(unpinned, importer, arguments):
     if arguments:
         pytest.importorskip("xdist")
-    unpinned.write("conftest.py", "import torch")
+    unpinned.write(f"{importer}.py", "import torch")
     unpinned.write("test_mini.py", case_test("import os", "os.environ['MKL_CBWR']", "peft_baseline.check(result)"))
 
     process = unpinned.spawn("-k", "loha", "--peft-no-compare", *arguments)

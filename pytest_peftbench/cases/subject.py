@@ -111,7 +111,10 @@ class Subject:
             file = self.experiment.path / ADAPTER_FILE
             raise InputError(f"{file}: PEFT cannot add the adapter: {error_line(error)}{_raised_in(error)}") from error
         model.to(self.experiment.device)
-        self.task.prepare(model)
+        try:
+            self.task.prepare(model)
+        except InputError as error:
+            raise InputError(self.experiment.located(error)) from error
         return model
 
     def trainer(self, model: nn.Module) -> Trainer:
@@ -227,7 +230,10 @@ def _same_each_time(base_model: BaseModel, experiment: Experiment) -> Callable[[
 
     def make_base() -> nn.Module:
         seed = torch.initial_seed()
-        base = base_model(experiment)
+        try:
+            base = base_model(experiment)
+        except InputError as error:
+            raise InputError(experiment.located(error)) from error
         if not isinstance(base, nn.Module):
             return base
         if any(isinstance(module, (PeftModel, BaseTunerLayer)) for module in base.modules()):

@@ -264,6 +264,8 @@ def train(case: Case, subject: Subject, seed: int, *, validate: bool = True, mov
     case.phase = "measuring the base model"
     with _timed(times_s):
         reference = reference_of(subject, base, base_digest, case.telling("base model"))
+    for problem in subject.task.problems_with(base):
+        raise InputError(case.experiment.located(problem))
     if moved:
         move(base, last_digit(base), seed)
     case.phase = f"training with seed {seed}"

@@ -71,6 +71,10 @@ class Task:
         """What of the training parameters does not fit the data, as `key: what` lines: nothing, unless it is told."""
         yield from ()
 
+    def problems_with(self, base: nn.Module) -> Iterator[str]:
+        """What of them the base model cannot do, likewise, asked before it is trained: nothing, unless it is told."""
+        yield from ()
+
     def prepare(self, model: nn.Module) -> None:
         """What the task does to a model whose adapter is fresh: nothing, unless it is told otherwise."""
 

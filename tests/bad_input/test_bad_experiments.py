@@ -94,6 +94,12 @@ FILES = rows(
 # What becomes of the file is told at another one.
 ELSEWHERE = rows(
     (ADAPTER, renamed("adapter_confg.json"), f"{LORA_FOLDER}/adapter_confg.json: is no file of an experiment"),
+    # beside training parameters it would be full fine-tuning under the method's name
+    (
+        f"{EXPERIMENTS}/loha/r4/adapter_config.json",
+        renamed("adapter_confg.json"),
+        "loha/r4/adapter_confg.json: is no file of an experiment",
+    ),
     (PARAMS, renamed("training_parameters.json"), "training_parameters.json: is no file of an experiment"),
     (f"{EXPERIMENTS}/loha/r4/adapter_config.json", gone, "loha/r4: holds no adapter_config.json, so it would be full"),
     (f"{EXPERIMENTS}/prefix-tuning/r4/training_params.json", content({}), "prefix-tuning/r4: holds no adapter_config"),

@@ -129,6 +129,18 @@ def test_a_read_only_folder_is_refused_before_anything_runs(bench):
     assert_usage_error(bench.run("--peft-json", "results"), "--peft-json", "cannot be written: Permission denied")
 
 
+@pytest.mark.parametrize(
+    "options", [("--peft-json", "results"), ("--peft-update-baselines",), ("--peft-calibrate",)], ids=str
+)
+def test_a_read_only_disk_is_refused_before_anything_runs(recorded, monkeypatch, options):
+    def read_only(**_):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr("pytest_peftbench.results.files.tempfile.TemporaryFile", read_only)
+
+    assert_usage_error(recorded.run("-k", "lora", *options), "cannot be written: Read-only file system")
+
+
 def test_what_only_collects_needs_no_folder_to_write_to(bench):
     assert len(bench.collected("--peft-json", "test_mini.py")) == 3
 

@@ -8,8 +8,11 @@ import pytest
 from spoiling import content
 from support import LORA, make_suite, output, table, write_json
 
+from pytest_peftbench import run_experiment
 from pytest_peftbench.cases.loading import cached_base_models, cached_task_data
 from pytest_peftbench.cases.subject import subject_of
+from pytest_peftbench.cases.training import Trainer
+from pytest_peftbench.commands.fit import Sizes, predict
 from pytest_peftbench.results.files import InputError
 from pytest_peftbench.suites import read_suite
 
@@ -77,7 +80,7 @@ ROWS = [
     Row(
         {**LORA, "inference_mode": True}, {}, "lora/r4: no parameter of the model is trainable; is inference_mode true"
     ),
-    Row(LORA, {"attn_implementation": "junk"}, "lora/r4: attn_implementation 'junk': model tiny"),
+    params("attn_implementation: 'junk': model tiny", attn_implementation="junk"),
 ]
 
 
@@ -121,6 +124,36 @@ def test_what_cannot_be_trained_is_refused_by_file_and_key(suite, loaded, tmp_pa
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("kwargs", "words"),
+    [
+        ({"penalty_alpha": 0.6, "top_k": 4}, "penalty_alpha, top_k: ValueError: Contrastive Search requires"),
+        ({"dola_layers": "high"}, "dola_layers: ValueError: Dola Generation requires"),
+        ({"repetition_penalty": 2}, "repetition_penalty: ValueError: `penalty` has to be a strictly positive float"),
+        ({"do_sample": True, "temperature": 0.0}, "do_sample, temperature: ValueError: `temperature` (=0.0)"),
+        ({"suppress_tokens": "x"}, "suppress_tokens: ValueError: "),
+        ({"prompt_lookup_num_tokens": 3}, "prompt_lookup_num_tokens: ValueError: assisted generate is only"),
+    ],
+)
+def test_what_generating_alone_can_refuse_is_told_before_anything_is_trained(suite, loaded, monkeypatch, kwargs, words):
+    monkeypatch.setattr(Trainer, "step", lambda *_: pytest.fail("trained"))
+    experiment = suite(LORA, {"generation_kwargs": {"max_new_tokens": 300, **kwargs}})
+
+    with pytest.raises(InputError) as raised:
+        run_experiment(experiment, *loaded)
+
+    assert f"{PARAMS}generation_kwargs: the base model cannot generate with {words}" in str(raised.value)
+
+
+def test_no_target_modules_is_told_where_peft_has_none_for_the_base_model(suite, loaded, tmp_path, monkeypatch):
+    experiment = suite({key: value for key, value in LORA.items() if key != "target_modules"}, {})
+    first_step(experiment, loaded, tmp_path / "work")  # PEFT's own choice for a Llama
+    monkeypatch.setattr(type(loaded[0](experiment).config), "model_type", "unheard of")
+
+    with pytest.raises(InputError, match="PEFT cannot add the adapter: ValueError: Please specify `target_modules`"):
+        first_step(experiment, loaded, tmp_path / "work")
+
+
 def test_a_default_is_told_by_the_file_of_the_defaults(tmp_path, loaded):
     folder = tmp_path / "MetaMathQA" / "mini"
     make_suite(folder, {"lora/r4": (LORA, {"seed": 1})}, optimizer_kwargs={"lr": 1e-3, "momentum": 1})
@@ -137,20 +170,44 @@ def test_an_experiment_of_no_suite_has_one_file(suite):
     assert alone.located("no loss") == "alone: no loss"
 
 
+@pytest.fixture
+def of_experts(suite, tmp_path):
+    """An X-LoRA of one expert by this name, in which `{tmp}` is the folder of the test; and what files there are."""
+
+    def make(name):
+        content(LORA)(tmp_path / "MetaMathQA/mini/experiments/lora/r4/experts/0/adapter_config.json")
+        experiment = suite({**XLORA, "adapters": {name.replace("{tmp}", str(tmp_path)): "experts/0"}}, None)
+        return experiment, files_in(tmp_path)
+
+    return make
+
+
+def files_in(folder):
+    return {path for path in folder.rglob("*") if path.is_file()}
+
+
 @pytest.mark.parametrize("name", ["../../../../escaped", "/{tmp}/escaped", "0", "", "a\x00b", "n" * 300])
-def test_an_expert_s_name_leads_nowhere(suite, loaded, tmp_path, name):
-    name = name.replace("{tmp}", str(tmp_path))
-    experts = tmp_path / "MetaMathQA/mini/experiments/lora/r4/experts/0/adapter_config.json"
-    content(LORA)(experts)
-    experiment = suite({**XLORA, "adapters": {name: "experts/0"}}, None)
-    before = {path for path in tmp_path.rglob("*") if path.is_file()}
+def test_an_expert_s_name_leads_nowhere(of_experts, loaded, tmp_path, name):
+    experiment, before = of_experts(name)
 
     subject = subject_of(experiment, *loaded, tmp_path / "work")
 
-    written = {path for path in tmp_path.rglob("*") if path.is_file()} - before
+    written = files_in(tmp_path) - before
     assert written
     assert all(path.is_relative_to(tmp_path / "work" / "experts" / "0") for path in written)
     assert subject.adapter["adapters"] == {"0": str(tmp_path / "work" / "experts" / "0")}
+
+
+@pytest.mark.parametrize("name", ["../../../escaped", "{tmp}/or/../escaped"])
+def test_an_expert_s_name_leads_nowhere_in_fit_either(of_experts, tmp_path, monkeypatch, name):
+    experiment, before = of_experts(name)
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+
+    (need,) = predict([experiment], Sizes(1, 8, "float32"), lambda text: None)
+
+    assert need.error == ""
+    assert files_in(tmp_path) == before
 
 
 def test_what_peft_refuses_fails_the_case_in_words_and_says_where_peft_does(bench):

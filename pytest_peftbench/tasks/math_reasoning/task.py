@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from pytest_peftbench.measure.environment import installed
 from pytest_peftbench.results.files import InputError
 from pytest_peftbench.results.metrics import Value
-from pytest_peftbench.results.words import first_line
+from pytest_peftbench.results.words import error_line, first_line
 from pytest_peftbench.tasks import hub
 from pytest_peftbench.tasks.config import QUANTISED, Place
 from pytest_peftbench.tasks.math_reasoning.data import CHAR_LIMIT, MathData, Problem, load
@@ -27,6 +27,8 @@ from pytest_peftbench.tasks.task import Batch, Evaluation, Extra, Progress, Task
 BUCKET_FACTOR = 20  # batches per bucket of texts of similar length
 IGNORE = -100
 _MOST_LOGITS = 2**29
+# Keys of `generation_kwargs` whose values `MathTrainConfig` has looked at, and with which any model generates.
+_LIMITS = {"max_new_tokens", "max_length"}
 
 
 class MathReasoning(Task):
@@ -53,7 +55,7 @@ class MathReasoning(Task):
         except InputError as error:
             if config.attn_implementation is None:
                 raise
-            raise InputError(f"{place.source}: attn_implementation {config.attn_implementation!r}: {error}") from error
+            raise InputError(f"attn_implementation: {config.attn_implementation!r}: {error}") from error
         hub.require_all_weights(source, info)
         return checkpointed(model, config)
 
@@ -78,6 +80,24 @@ class MathReasoning(Task):
         except (AttributeError, TypeError, ValueError) as error:
             yield f"generation_kwargs: {first_line(error)}"
 
+    def problems_with(self, base: nn.Module) -> Iterator[str]:
+        """That it cannot generate: transformers finds out when it does, and no sooner, much that is wrong with a key.
+
+        Where there are no unusual keys, it is not asked to; two tokens are enough.
+        """
+        kwargs = self.config.generation_kwargs
+        if kwargs.keys() <= _LIMITS:
+            return
+        prompts = [problem.prompt for problem in self.data.test[: min(2, self.config.batch_size_eval)]]
+        few = min(2, kwargs.get("max_new_tokens") or 2)
+        try:
+            self._generate(base, self._pad(prompts, "left"), {**kwargs, "max_new_tokens": few}, lambda size: {})
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # each key is refused in its own way, or in none
+            names = ", ".join(sorted(kwargs.keys() - _LIMITS))
+            yield f"generation_kwargs: the base model cannot generate with {names}: {error_line(error)}"
+
     def prepare(self, model: nn.Module) -> None:
         """Start a learned prefix from the base model's cache for `init_kv_cache_prefix`, if that is given."""
         text = self.config.init_kv_cache_prefix
@@ -88,7 +108,7 @@ class MathReasoning(Task):
         try:
             initialize_kv_prefix_from_text(model, self.data.tokenizer, text=text, use_chat_template=False)
         except ValueError as error:
-            raise InputError(f"{self.place.source}: init_kv_cache_prefix: {error}") from error
+            raise InputError(f"init_kv_cache_prefix: {error}") from error
 
     def batches(self, seed: int) -> Iterator[Batch]:
         """Batches of texts of similar length (bucketed), in an order drawn from `seed`, epoch after epoch."""
@@ -220,7 +240,7 @@ def _weights(config: MathTrainConfig, place: Place) -> dict[str, Any]:
     if dtype not in QUANTISED:
         return {"dtype": getattr(torch, dtype)}
     if installed("bitsandbytes") == "not installed":
-        raise InputError(f"{place.source}: dtype {dtype!r} needs bitsandbytes; pip install bitsandbytes")
+        raise InputError(f"dtype: {dtype!r} needs bitsandbytes; pip install bitsandbytes")
     from transformers import BitsAndBytesConfig
 
     quantised = BitsAndBytesConfig(load_in_8bit=dtype == "int8", load_in_4bit=dtype == "int4")
