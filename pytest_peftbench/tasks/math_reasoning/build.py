@@ -34,7 +34,7 @@ MUON_LEARNING_RATE = 0.02
 RESULT_WEIGHT = 4.0
 LOSS_EVERY = 100
 HELD_OUT_STORIES = 256
-TRAIN_ROWS, VALID_ROWS, TEST_ROWS, WIKI_ROWS = 2_000, 64, 256, 64
+TRAIN_ROWS, VALID_ROWS, TEST_ROWS, WIKI_ROWS = 2_000, 50, 256, 64
 
 UNKNOWN, START, END = "<unk>", "<s>", "</s>"
 PRINTABLE_ASCII = [chr(code) for code in range(33, 127)] + ["Ġ", "Ċ"]  # byte-level names of space and newline
