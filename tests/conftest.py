@@ -18,6 +18,11 @@ pytest_plugins = ["pytester"]
 collect_ignore = ["own_task"]
 
 
+def pytest_configure(config):
+    """xdist begins with the files of the most tests unless told otherwise, and ends with one worker at the longest."""
+    config.option.loadscopereorder = False
+
+
 @pytest.fixture
 def bench(pytester, monkeypatch):
     """A folder with a suite of three experiments, MetaMathQA/mini, and a test whose results are not measured."""
