@@ -34,7 +34,7 @@ MUON_LEARNING_RATE = 0.02
 RESULT_WEIGHT = 4.0
 LOSS_EVERY = 100
 HELD_OUT_STORIES = 256
-TRAIN_ROWS, VALID_ROWS, TEST_ROWS, WIKI_ROWS = 2_000, 32, 128, 64
+TRAIN_ROWS, VALID_ROWS, TEST_ROWS, WIKI_ROWS = 2_000, 50, 256, 64
 
 UNKNOWN, START, END = "<unk>", "<s>", "</s>"
 PRINTABLE_ASCII = [chr(code) for code in range(33, 127)] + ["Ġ", "Ċ"]  # byte-level names of space and newline
@@ -73,7 +73,10 @@ def describe(out: Path, *, steps: int, losses: dict[str, float], solved: float) 
         "config": shape,
         "data": {
             "rows": {"train": TRAIN_ROWS, "validation": VALID_ROWS, "test": TEST_ROWS, "wiki": WIKI_ROWS},
-            "mix": [asdict(difficulty) for difficulty in math_data.BENCHMARK_MIX],
+            "mix": {
+                "train": [asdict(difficulty) for difficulty in math_data.TRAIN_MIX],
+                "questions": [asdict(difficulty) for difficulty in math_data.QUESTION_MIX],
+            },
             "largest_total": math_data.MAX_TOTAL,
             "largest_factor": math_data.LARGEST_FACTOR,
             "held_out_modulus": math_data.HELD_OUT_MODULUS,
