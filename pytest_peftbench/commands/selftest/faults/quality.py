@@ -43,10 +43,10 @@ QUALITY = (
     Fault(
         "scaling off",
         "hira/rank8",
-        "x4",
+        "x0.1",
         "quality",
         _QUALITY,
-        (Edit(f"{HIRA}:Linear.forward", "result = result + hira_result", "result = result + 4 * hira_result"),),
+        (Edit(f"{HIRA}:Linear.forward", "result = result + hira_result", "result = result + 0.1 * hira_result"),),
     ),
     Fault(
         "learning rate does not warm up or decay",
