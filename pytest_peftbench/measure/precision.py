@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -52,8 +53,11 @@ def double_precision() -> Iterator[None]:
     """While the body runs, whoever names float32 or complex64 in Python gets float64 or complex128.
 
     Casts inside transformers, diffusers and PEFT are among them, and checks that a weight is of single precision. What
-    torch makes in C++ follows the default dtype; dropout draws alike on any machine. Types are as they were after it, whatever the body raises.
+    torch makes in C++ follows the default dtype; dropout draws alike on any machine. Types are as they were after it,
+    whatever the body raises.
     """
+    # imported in this world, the tables that it and its libraries keep of types would lack float32 ever after
+    import_module("peft")
     default = torch.get_default_dtype()
     _exchange(_MEANT, torch.float64)
     try:
