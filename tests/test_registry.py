@@ -98,9 +98,13 @@ def test_each_experiment_has_a_baseline(experiment):
 def test_each_trained_case_has_a_witness_with_a_narrow_bound():
     baselines = [read(path) for path in BASELINES.rglob("*--*.json")]
     trained = [baseline for baseline in baselines if baseline.case.kind == ""]
+    quantised = [baseline for baseline in trained if baseline.case.name.endswith("-int8")]
 
-    assert len(trained) == 116
+    assert len(trained) == 127
+    assert [baseline.witness for baseline in quantised] == [None]  # its kernels know no double precision
     for baseline in trained:
+        if baseline in quantised:
+            continue
         assert baseline.witness is not None, baseline.case
         assert baseline.witness.bound <= 3e-8
 
@@ -118,7 +122,7 @@ def test_a_witness_holds_each_output_that_its_case_can_give():
     """One that failed in double precision alone would be missed by every comparison, on both sides."""
     baselines = [read(path) for path in BASELINES.rglob("*--*.json")]
     for baseline in (baseline for baseline in baselines if baseline.witness):
-        checked = [name for name in OUTPUTS if baseline.metrics.get(name) in ("ok", "differs")]
+        checked = [name for name in OUTPUTS if str(baseline.metrics.get(name)).partition(":")[0] in ("ok", "differs")]
         told = baseline.witness.quantities.keys() & set(OUTPUTS.values())
         assert told == {OUTPUTS[name] for name in checked}, baseline.case
 
@@ -138,10 +142,12 @@ def test_no_baseline_is_left_of_an_experiment_that_is_gone():
 def test_each_image_experiment_has_the_best_of_the_same_trials_as_learning_rate(experiment):
     file = IMAGE_SUITE / "learning_rates" / f"{experiment.case.method}--{experiment.case.name}.json"
     outcome = json.loads(file.read_text())
-    scores = {float(rate): trial.get("valid_dino_similarity", -1.0) for rate, trial in outcome["trials"].items()}
+    trials = {float(rate): trial for rate, trial in outcome["trials"].items()}
+    scores = {rate: trial.get("valid_dino_similarity", -1.0) for rate, trial in trials.items()}
+    better = [rate for rate in scores if scores[rate] > scores[outcome["chosen"]]]
 
     assert sorted(scores) == [0.001, 0.003, 0.01, 0.03, 0.1]
-    assert scores[outcome["chosen"]] == max(scores.values())
+    assert all("moved" in trials[rate] for rate in better)  # asked whether it keeps still, and did not
     assert experiment.train.optimizer_kwargs["lr"] == outcome["chosen"]
 
 
@@ -167,9 +173,13 @@ def test_no_baseline_names_a_function_of_ours():
 @pytest.mark.parametrize("suite", [TINY_SUITE, IMAGE_SUITE], ids=lambda suite: suite.parent.name)
 def test_all_baselines_of_a_suite_hold_the_same_figures_of_the_base_model(suite):
     """They tell what the environment does; an experiment that moved them would pass for another environment."""
-    baselines = [read(baseline_path(BASELINES, experiment.case)) for experiment in read_suite(suite)]
+    alike = {}
+    for experiment in read_suite(suite):
+        baseline = read(baseline_path(BASELINES, experiment.case))
+        alike.setdefault(experiment.train.telling("BASE_MODEL"), []).append(baseline)
 
-    first = baselines[0].base
-    assert all(replace(baseline.base, losses=first.losses) == first for baseline in baselines)
-    losses = {(baseline.environment["arithmetic"], *baseline.base.losses) for baseline in baselines}
-    assert len(losses) == len({arithmetic for arithmetic, *_ in losses})
+    for baselines in alike.values():
+        first = baselines[0].base
+        assert all(replace(baseline.base, losses=first.losses) == first for baseline in baselines)
+        losses = {(baseline.environment["arithmetic"], *baseline.base.losses) for baseline in baselines}
+        assert len(losses) == len({arithmetic for arithmetic, *_ in losses})

@@ -14,6 +14,7 @@ from pytest_peftbench.cases.training import Trainer
 from pytest_peftbench.measure.weights import digest_of
 from pytest_peftbench.results.files import InputError
 from pytest_peftbench.results.result import BaseReference
+from pytest_peftbench.tasks.config import QUANTISED
 from pytest_peftbench.tasks.task import Progress
 
 T = TypeVar("T")
@@ -27,7 +28,10 @@ _BASE_TRAINING: dict[str, Any] = {
     "grad_norm_clip": 1.0,
     "use_amp": False,
     "compile": False,
+    "gradient_accumulation_steps": 1,
 }
+# Beside quantised weights the others are of half precision, in which AdamW's own epsilon is nothing to divide by.
+_BESIDE_QUANTISED: dict[str, Any] = {"optimizer_kwargs": {"lr": 1e-4, "eps": 1e-4}}
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,9 @@ def base_figures(subject: Subject, base_digest: str) -> BaseReference:
 
 def base_trainer(subject: Subject, base: nn.Module) -> Trainer:
     """Full fine-tuning of the base model, in training mode; all cases share it, so none has a say in how."""
-    config = replace(subject.experiment.train, **_BASE_TRAINING)
+    train = subject.experiment.train
+    how = _BASE_TRAINING | (_BESIDE_QUANTISED if train.dtype in QUANTISED else {})
+    config = replace(train, **how)
     plain = replace(subject.without_adapter(), experiment=replace(subject.experiment, train=config))
     return plain.trainer(base.train())
 

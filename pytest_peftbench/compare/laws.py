@@ -10,6 +10,7 @@ from pytest_peftbench.results.laws import (
     OK,
     Standing,
     difference_of,
+    is_count,
     same_size,
     size_of,
     standing,
@@ -21,7 +22,7 @@ _ORDER: tuple[Standing, ...] = ("broken", "refused", "holds")
 
 
 def law(metric: Metric, obtained: str, expected: str) -> Finding:
-    """What another word means; what was not reached is never green where something is expected."""
+    """What another word means; what is not reached any more is never green."""
     if obtained == expected:
         return Finding.between(metric, "identical", obtained, expected)
     verdict, reason = _told(obtained, expected)
@@ -38,7 +39,8 @@ def _told(obtained: str, expected: str) -> tuple[Verdict, str]:
         return ("numerics changed", "reached, and broken") if ours == "broken" else ("improved", "reached now")
     if ours == theirs:
         sizes = size_of(obtained), size_of(expected)
-        if None not in sizes and same_size(*sizes):  # type: ignore[arg-type]
+        counted = is_count(obtained) or is_count(expected)
+        if None not in sizes and not counted and same_size(*sizes):  # type: ignore[arg-type]
             return "same to rounding", "of one size"
         return "numerics changed", f"{ours} in another way"
     if _ORDER.index(ours) > _ORDER.index(theirs):

@@ -280,6 +280,18 @@ class _File:
     imported: dict[str, Any] = field(default_factory=dict)
 
 
+# What a case that is not trained has none of, so that its file does not say it.
+_UNTRAINED: dict[str, Any] = {"seeds": [], "per_seed": {}, "noise": {}}
+_UNTRAINED_EVIDENCE: dict[str, Any] = {
+    "per_seed": {},
+    "samples": {},
+    "answers": {},
+    "operators": {},
+    "peak_tensors": {},
+    "base": None,
+}
+
+
 @dataclass(frozen=True)
 class _RunInfo:
     train_config: dict[str, Any]
@@ -298,7 +310,7 @@ def read(path: Path, metrics: Mapping[str, Metric] = METRICS) -> Baseline:
 
 def _from_json(data: dict[str, Any], path: Path, metrics: Mapping[str, Metric]) -> Baseline:
     _check_schema(path, converted(path, data.get("schema"), int, "schema"))
-    file = converted(path, data, _File)
+    file = converted(path, _with_nothing_trained(data), _File)
     if file.imported:
         converted(path, file.imported, _Imported, "imported")
     for reason in _contradictions(file):
@@ -443,7 +455,21 @@ def _to_json(baseline: Baseline, metrics: Mapping[str, Metric]) -> dict[str, Any
     values = asdict(file) | {"case": baseline.case.to_json(), "noise": noise}
     if baseline.witness is None:  # a case that is not trained has none
         del values["evidence"]["witness"]
+    if not baseline.seeds:
+        values = _without_nothing(values, _UNTRAINED)
+        values["evidence"] = _without_nothing(values["evidence"], _UNTRAINED_EVIDENCE)
     return {key: value for key, value in values.items() if value or key not in ("laws", "imported")}
+
+
+def _without_nothing(values: dict[str, Any], nothing: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if value or key not in nothing}
+
+
+def _with_nothing_trained(data: dict[str, Any]) -> dict[str, Any]:
+    """What a file of a case that is not trained leaves out. One that says seeds says everything."""
+    if "seeds" in data or not isinstance(data.get("evidence"), dict):
+        return data
+    return {**_UNTRAINED, **data, "evidence": {**_UNTRAINED_EVIDENCE, **data["evidence"]}}
 
 
 def _without_none(values: dict[str, Any]) -> dict[str, Any]:

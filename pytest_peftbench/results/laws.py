@@ -28,8 +28,14 @@ def refused(error: BaseException) -> str:
 
 
 def broken(by: float | BaseException) -> str:
-    """The word of a law that does not hold: how far off, relative, to two digits, or the class of an error."""
-    return f"broken: {type(by).__name__ if isinstance(by, BaseException) else f'{by:.2g}'}"
+    """The word of a law that does not hold: the class of an error, a whole number of things, or a size.
+
+    A size is how far off it is, relative, to two digits, and always has a point: 8 tensors are `8`, eight times as much
+    is `8.0`.
+    """
+    if isinstance(by, BaseException):
+        return f"broken: {type(by).__name__}"
+    return f"broken: {by}" if isinstance(by, int) else f"broken: {by:#.2g}"
 
 
 def differs(by: float) -> str:
@@ -56,13 +62,23 @@ def standing(word: str) -> Standing | None:
     return found[1]  # type: ignore[return-value]
 
 
+def is_count(word: str) -> bool:
+    """Whether a law is broken by a whole number of things, which rounding does not move."""
+    return standing(word) == "broken" and word.partition(": ")[2].isdecimal()
+
+
 def size_of(word: str) -> float | None:
-    """How far a broken law is off; None where it is not broken, or by an error."""
+    """How far a broken law is off, or by how many things; None where it is not broken, or by an error."""
     name = word.partition(": ")[2]
     try:
         return float(name) if standing(word) == "broken" else None
     except ValueError:
         return None
+
+
+def ends_in_error(word: str) -> bool:
+    """Whether what the law is about was refused, ended in an error or was not reached, so that it gave nothing."""
+    return word != HOLDS and size_of(word) is None
 
 
 def same_size(obtained: float, expected: float) -> bool:

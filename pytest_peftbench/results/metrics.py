@@ -62,7 +62,7 @@ class Column:
 COUNTED = frozenset({"FLOP", "calls", "bytes", "parameters", "tensors", "ratio", "s"})
 
 # Operators depend on how torch and transformers compose a model, not on the processor.
-_STACK = ("torch", "transformers", "device")
+STACK = ("torch", "transformers", "device")
 # The same bits need the same kernels as well.
 BITS = ("torch", "transformers", "device", "arithmetic")
 _DEVICE = ("device", "accelerator")
@@ -101,7 +101,7 @@ PHASES: dict[str, tuple[str, tuple[str, ...]]] = {
 def _counters(phase: str) -> list[Metric]:
     what, names = PHASES[phase]
     return [
-        Metric(f"{phase}.{name}", unit, "lower", "exact", f"{description} of {what}", needs=_STACK)
+        Metric(f"{phase}.{name}", unit, "lower", "exact", f"{description} of {what}", needs=STACK)
         for name, (unit, description) in _COUNTERS.items()
         if name in names
     ]
@@ -112,7 +112,7 @@ def counter(phase: str, name: str, what: str) -> Metric:
     if name == "host_calls":
         return _host_calls(phase, what)
     unit, description = _COUNTERS_OF_WORK[name]
-    return Metric(f"{phase}.{name}", unit, "lower", "exact", f"{description} {what}", needs=_STACK)
+    return Metric(f"{phase}.{name}", unit, "lower", "exact", f"{description} {what}", needs=STACK)
 
 
 def _host_calls(phase: str, what: str) -> Metric:
@@ -125,7 +125,7 @@ def _host_calls(phase: str, what: str) -> Metric:
         "exact",
         description,
         relative_margin=0.02,
-        needs=_STACK,
+        needs=STACK,
         incidental=True,
     )
 

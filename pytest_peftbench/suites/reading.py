@@ -107,6 +107,7 @@ def _brought(
         if path not in known:
             case = CaseId(task, base_model, path.parent.name, path.name)
             train = config_type(**{**defaults, **params})
+            _require_sound(train, (), path, suite / DEFAULTS_FILE)
             problem = "\n".join(_unknown_type(adapter, path / ADAPTER_FILE))
             found.append(Experiment(case, path, train, adapter, seeds=(train.seed,), problem=problem))
     return found
@@ -167,10 +168,7 @@ def _read_experiment(
     params = {key: value for key, value in params.items() if key not in strange}
     converted(params_file, {**defaults, **params}, config_type)
     train = config_type(**{**defaults, **params})
-    for problem in train.problems():
-        raise InputError(
-            f"{params_file if problem.split(':')[0] in params else path.parents[2] / DEFAULTS_FILE}: {problem}"
-        )
+    _require_sound(train, params, params_file, path.parents[2] / DEFAULTS_FILE)
     unknown += _unknown_type(adapter, adapter_file)
     margins = {**_read_margins(path.parents[2]), **_read_margins(path)}
     others = sorted({folder / ADAPTER_FILE for folder in experts})
@@ -183,6 +181,12 @@ def _read_experiment(
     return Experiment(
         case, path, train, adapter, files, seeds=(train.seed,), margins=margins, problem="\n".join(unknown)
     )
+
+
+def _require_sound(train: TrainConfig, params: Collection[str], params_file: Path, defaults_file: Path) -> None:
+    """Raise InputError for a value that cannot be trained with, naming the file that holds it."""
+    for problem in train.problems():
+        raise InputError(f"{params_file if problem.split(':')[0] in params else defaults_file}: {problem}")
 
 
 def _require_known(folder: Path, known: Collection[Path]) -> None:

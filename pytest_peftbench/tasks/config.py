@@ -18,6 +18,8 @@ TINY = "tiny"
 # The highest seed that NumPy takes, less the further ones that a run may count up to.
 MOST_SEED = 2**32 - 1 - MOST_SEEDS
 _ACCUMULATION = "gradient_accumulation_steps"
+# Optimizers of PEFT's own.
+OF_PEFT = ("lora+", "lora-fa", "riemannian")
 # Classes of torch.optim that no training loop of this kind can use.
 _UNUSABLE = {
     "LBFGS": "calls the loss again in each step",
@@ -31,8 +33,8 @@ class TrainConfig:
     """The keys that PEFT's `TrainConfig`s of all tasks share (`method_comparison/<task>/utils.py`).
 
     grad_norm_clip: 0 clips nothing. lr_scheduler: "cosine" (10 % warm-up) or null (constant). optimizer_type: a
-    class of `torch.optim`, or "lora+", "lora-fa", "riemannian". gradient_accumulation_steps: into how many parts a batch
-    is divided, whose gradients add up to those of the batch; not a key of PEFT's.
+    class of `torch.optim`, or "lora+", "lora-fa", "riemannian". gradient_accumulation_steps: into how many parts the
+    rows of a batch are divided, whose gradients, weighed by their rows, add up; not a key of PEFT's.
     """
 
     # The keys that the base model, the data, and the base model's own figures depend on: what agrees in them is shared.

@@ -18,6 +18,8 @@ from pytest_peftbench.results.files import InputError
 from pytest_peftbench.results.laws import HOLDS, NOT_REACHED, broken, refused
 
 Told = Generator[float, None, None]
+# Less than this, relative to the largest value, is no difference that an adapter makes.
+APART = 1e-6
 
 
 class NotOffered(Exception):
@@ -28,8 +30,8 @@ class NotOffered(Exception):
 class Story:
     """Laws that one model is asked, in the order in which they come about.
 
-    tell: a generator that yields how far off each law is, 0 where it holds, up to the cell's bound; what comes after an
-    error is not reached.
+    tell: a generator that yields how far off each law is, 0 where it holds, a share up to the law's bound or a whole
+    number of things; what comes after an error is not reached.
     applies: whether the cell can be asked at all.
     """
 
@@ -44,13 +46,16 @@ class Story:
             for law in self.laws:
                 try:
                     difference = next(told)
-                    words[law] = HOLDS if difference <= cell.bound else broken(difference)
+                    words[law] = HOLDS if difference <= cell.bound_of(law) else broken(difference)
                 except torch.OutOfMemoryError:
                     raise  # the device's, and no property of the adapter
                 except Exception as error:
                     cause = _cause(error)
                     words[law] = refused(cause) if says_no(cause) else broken(cause)
                     break
+            else:
+                if next(told, None) is not None:
+                    raise AssertionError(f"a story tells more than its laws, {', '.join(self.laws)}")
         return words
 
 
@@ -98,7 +103,7 @@ def offered(place: Any, name: str) -> Callable[..., Any]:
 
 def gap(obtained: Tensor, expected: Tensor) -> float:
     """The largest difference, relative to the largest expected value; infinite for other shapes, and for no number."""
-    if obtained.shape != expected.shape:
+    if obtained.shape != expected.shape or not torch.isfinite(obtained).all():
         return math.inf
     if torch.equal(obtained, expected):
         return 0.0
@@ -109,11 +114,16 @@ def gap(obtained: Tensor, expected: Tensor) -> float:
     return difference / size if size else difference
 
 
+def not_told_from(obtained: Tensor, *others: Tensor) -> int:
+    """From how many of the others a tensor cannot be told: what must be something else and is not."""
+    return sum(gap(obtained, other) <= APART for other in others)
+
+
 def gaps(obtained: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> float:
-    """The largest of the gaps; infinite where one of the tensors is not on both sides."""
-    if obtained.keys() != expected.keys():
+    """The largest of the gaps; infinite where one of the tensors is not on both sides, or there is none."""
+    if obtained.keys() != expected.keys() or not expected:
         return math.inf
-    return max((gap(obtained[name], expected[name]) for name in expected), default=0.0)
+    return max(gap(obtained[name], expected[name]) for name in expected)
 
 
 def same(obtained: Tensor, expected: Tensor) -> bool:
@@ -129,8 +139,8 @@ def past(difference: float, bound: float) -> float:
     return 0.0 if difference <= bound else difference
 
 
-def unlike(obtained: object, expected: object) -> float:
+def unlike(obtained: object, expected: object) -> int:
     """How many entries of two sets differ; 1 for other things that do."""
     if isinstance(obtained, (set, frozenset)) and isinstance(expected, (set, frozenset)):
-        return float(len(obtained ^ expected))
-    return float(obtained != expected)
+        return len(obtained ^ expected)
+    return int(obtained != expected)

@@ -18,7 +18,7 @@ from pytest_peftbench.measure.collector import freeze_collector
 from pytest_peftbench.measure.counters import count, count_host_calls
 from pytest_peftbench.measure.environment import seed_everything
 from pytest_peftbench.measure.storages import bytes_of
-from pytest_peftbench.results.laws import HOLDS, size_of
+from pytest_peftbench.results.laws import ends_in_error
 from pytest_peftbench.results.metrics import Value
 
 
@@ -34,12 +34,12 @@ def costs(cell: Cell, words: dict[str, str]) -> dict[str, Value]:
     """The counters of each operation that the method offers, by the name of their metric; lower is better.
 
     words: what came of the laws. One that says that PEFT refuses the operation, or ends in an error, says why it is not
-    counted.
+    counted; of a law that was not asked nothing is.
     """
     _freeze_collector()
     figures: dict[str, Value] = {}
     for name, (law, prepare) in _OPERATIONS.items():
-        if words[law] == HOLDS or size_of(words[law]) is not None:
+        if law in words and not ends_in_error(words[law]):
             figures |= {f"{name}.{of}": value for of, value in _counted(name, prepare(cell)).items()}
     return figures
 

@@ -208,9 +208,10 @@ $differ"""
 
 
 def _two_weighted(kind: str, options: str = "") -> str:
+    combined = '["default"], [1.0]' if "ties" in kind else '["default", "second"], [1.0, 0.0]'
     return (
         f"{_TWO}expected = $out\n"
-        'model.base_model.add_weighted_adapter(["default", "second"], [1.0, 0.0], "sum", '
+        f'model.base_model.add_weighted_adapter({combined}, "sum", '
         f'combination_type="{kind}"{options})\n{_WEIGHTED}'
     )
 
@@ -222,6 +223,7 @@ _CHANGED = """\
 print("should be 0:", max((after[n] - before[n]).abs().max().item() for n in before))"""
 _TOKENS = "max_new_tokens=8, min_new_tokens=8, do_sample=False"
 _GENERATED = f"model.generate(**inputs$extra, {_TOKENS}"
+_SAMPLED = _GENERATED.replace("do_sample=False", "do_sample=True")
 _GENERATED_PLAIN = f"base.generate(**inputs, {_TOKENS}"
 # Of how many parameters of an adapter on half precision the type is none that was asked for.
 _OF_ANOTHER_TYPE = """\
@@ -299,7 +301,6 @@ LAWS: dict[str, str] = {
     "pickle": f"{_EXPECTED}file = io.BytesIO()\ntorch.save(model, file)\nfile.seek(0)\n"
     f"model = torch.load(file, weights_only=False)\n{_OBTAINED}",
     "save.load": f"{_LOAD}).eval()\n{_OBTAINED}",
-    "old": f"{_LOAD}).eval()\n{_OBTAINED}",
     "load.inference": f"{_LOAD})\nobtained, expected = {_TRAINABLE}, set()\n{_COUNT}",
     "load.trainable": _SAVED.replace("expected = $out", f"expected = {_TRAINABLE}")
     + f"model = PeftModel.from_pretrained(untouched, folder, is_trainable=True)\nobtained = {_TRAINABLE}\n{_COUNT}",
@@ -313,7 +314,8 @@ LAWS: dict[str, str] = {
     "load.state": f"{_OTHER}$model\nset_peft_model_state_dict(model, get_peft_model_state_dict(other))\n{_OBTAINED}",
     "save.again": f"{_SAVED}expected = get_peft_model_state_dict(model)\n"
     "model = PeftModel.from_pretrained(untouched, folder).eval()\n$out\nobtained = get_peft_model_state_dict(model)\n"
-    'print("should be 0:", max((obtained[n] - expected[n]).abs().max().item() for n in expected))',
+    "found = [(obtained[n] - expected[n]).abs().max().item() for n in expected]\n"
+    'print("should be 0:", max(found, default=float("inf")))',
     "merge": f"{_EXPECTED}model.merge_adapter()\n{_OBTAINED}",
     "merge.again": f"{_EXPECTED}model.merge_adapter()\nmodel.merge_adapter()\n{_OBTAINED}",
     "merge.disable": f"{_BASE_OUTPUT}model.merge_adapter()\nwith model.disable_adapter():\n    obtained = $plain\n"
@@ -349,13 +351,20 @@ LAWS: dict[str, str] = {
     f"obtained, expected = {_TRAINABLE}, set()\n{_COUNT}",
     "delete": f'{_EXPECTED}model.add_adapter("second", another$options)\nmodel.delete_adapter("second")\n'
     f"model.eval()\n{_OBTAINED}",
+    "delete.bytes": "$base\n$model\n"
+    "size = lambda: sum(tensor.nbytes for tensor in model.state_dict().values())\n"
+    'before = size()\nmodel.add_adapter("second", another$options)\nmodel.delete_adapter("second")\n'
+    'print("should be 0:", size() - before)',
     "delete.active": f'{_TWO}model.set_adapter("second")\nexpected = $out\nmodel.set_adapter("default")\n'
     f'model.delete_adapter("default")  # which leaves the second one\nmodel.eval()\n{_OBTAINED}',
     "delete.merged": f'{_EXPECTED}model.add_adapter("second", another$options)\nmodel.merge_adapter()\ntry:\n'
     '    model.delete_adapter("default")\nexcept ValueError as refused:\n    print(refused)\n'
     f"model.eval()\n{_OBTAINED}",
     "both": f'{_TWO}one = $out\nmodel.base_model.set_adapter(["default", "second"])\nboth = $out\n'
-    'print("should be 0:", float(torch.equal(one, both)))',
+    'model.set_adapter("second")\nother = $out\n'
+    'print("should be 0:", float(torch.equal(one, both) or torch.equal(other, both)))',
+    "both.unload": f'{_TWO}model.base_model.set_adapter(["default", "second"])\nexpected = $out\n'
+    "model = model.merge_and_unload()\nobtained = $plain\n$differ",
     "both.merge": f'{_TWO}model.base_model.set_adapter(["default", "second"])\nexpected = $out\n'
     f"model.merge_adapter()\n{_OBTAINED}",
     "both.merge.apart": f'{_TWO}model.base_model.set_adapter(["default", "second"])\nexpected = $out\n'
@@ -372,13 +381,18 @@ LAWS: dict[str, str] = {
     "weighted.linear": _two_weighted("linear"),
     "weighted.cat": _two_weighted("cat"),
     "weighted.svd": _two_weighted("svd"),
-    "weighted.dare_linear": _two_weighted("dare_linear", ", density=1.0"),
-    "weighted.magnitude_prune": _two_weighted("magnitude_prune", ", density=1.0"),
+    **{
+        f"weighted.{kind}": _two_weighted(kind, ", density=1.0")
+        for rule in ("ties", "dare_linear", "dare_ties", "magnitude_prune")
+        for kind in (rule, f"{rule}_svd")
+    },
     "weighted.cat.both": f'{_TWO}model.base_model.set_adapter(["default", "second"])\nexpected = $out\n'
     'model.base_model.add_weighted_adapter(["default", "second"], [1.0, 1.0], "sum", combination_type="cat")\n'
     f"{_WEIGHTED}",
-    "scale": f'{_EXPECTED}for module in model.modules():\n    if hasattr(module, "scale_layer"):\n'
-    f"        module.scale_layer(2.0)\n        module.unscale_layer(2.0)\n{_OBTAINED}",
+    "scale": f'{_EXPECTED}layers = [module for module in model.modules() if hasattr(module, "scale_layer")]\n'
+    "for layer in layers:\n    layer.scale_layer(2.0)\nscaled = $out\n"
+    "for layer in layers:\n    layer.unscale_layer(2.0)\nobtained = $out\n"
+    'print("should be 0:", float(torch.equal(scaled, expected)) + (obtained - expected).abs().max().item())',
     "scale.reset": f'{_EXPECTED}for module in model.modules():\n    if hasattr(module, "scale_layer"):\n'
     f"        module.scale_layer(2.0)\n        module.unscale_layer()\n{_OBTAINED}",
     "scale.set": f'{_EXPECTED}for module in model.modules():\n    if hasattr(module, "scale_layer"):\n'
@@ -397,7 +411,12 @@ LAWS: dict[str, str] = {
     "$model\n$trained\nwith model.disable_adapter():\n"
     f"    obtained = model.generate(**inputs, {_TOKENS})\n"
     'print("should be 0:", (obtained != expected).sum().item(), obtained, expected)',
-    "generate.beams": f"{_ONE}{_GENERATED}, num_beams=2)",
+    "generate.beams": f"{_ONE}expected = {_GENERATED}, num_beams=2, use_cache=True)\n"
+    f"obtained = {_GENERATED}, num_beams=2, use_cache=False)\n"
+    'print("should be 0:", (obtained != expected).sum().item(), obtained, expected)',
+    "generate.sample": f"{_ONE}torch.manual_seed(0)\nexpected = {_SAMPLED}, use_cache=True)\n"
+    f"torch.manual_seed(0)\nobtained = {_SAMPLED}, use_cache=False)\n"
+    'print("should be 0:", (obtained != expected).sum().item(), obtained, expected)',
     "generate.mixed": f"{_OTHER}second = {_GENERATED}, num_beams=2)\nplain = {_GENERATED_PLAIN}, num_beams=2)\n"
     "expected = torch.cat([second[:1], plain[1:]])\n$model\ntorch.manual_seed(1)\n"
     'model.add_adapter("second", another$options)\nmodel.set_adapter("second")\n$trained\n'

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pytest_peftbench.tasks.structures.laws import LAWS
+
 
 @dataclass(frozen=True)
 class Cause:
@@ -40,18 +42,19 @@ class Cause:
 
 # What asks for the base model as it was.
 _BASE = ("disable", "disable.nested", "generate.disable", "merge.disable", "unload", "base.state")
-_MERGED = ("merge", "merge.again", "merge.safe", "merge.train", "merge.unload", "both.merge", "both.merge.apart")
+_MERGED = (
+    "merge",
+    "merge.again",
+    "merge.safe",
+    "merge.train",
+    "merge.unload",
+    "both.merge",
+    "both.merge.apart",
+    "both.unload",
+)
 _MIXED = ("mixed", "generate.mixed")
 _SECOND = ("add", "set", "set.back", "delete", "delete.active", "delete.merged", "save.two", "load.onto", *_MIXED)
-_WEIGHTED = (
-    "weighted",
-    "weighted.linear",
-    "weighted.cat",
-    "weighted.svd",
-    "weighted.dare_linear",
-    "weighted.magnitude_prune",
-    "weighted.cat.both",
-)
+_WEIGHTED = tuple(name for name in LAWS if name.partition(".")[0] == "weighted")
 _GRADIENTS = ("add.requires_grad", "add.frozen", "set.requires_grad", "set.inference", "load.inference", "freeze")
 _PROMPTS = ("cartridge", "cpt", "multitaskprompttuning", "prefixtuning", "prompttuning", "ptuning")
 _HEADS = ("bert", "bert-tokens", "bert-answers", "bert-features")
@@ -114,7 +117,17 @@ CAUSES: tuple[Cause, ...] = (
     ),
     Cause(
         "sample_at_inference draws numbers in evaluation mode, too",
-        (*_MERGED, *_SECOND, "save.load", "load.name", "load.low_memory", "load.state", "generate", "generate.beams"),
+        (
+            *_MERGED,
+            *_SECOND,
+            "save.load",
+            "load.name",
+            "load.low_memory",
+            "load.state",
+            "generate",
+            "generate.beams",
+            "generate.sample",
+        ),
         by_design=True,
         methods=("pvera",),
         settings=("sampled",),
@@ -153,6 +166,13 @@ CAUSES: tuple[Cause, ...] = (
         settings=("dropout",),
         structures=("conv2d",),
     ),
+    Cause(
+        "scale_layer warns that the method knows no scaling, and leaves it at one",
+        ("scale",),
+        by_design=True,
+        methods=("boft", "deft", "hra", "miss", "oft"),
+        error="size",
+    ),
     # Shared by methods ----------------------------------------------------------------------------------------------
     Cause(
         "requires_grad of a prompt follows neither set_adapter nor loading for inference",
@@ -167,6 +187,12 @@ CAUSES: tuple[Cause, ...] = (
         unless=("adaptionprompt", "lily", "shadow"),
     ),
     Cause("bias: the base model's biases stay trainable for inference", _GRADIENTS, settings=("biased",)),
+    Cause(
+        "low_cpu_mem_usage: an adapter of single precision is rounded to the type of the base weights",
+        ("load.low_memory",),
+        settings=("bfloat16", "float16"),
+        error="size",
+    ),
     Cause(
         "disable_adapter looks for prepare_inputs_for_generation, which no encoder has",
         ("disable", "disable.nested"),
@@ -209,8 +235,8 @@ CAUSES: tuple[Cause, ...] = (
         methods=("lora",),
         settings=("tokens",),
     ),
-    Cause("add_weighted_adapter leaves modules_to_save behind", ("weighted",), structures=_HEADS),
-    Cause("add_weighted_adapter leaves modules_to_save behind", ("weighted",), settings=_SAVED),
+    Cause("add_weighted_adapter leaves modules_to_save behind", _WEIGHTED, structures=_HEADS),
+    Cause("add_weighted_adapter leaves modules_to_save behind", _WEIGHTED, settings=_SAVED),
     Cause(
         "add_weighted_adapter leaves lora_bias behind",
         _WEIGHTED,
@@ -232,7 +258,7 @@ CAUSES: tuple[Cause, ...] = (
     ),
     Cause(
         "layer_replication: each added adapter replicates the layers again",
-        (*_SECOND, *_WEIGHTED, "add.requires_grad"),
+        (*_SECOND, *_WEIGHTED, "add.requires_grad", "delete.bytes"),
         methods=("lora",),
         settings=("replication",),
     ),

@@ -48,7 +48,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "P_TUNING": {"num_virtual_tokens": 4, "encoder_hidden_size": 16},
     "RANDLORA": {"r": 4, "randlora_alpha": 6},
     "ROAD": {"group_size": 8},
-    "SHADOW": {"shadow_dropout": 0.0, "shadow_intermediate_size": 32},
+    "SHADOW": {"r": 2, "shadow_dropout": 0.0, "shadow_intermediate_size": 8},
     "SHIRA": {"r": 2, "random_seed": 0},
     "SUPERTUNING": {"sparsity": 0.9},
     "TINYLORA": {"u": 8},

@@ -48,8 +48,8 @@ OF_LANGUAGE = frozenset(
     """ADAPTION_PROMPT CARTRIDGE CPT MULTITASK_PROMPT_TUNING PREFIX_TUNING PROMPT_TUNING P_TUNING SHADOW""".split()
 )
 _PROMPTS = "CARTRIDGE MULTITASK_PROMPT_TUNING PREFIX_TUNING PROMPT_TUNING P_TUNING".split()
-_FAN_IN = """ADALORA BOFT DEFT FOURIERFT FROD GRALORA HIRA IA3 LORA OFT PSOFT PVERA RANDLORA SHIRA TINYLORA UNILORA
-    VBLORA VERA WAVEFT""".split()
+_FAN_IN = """ADALORA DEFT FOURIERFT FROD GRALORA HIRA IA3 LORA PVERA RANDLORA TINYLORA UNILORA VBLORA VERA
+    WAVEFT""".split()
 # A module of each structure that others are spared for, and one that is trained beside the adapter.
 _SPARE, _SAVE = "layers.0.self_attn.v_proj", "lm_head"
 
@@ -173,7 +173,15 @@ _OWN: dict[str, dict[str, Keys]] = {
     },
     "OSF": {"pattern": {"rank_pattern": {"v_proj": 2}}, "few": {"effective_rank": 2}},
     "PEANUT": {"deep": {"depth": 2, "act_fn": "tanh", "scaling": 2.0}, "random": {"init_weights": False}},
-    "POLY": {"splits": {"n_splits": 2, "n_skills": 3, "poly_type": "poly", "init_weights": False}},
+    "POLY": {
+        "splits": {
+            "n_splits": 2,
+            "n_skills": 3,
+            "poly_type": "poly",
+            "init_weights": False,
+            "target_modules": ["q_proj"],
+        }
+    },
     "PREFIX_TUNING": {
         "projected": {"prefix_projection": True, "encoder_hidden_size": 16},
         "zero": {"init_weights": "zero"},

@@ -13,7 +13,8 @@ class Shape:
     the model's type. parameters: the same, of parameters that are no module's weight. norms, values, feedforward,
     embeddings: targets of the methods that want no others; empty where there are none. save: modules that are trained
     beside the adapter. only: the methods that are put on it; empty: all that have a place there. package: that it needs
-    beside those that are always installed, one of the extra `quantised`; empty for none.
+    beside those that are always installed, one of the extra `quantised`; dtype: that its weights are quantised to; both
+    empty for none.
     """
 
     task_type: str = ""
@@ -26,6 +27,7 @@ class Shape:
     save: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
     package: str = ""
+    dtype: str = ""
 
 
 # Methods whose code asks what a model is for.
@@ -49,9 +51,9 @@ STRUCTURES: dict[str, Shape] = {
     # without biases, heads that share keys, embeddings that are not tied
     "llama": Shape("CAUSAL_LM", embeddings=("embed_tokens",)),
     # the same, its weights quantised
-    "llama-bnb8": Shape("CAUSAL_LM", only=_ON_QUANTISED, package="bitsandbytes"),
-    "llama-bnb4": Shape("CAUSAL_LM", only=_ON_QUANTISED, package="bitsandbytes"),
-    "llama-torchao": Shape("CAUSAL_LM", only=_ON_QUANTISED, package="torchao"),
+    "llama-bnb8": Shape("CAUSAL_LM", only=_ON_QUANTISED, package="bitsandbytes", dtype="int8"),
+    "llama-bnb4": Shape("CAUSAL_LM", only=_ON_QUANTISED, package="bitsandbytes", dtype="int4"),
+    "llama-torchao": Shape("CAUSAL_LM", only=_ON_QUANTISED, package="torchao", dtype="int8"),
     # biases everywhere, tied embeddings
     "opt": Shape("CAUSAL_LM", norms=("self_attn_layer_norm", "final_layer_norm"), embeddings=("embed_tokens",)),
     # Conv1D, whose weight is the transpose of Linear's

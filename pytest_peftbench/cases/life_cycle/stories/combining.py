@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from pytest_peftbench.cases.life_cycle.asking import NotOffered, Story, Told, gap, offered, story
+from pytest_peftbench.cases.life_cycle.asking import NotOffered, Story, Told, gap, not_told_from, offered, story
 from pytest_peftbench.cases.life_cycle.cell import NAME, SECOND_NAME, Cell
 from pytest_peftbench.cases.life_cycle.stories.several import activate_both
 from pytest_peftbench.results.files import read_json, write_json
@@ -17,8 +17,11 @@ _COMBINATIONS: dict[str, dict[str, float]] = {
     "linear": {},
     "cat": {},
     "svd": {},
-    "dare_linear": {"density": 1.0},
-    "magnitude_prune": {"density": 1.0},
+    **{
+        kind: {"density": 1.0}
+        for rule in ("ties", "dare_linear", "dare_ties", "magnitude_prune")
+        for kind in (rule, f"{rule}_svd")
+    },
 }
 
 
@@ -30,35 +33,36 @@ def combining_one(cell: Cell) -> Told:
     yield gap(_output_of_sum(cell, model), cell.active_output)
 
 
+def _has_kinds(cell: Cell) -> bool:
+    """Whether the method's combinations have kinds."""
+    from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
+
+    tuner = PEFT_TYPE_TO_TUNER_MAPPING.get(cell.config().peft_type)
+    combine = getattr(tuner, "add_weighted_adapter", None)
+    return combine is not None and "combination_type" in inspect.signature(combine).parameters
+
+
 def _combination(kind: str, options: dict[str, Any]) -> Story:
-    @story(f"weighted.{kind}")
+    @story(f"weighted.{kind}", applies=_has_kinds)
     def combining_two(cell: Cell) -> Told:
-        _require_kinds(cell)
         model = cell.two()
         expected = cell.output(model)
-        names, weights = [NAME, SECOND_NAME], [1.0, 0.0]
+        # TIES divides by the number of adapters that agree, whatever their weights
+        names, weights = ([NAME], [1.0]) if "ties" in kind else ([NAME, SECOND_NAME], [1.0, 0.0])
         model.base_model.add_weighted_adapter(names, weights, "sum", combination_type=kind, **options)
         yield gap(_output_of_sum(cell, model), expected)
 
     return combining_two
 
 
-@story("weighted.cat.both")
+@story("weighted.cat.both", applies=_has_kinds)
 def concatenating(cell: Cell) -> Told:
     """Two in one."""
-    _require_kinds(cell)
     model = cell.two()
     model.base_model.add_weighted_adapter([NAME, SECOND_NAME], [1.0, 1.0], "sum", combination_type="cat")
     found = _output_of_sum(cell, model)
     activate_both(model)
     yield gap(found, cell.output(model))
-
-
-def _require_kinds(cell: Cell) -> None:
-    """Raise NotOffered where combinations have no kinds."""
-    combine = offered(cell.trained().base_model, "add_weighted_adapter")
-    if "combination_type" not in inspect.signature(combine).parameters:
-        raise NotOffered("combination_type")
 
 
 def _output_of_sum(cell: Cell, model: Any) -> Tensor:
@@ -75,8 +79,10 @@ def scaling(cell: Cell) -> Told:
         raise NotOffered("scale_layer")
     for layer in layers:
         layer.scale_layer(2.0)
+    scaled = cell.output(model)
+    for layer in layers:
         layer.unscale_layer(2.0)
-    yield gap(cell.output(model), cell.active_output)
+    yield not_told_from(scaled, cell.active_output) or gap(cell.output(model), cell.active_output)
     for layer in layers:
         layer.scale_layer(2.0)
         layer.unscale_layer()
@@ -94,8 +100,8 @@ def rescaling(cell: Cell) -> Told:
 
     model = cell.trained()
     with rescale_adapter_scale(model, 0.5):
-        cell.output(model)
-    yield gap(cell.output(model), cell.active_output)
+        scaled = cell.output(model)
+    yield not_told_from(scaled, cell.active_output) or gap(cell.output(model), cell.active_output)
 
 
 @story("hotswap")

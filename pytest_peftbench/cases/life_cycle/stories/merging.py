@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pytest_peftbench.cases.life_cycle.asking import Told, gap, gaps, offered, story
+from pytest_peftbench.cases.life_cycle.asking import NotOffered, Told, gap, gaps, offered, same, story
 from pytest_peftbench.cases.life_cycle.cell import NAME, Cell
 
 
@@ -13,9 +13,10 @@ from pytest_peftbench.cases.life_cycle.cell import NAME, Cell
 def merging(cell: Cell) -> Told:
     """Into the base weights, and out again."""
     model = cell.trained()
+    merge = offered(model, "merge_adapter")
     before = cell.base_weights(model)
-    offered(model, "merge_adapter")()
-    yield gap(cell.output(model), cell.active_output)
+    merge()
+    yield gap(cell.output(model), cell.active_output) or _untouched(cell.base_weights(model), before)
     model.merge_adapter()
     yield gap(cell.output(model), cell.active_output)
     with model.disable_adapter():
@@ -23,6 +24,11 @@ def merging(cell: Cell) -> Told:
     model.unmerge_adapter()
     yield gap(cell.output(model), cell.active_output)
     yield gaps(cell.base_weights(model), before)
+
+
+def _untouched(after: dict[str, Tensor], before: dict[str, Tensor]) -> int:
+    """1 where nothing was merged into any weight."""
+    return int(all(same(after[name], weight) for name, weight in before.items()))
 
 
 @story("merge.safe")
@@ -56,18 +62,21 @@ def unloading(cell: Cell) -> Told:
     yield gap(cell.plain_output(model), cell.base_output) or _tuner_layers(model)
 
 
-def _tuner_layers(model: torch.nn.Module) -> float:
+def _tuner_layers(model: torch.nn.Module) -> int:
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    return float(sum(isinstance(module, BaseTunerLayer) for module in model.modules()))
+    return sum(isinstance(module, BaseTunerLayer) for module in model.modules())
 
 
 @story("safe.raises", "safe.nothing")
 def refusing_to_merge(cell: Cell) -> Told:
     """Each kind of tensor of a layer, one after the other, has an entry that is no number: none gets into others."""
-    offered(cell.trained(), "merge_adapter")
+    offered(cell.trained(), "merge_adapter")(safe_merge=True)  # what refuses any merge refuses no NaN
+    kinds = sorted({_kind(name) for name, _ in cell.trained().named_parameters()} - {""})
+    if not kinds:
+        raise NotOffered("safe_merge")
     accepted, changed = 0, 0.0
-    for kind in sorted({_kind(name) for name, _ in cell.trained().named_parameters()} - {""}):
+    for kind in kinds:
         model = cell.trained()
         _spoil(model, kind)
         before = _finite(cell.base_weights(model))
@@ -77,7 +86,7 @@ def refusing_to_merge(cell: Cell) -> Told:
         except ValueError:
             after = cell.base_weights(model)
             changed = max(changed, gaps({name: after[name] for name in before}, before))
-    yield float(accepted)
+    yield accepted
     yield changed
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pytest_peftbench.cases.life_cycle.asking import Told, gap, story, unlike
+from pytest_peftbench.cases.life_cycle.asking import Told, gap, not_told_from, story, unlike
 from pytest_peftbench.cases.life_cycle.cell import NAME, SECOND, Cell, perturb, trainable
 from pytest_peftbench.cases.methods import make_config
 from pytest_peftbench.measure.environment import seed_everything
@@ -37,9 +37,11 @@ def two_methods(cell: Cell) -> Told:
     yield gap(cell.output(model), cell.second_output)
     _add_other(cell, model)
     yield gap(cell.output(model), cell.second_output)
+    model.set_adapter(_OTHER)
+    other = cell.output(model)
     model.set_adapter([NAME, _OTHER])
     both = cell.output(model)
-    yield float(gap(both, cell.second_output) <= cell.bound)
+    yield not_told_from(both, cell.second_output, other)
     with model.disable_adapter():
         yield gap(cell.plain_output(model), cell.base_output)
     model.merge_adapter()

@@ -52,7 +52,7 @@ def loading_onto(cell: Cell) -> Told:
     """Beside an adapter that is there."""
     model = cell.second_alone()
     seed_everything(OTHER)
-    model.load_adapter(cell.checkpoint, adapter_name=SECOND_NAME)
+    cell.load_second(model, cell.checkpoint)
     model.set_adapter(SECOND_NAME)
     yield gap(cell.output(model), cell.active_output)
 

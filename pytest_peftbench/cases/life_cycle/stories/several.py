@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
-
-from pytest_peftbench.cases.life_cycle.asking import NotOffered, Told, gap, gaps, offered, story, unlike
+from pytest_peftbench.cases.life_cycle.asking import NotOffered, Told, gap, gaps, not_told_from, offered, story, unlike
 from pytest_peftbench.cases.life_cycle.cell import NAME, SECOND_NAME, Cell, trainable
+from pytest_peftbench.measure.storages import bytes_of
 
 
 @story("add", "add.requires_grad", "set", "set.requires_grad", "set.back", "delete", "delete.bytes")
 def two_adapters(cell: Cell) -> Told:
     """A second adapter comes, is used, and goes."""
     model = cell.trained()
-    tensors, before = set(model.state_dict()), trainable(model)
+    tensors, size, before = set(model.state_dict()), bytes_of(model), trainable(model)
     cell.add_second(model)
     yield gap(cell.output(model), cell.active_output)
     yield unlike(trainable(model), before)
@@ -26,7 +25,7 @@ def two_adapters(cell: Cell) -> Told:
     yield gap(cell.output(model), cell.active_output)
     model.delete_adapter(SECOND_NAME)
     yield gap(cell.output(model), cell.active_output)
-    yield unlike(set(model.state_dict()), tensors)
+    yield unlike(set(model.state_dict()), tensors) or abs(bytes_of(model) - size)
 
 
 @story("add.frozen")
@@ -74,7 +73,7 @@ def two_active(cell: Cell) -> Told:
     model = cell.two()
     activate_both(model)
     expected, before = cell.output(model), cell.base_weights(model)
-    yield float(torch.equal(expected, cell.active_output))
+    yield not_told_from(expected, cell.active_output, cell.second_output)
     offered(model, "merge_adapter")()
     yield gap(cell.output(model), expected)
     model.unmerge_adapter()
@@ -82,6 +81,15 @@ def two_active(cell: Cell) -> Told:
     model.merge_adapter([NAME])
     model.merge_adapter([SECOND_NAME])
     yield gap(cell.output(model), expected)
+
+
+@story("both.unload")
+def merging_two_for_good(cell: Cell) -> Told:
+    """A model as any other."""
+    model = cell.two()
+    activate_both(model)
+    expected = cell.output(model)
+    yield gap(cell.output(offered(model, "merge_and_unload")()), expected)
 
 
 def activate_both(model: Any) -> None:
@@ -117,13 +125,13 @@ def refusing_to_add(cell: Cell) -> Told:
     yield gap(cell.output(model), cell.active_output)
 
 
-def _accepts(operation: Callable[[], object]) -> float:
+def _accepts(operation: Callable[[], object]) -> int:
     """1 where what must be refused is not."""
     try:
         operation()
     except ValueError:
-        return 0.0
-    return 1.0
+        return 0
+    return 1
 
 
 STORIES = (
@@ -133,6 +141,7 @@ STORIES = (
     setting_for_inference,
     deleting_the_active,
     two_active,
+    merging_two_for_good,
     mixed_batch,
     refusing_to_set,
     refusing_to_add,

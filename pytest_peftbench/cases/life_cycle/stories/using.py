@@ -17,7 +17,7 @@ def birth(cell: Cell) -> Told:
     """The first of all: without it nothing else is asked."""
     model = cell.untrained()
     output = cell.output(model)
-    yield float(not trainable(model)) or gap(output, output)  # what is no number is not itself
+    yield int(not trainable(model)) or gap(output, output)  # what is no number is not itself
 
 
 @story("train", "train.base")
