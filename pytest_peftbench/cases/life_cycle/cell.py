@@ -75,8 +75,7 @@ class Cell:
 
     def bound_of(self, law: str) -> float:
         """The largest relative difference that rounding explains, in the type of the base weights."""
-        is_exact = not self.is_quantised and _ROUNDED.isdisjoint((law, law.partition(".")[0]))
-        return BOUNDS["float32" if is_exact else self.experiment.train.dtype]
+        return BOUNDS[self.experiment.train.dtype if self.is_quantised or rounds(law) else "float32"]
 
     @property
     def is_quantised(self) -> bool:
@@ -335,6 +334,11 @@ class Cell:
         size = len(next(iter(batch.values())))
         more = self.needs.inputs(size) if extra else {}
         return output_of(model(**batch, **more, **arguments))
+
+
+def rounds(law: str) -> bool:
+    """Whether a law's two sides round otherwise in half precision."""
+    return not _ROUNDED.isdisjoint((law, law.partition(".")[0]))
 
 
 def plain(name: str) -> str:

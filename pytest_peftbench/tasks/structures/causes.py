@@ -141,7 +141,7 @@ CAUSES: tuple[Cause, ...] = (
     ),
     Cause(
         "Lily's router takes the mean over all tokens of a batch",
-        ("batch",),
+        ("batch", "generate", "generate.beams", "generate.sample"),
         by_design=True,
         methods=("lily",),
     ),

@@ -40,7 +40,7 @@ def generating_disabled(cell: Cell) -> Told:
         yield _others(cell.generated(model, extra=False), cell.generated(cell.base(), extra=False))
 
 
-@story("generate.mixed", applies=_generates)
+@story("generate.mixed", applies=_repeats)
 def generating_mixed(cell: Cell) -> Told:
     """Each row its own adapter, and one of them none."""
     found = cell.generated(cell.two(), num_beams=2, adapter_names=[SECOND_NAME, "__base__"])
