@@ -191,7 +191,7 @@ STANDS_FOR = {
     "<name>": "loha",
 }
 # The methods that documented commands select, the configs of them that are enough, and a structure.
-KEPT = ("lora", "loha", "rank8", "rank32", "linear")
+KEPT = ("lora", "loha", "rank8", "rank32", "linear", "llama-bnb4", "default")
 OF_WHICH = ("experiments", "lora", "structures")
 # A path that begins with one of them is this repository's.
 FOLDERS = ("benchmarks", "baselines", "docs", "perf", "pytest_peftbench", "tests")

@@ -436,7 +436,7 @@ def test_what_is_no_word_of_a_law(word):
     assert standing(word) is None
 
 
-@pytest.mark.parametrize(("by", "word"), [(8, "8"), (8.0, "8.0"), (115, "115"), (115.0, "1.1e+02"), (1e-8, "1.0e-08")])
+@pytest.mark.parametrize(("by", "word"), [(8, "8"), (8.0, "8.0"), (115, "115"), (114.0, "1.1e+02"), (1e-8, "1.0e-08")])
 def test_a_number_of_things_is_told_from_a_size(by, word):
     assert broken(by) == f"broken: {word}"
     assert is_count(broken(by)) is isinstance(by, int)

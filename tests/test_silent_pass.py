@@ -340,16 +340,13 @@ def test_a_base_model_that_is_not_what_the_case_starts_from_is_refused(loha_expe
 # What is no longer there ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("arguments", [(), ("-n", "2")])
-def test_a_baseline_without_an_experiment_is_told_and_red_where_it_is_asked_for(recorded, arguments):
-    if "-n" in arguments:
-        pytest.importorskip("xdist")
+def test_a_baseline_without_an_experiment_is_told_and_red_where_it_is_asked_for(recorded):
     shutil.rmtree(recorded.suite / "experiments" / "loha")
     told = f"1 baseline without an experiment: {Path('baselines/MetaMathQA/mini/loha--r4.json')}"
 
-    everything = recorded.run(*arguments)
-    asked = recorded.run("-k", "loha or lora", *arguments)
-    not_asked = recorded.run("-k", "not full", *arguments)
+    everything = recorded.run()
+    asked = recorded.run("-k", "loha or lora")
+    not_asked = recorded.run("-k", "not full")
 
     assert [everything.ret, asked.ret, not_asked.ret] == [0, 1, 0]
     assert all(told in output(result) for result in (everything, asked, not_asked))
@@ -357,6 +354,17 @@ def test_a_baseline_without_an_experiment_is_told_and_red_where_it_is_asked_for(
     (problem,) = problems(asked)
     assert problem.startswith("-k names the case of a baseline whose experiment is not there: ")
     assert recorded.run("-k", "loha").ret == 5
+
+
+def test_so_it_is_with_workers(recorded):
+    pytest.importorskip("xdist")
+    shutil.rmtree(recorded.suite / "experiments" / "loha")
+
+    asked = recorded.run("-k", "loha or lora", "-n", "2")
+
+    assert asked.ret == 1
+    (problem,) = problems(asked)
+    assert problem.startswith("-k names the case of a baseline whose experiment is not there: ")
 
 
 def test_an_update_of_everything_offers_to_remove_what_has_no_experiment(recorded):

@@ -27,10 +27,12 @@ from pytest_peftbench.results.result import CaseId, SecondStage
 from pytest_peftbench.suites import Experiment
 from pytest_peftbench.tasks.math_reasoning.spec import MathTrainConfig
 from pytest_peftbench.tasks.math_reasoning.task import MathReasoning, checkpointed
+from pytest_peftbench.tasks.registry import spec_of
 
-OF_SHAPES = {name for name in METRICS if name.startswith(("footprint.", "train_step.peak_", "law."))} - {
+OF_SHAPES = {name for name in METRICS if name.startswith(("footprint.", "train_step.peak_"))} - {
     "train_step.peak_bytes"
 }
+OF_STRUCTURES = {metric.name for metric in spec_of("structures").metrics}
 OF_IMAGES = {"test_dino_similarity", "valid_dino_similarity", "drift", "images.changed", "images_sha256"}
 _data = cached_task_data()
 _few = {}
@@ -202,7 +204,7 @@ def test_the_base_model_s_own_figures_do_not_depend_on_how_a_case_trains(lora):
 def test_every_metric_of_a_trained_adapter_is_there_and_declared(lora):
     found = {*lora.metrics, *lora.seeds[0].metrics}
 
-    assert found == {name for name in METRICS if not name.startswith("gpu.") and name not in OF_IMAGES | OF_SHAPES}
+    assert found == {name for name in METRICS if not name.startswith("gpu.")} - OF_IMAGES - OF_SHAPES - OF_STRUCTURES
 
 
 def test_a_lora_behaves_as_an_adapter_should(lora):

@@ -466,8 +466,8 @@ def _without_nothing(values: dict[str, Any], nothing: Mapping[str, Any]) -> dict
 
 
 def _with_nothing_trained(data: dict[str, Any]) -> dict[str, Any]:
-    """What a file of a case that is not trained leaves out. One that says seeds says everything."""
-    if "seeds" in data or not isinstance(data.get("evidence"), dict):
+    """What a file of a case that is not trained leaves out. One that says any of it says all."""
+    if not _UNTRAINED.keys().isdisjoint(data) or not isinstance(data.get("evidence"), dict):
         return data
     return {**_UNTRAINED, **data, "evidence": {**_UNTRAINED_EVIDENCE, **data["evidence"]}}
 

@@ -111,10 +111,12 @@ def passed_silently(before, after, verdict):
 
 def _figures(data):
     """All figures of a file by name: by seed, or one alone."""
-    evidence, seeds = data["evidence"], data["seeds"]
-    per_seed = {**data["per_seed"], **evidence["per_seed"]}
+    evidence, seeds = data["evidence"], data.get("seeds", [])
+    per_seed = {**data.get("per_seed", {}), **evidence.get("per_seed", {})}
     by_seed = {name: dict(zip(seeds, column, strict=True)) for name, column in per_seed.items()}
-    alone = {name: {None: value} for name, value in {**data["metrics"], **evidence["metrics"]}.items()}
+    laws = {(group, name): word for group, words in data.get("laws", {}).items() for name, word in words.items()}
+    words = {f"law.{group}" if group == name else f"law.{group}.{name}": word for (group, name), word in laws.items()}
+    alone = {name: {None: value} for name, value in {**data["metrics"], **words, **evidence["metrics"]}.items()}
     return {**alone, **by_seed}
 
 
@@ -132,7 +134,7 @@ def _beyond(before, name, old, new, told):
         return "" if told[name] == "same to rounding" and before["evidence"].get("witness") else "must have equal bits"
     obtained, expected = (mean([float(value) for value in side.values()]) for side in (old, new))
     worse = obtained - expected if metric.direction == "lower" else expected - obtained
-    noise = before["noise"].get(name, {}).get("detectable", 0.0) if metric.lane == "quality" else 0.0
+    noise = before.get("noise", {}).get(name, {}).get("detectable", 0.0) if metric.lane == "quality" else 0.0
     return "" if worse <= max(metric.margin(expected), noise) * (1 + 1e-6) else f"is worse by {worse:g}"
 
 
