@@ -11,6 +11,7 @@ import logging
 import math
 import sys
 import warnings
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -47,6 +48,7 @@ def reproduces(cell, shown):
     return isinstance(shown, float) and (shown > bound or (math.isnan(shown) and math.isinf(cell.size)))
 
 
+@cache
 def broken_laws(by_design=False):
     """The simplest cell of each method, law and cause that PEFT alone can show; what is by design where asked for."""
     found = [group.simplest for group in groups(cells(REPOSITORY / "baselines"))]

@@ -35,6 +35,8 @@ BOUNDS = {"float32": 1e-9, "float16": 0.005, "bfloat16": 0.04, "int8": 1e-5, "in
 # weights. All others must hold there as they do in double precision.
 _ROUNDED = frozenset("batch checkpointing convert merge unmerge both mixed weighted".split())
 _ROUNDED |= {"train.mode", "train.accumulate", "inject.low_level", "delete.merged"}
+# A model card that is there already: else PEFT makes one from a template, which takes longer than all that it saves.
+_CARD = "---\nlibrary_name: peft\n---\n"
 # Keys of configs that draw numbers in training mode by design.
 _DRAWING = ("monteclora_config",)
 # The name that PEFT gives an adapter, and that of a second one.
@@ -112,6 +114,13 @@ class Cell:
         self.needs.base(model)
         return self._copies(model)
 
+    def _copies_or(self, model: Any, make: Callable[[], Any]) -> Callable[[], Any]:
+        """What gives copies of a model, or makes it anew where hooks belong to this one."""
+        try:
+            return self._copies(model)
+        except UNPICKLABLE:
+            return make
+
     def _copies(self, model: nn.Module) -> Callable[[], nn.Module]:
         """What gives copies of a model; quantised weights alone know how they are copied."""
         return (lambda: copy.deepcopy(model)) if self.is_quantised else Mould(model).copy
@@ -152,6 +161,13 @@ class Cell:
 
     def two(self) -> Any:
         """The same with a second adapter beside it, SECOND_NAME, which is not active and not the same."""
+        return self._two()
+
+    @cached_property
+    def _two(self) -> Callable[[], Any]:
+        return self._copies_or(self._two_made(), self._two_made)
+
+    def _two_made(self) -> Any:
         model = self.trained()
         self.add_second(model)
         return model
@@ -190,14 +206,31 @@ class Cell:
 
     def second_alone(self, **options: Any) -> Any:
         """The base model with what is elsewhere the second adapter; options: of `get_peft_model`."""
+        return self._second_made(**options) if options else self._second()
+
+    @cached_property
+    def _second(self) -> Callable[[], Any]:
+        return self._copies_or(self._second_made(), self._second_made)
+
+    def _second_made(self, **options: Any) -> Any:
         model = self.untrained(SECOND, **options)
         perturb(model, self.trainable)
         return model
 
-    @cached_property
+    @property
     def trainable(self) -> set[str]:
         """The names of what training changes of a fresh adapter."""
-        return trainable(self.untrained())
+        return self._initial[1]
+
+    @property
+    def initial_output(self) -> Tensor:
+        """What a fresh adapter gives."""
+        return self._initial[0]
+
+    @cached_property
+    def _initial(self) -> tuple[Tensor, set[str]]:
+        model = self.untrained()
+        return self.output(model), trainable(model)
 
     @cached_property
     def base_names(self) -> set[str]:
@@ -208,11 +241,8 @@ class Cell:
     def _trained(self) -> Callable[[], Any]:
         model = self.untrained()
         self.train(model)
-        try:
-            return self._copies(model)
-        except UNPICKLABLE:  # hooks that belong to this one model
-            state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-            return lambda: self._with_state(state)
+        state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        return self._copies_or(model, lambda: self._with_state(state))
 
     def _with_state(self, state: dict[str, Tensor]) -> Any:
         model = self.untrained()
@@ -323,6 +353,8 @@ class Cell:
         """A new folder with the model's adapter in it."""
         self._count += 1
         folder = self.folder / str(self._count)
+        folder.mkdir(parents=True)
+        (folder / "README.md").write_text(_CARD, encoding="utf-8")
         model.save_pretrained(folder)
         return folder
 
