@@ -124,6 +124,50 @@ def test_a_suite_of_a_structure_that_there_is_not_is_refused(tmp_path):
         read_suite(suite)
 
 
+@pytest.mark.parametrize(
+    ("params", "words"),
+    [
+        ({"dtype": "int8"}, "dtype: 'int8' is not what structure 'llama' is of, float32, float16, bfloat16"),
+        ({"model_id": "llama-bnb8"}, "dtype: 'float32' is not what structure 'llama-bnb8' is of, int8"),
+        ({"model_id": "llama-bnb8", "dtype": "int4"}, "dtype: 'int4' is not what structure 'llama-bnb8' is of, int8"),
+        ({"optimizer_type": "lora+"}, "optimizer_type: 'lora+' is PEFT's; a life cycle takes a class of torch.optim"),
+        ({"use_gc": True}, "use_gc: is not read, since a life cycle trains a few plain steps; leave it out"),
+        ({"gradient_accumulation_steps": 2}, "gradient_accumulation_steps: is not read"),
+        ({"max_steps": 0, "eval_steps": 0}, "max_steps: must be at least 1, is 0"),
+    ],
+)
+def test_a_value_that_no_life_cycle_can_use_names_file_and_key(tmp_path, params, words):
+    file = tmp_path / "structures" / "mine" / "default_training_params.json"
+    write_json(file, {"model_id": "llama", **params})
+
+    with pytest.raises(InputError) as refused:
+        read_suite(file.parent)
+    assert str(refused.value).startswith(f"{file}: {words}")
+
+
+def test_a_case_that_counts_its_operations_may_be_compiled():
+    from pytest_peftbench.cases.life_cycle.run import live_through
+
+    experiment, _ = case("linear/lora/default")
+    result = live_through(replace(experiment, train=replace(experiment.train, compile=True)))
+
+    assert result.metrics["law.train.compile"] == "holds"
+    assert "inject.kept_bytes" in result.metrics
+    assert "merge.calls" not in result.metrics  # of a law that is not asked then
+
+
+def test_an_adapter_that_cannot_be_saved_is_a_broken_law_and_no_failed_case():
+    edit = Edit(
+        "peft.peft_model:PeftModel.save_pretrained", "if os.path.isfile(save_directory):", "raise KeyError\nif 0:"
+    )
+
+    found = findings("linear/loha/default", edit)
+
+    assert found["law.save.load"].obtained == "broken: KeyError"
+    assert found["checkpoint.bytes"].verdict == "missing metric"
+    assert found["save.calls"].verdict == "missing metric"
+
+
 def test_a_folder_in_a_suite_adds_an_experiment_and_replaces_one_that_comes_with_the_task(tmp_path):
     suite = tmp_path / "structures" / "linear"
     for name in ("lora/mine", "lora/default"):

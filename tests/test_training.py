@@ -12,7 +12,7 @@ from torch import nn
 from pytest_peftbench.cases.methods import Needs, needs_of
 from pytest_peftbench.cases.training import Trainer, make_optimizer, make_schedule
 from pytest_peftbench.results.files import InputError
-from pytest_peftbench.tasks.config import Place
+from pytest_peftbench.tasks.config import OF_PEFT, Place
 from pytest_peftbench.tasks.math_reasoning.spec import MathTrainConfig
 from pytest_peftbench.tasks.math_reasoning.task import MathReasoning
 
@@ -393,3 +393,9 @@ def test_what_the_method_needs_in_each_forward_reaches_the_model():
         trainer(model).step(BATCH)
 
     assert torch.isfinite(trainer(model, needs=needs_of(poly)).step(BATCH))
+
+
+def test_configs_know_pefts_own_optimizers():
+    from pytest_peftbench.cases.training import _PEFT_OPTIMIZERS
+
+    assert tuple(_PEFT_OPTIMIZERS) == OF_PEFT

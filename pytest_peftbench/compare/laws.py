@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from pytest_peftbench.compare.verdicts import Finding, Verdict
 from pytest_peftbench.results.laws import (
@@ -23,9 +24,14 @@ _ORDER: tuple[Standing, ...] = ("broken", "refused", "holds")
 
 def law(metric: Metric, obtained: str, expected: str) -> Finding:
     """What another word means; what is not reached any more is never green."""
+    return _found(metric, obtained, expected, _told)
+
+
+def _found(metric: Metric, obtained: str, expected: str, means: Callable[[str, str], tuple[Verdict, str]]) -> Finding:
+    """means: verdict and reason where the words differ."""
     if obtained == expected:
         return Finding.between(metric, "identical", obtained, expected)
-    verdict, reason = _told(obtained, expected)
+    verdict, reason = means(obtained, expected)
     return Finding.between(metric, verdict, obtained, expected, reason)
 
 
@@ -50,10 +56,7 @@ def _told(obtained: str, expected: str) -> tuple[Verdict, str]:
 
 def outcome(metric: Metric, obtained: str, expected: str) -> Finding:
     """What another outcome of a check means. One that differs already can get worse; not reached is never green."""
-    if obtained == expected:
-        return Finding.between(metric, "identical", obtained, expected)
-    verdict, reason = _came_to(obtained, expected)
-    return Finding.between(metric, verdict, obtained, expected, reason)
+    return _found(metric, obtained, expected, _came_to)
 
 
 def _came_to(obtained: str, expected: str) -> tuple[Verdict, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, Literal, get_args
 
 from pytest_peftbench.results.laws import LAW
 from pytest_peftbench.results.metrics import STACK, Metric
@@ -25,8 +25,6 @@ class StructureConfig(TrainConfig):
     model_id: the structure's name. dtype: of the base model; float32 means float64, see `measure.precision`. compile,
     use_amp: how it is run, which is then all that it is asked about.
     """
-
-    BASE_MODEL: ClassVar[tuple[str, ...]] = ("model_id", "dtype", "use_gc")
 
     dtype: Dtype = "float32"
     batch_size: int = 2
