@@ -28,5 +28,10 @@ def freeze_collector() -> None:
     is freed.
     """
     gc.unfreeze()
+    freeze_what_came()
+
+
+def freeze_what_came() -> None:
+    """The same of what came since, in a few milliseconds: what was frozen earlier stays so, held or not."""
     gc.collect()
     gc.freeze()

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from pytest_peftbench.cases.life_cycle.mould import UNPICKLABLE, Mould
 from pytest_peftbench.cases.life_cycle.old import written
 from pytest_peftbench.cases.methods import Needs, make_config, needs_of
+from pytest_peftbench.measure.decompositions import steady_decompositions
 from pytest_peftbench.measure.environment import installed, seed_everything
 from pytest_peftbench.measure.precision import project, widened
 from pytest_peftbench.results.files import stands
@@ -227,10 +228,16 @@ class Cell:
         """What a fresh adapter gives."""
         return self._initial[0]
 
+    @property
+    def decomposes(self) -> bool:
+        """Whether making the adapter takes weights apart, which has more than one result."""
+        return self._initial[2]
+
     @cached_property
-    def _initial(self) -> tuple[Tensor, set[str]]:
-        model = self.untrained()
-        return self.output(model), trainable(model)
+    def _initial(self) -> tuple[Tensor, set[str], bool]:
+        with steady_decompositions() as asked:
+            model = self.untrained()
+        return self.output(model), trainable(model), asked.count > 0
 
     @cached_property
     def base_names(self) -> set[str]:

@@ -7,14 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import torch
 from torch import nn
 
 from pytest_peftbench.cases.life_cycle.cell import SECOND, SECOND_NAME, Cell
-from pytest_peftbench.measure.collector import freeze_collector
 from pytest_peftbench.measure.counters import count, count_host_calls
 from pytest_peftbench.measure.environment import seed_everything
 from pytest_peftbench.measure.storages import bytes_of
@@ -36,18 +34,11 @@ def costs(cell: Cell, words: dict[str, str]) -> dict[str, Value]:
     words: what came of the laws. One that says that PEFT refuses the operation, or ends in an error, says why it is not
     counted; of a law that was not asked nothing is.
     """
-    _freeze_collector()
     figures: dict[str, Value] = {}
     for name, (law, prepare) in _OPERATIONS.items():
         if law in words and not ends_in_error(words[law]):
             figures |= {f"{name}.{of}": value for of, value in _counted(name, prepare(cell)).items()}
     return figures
-
-
-@cache
-def _freeze_collector() -> None:
-    """Once in a process: each operation is counted after a collection, which takes as long as a case otherwise."""
-    freeze_collector()
 
 
 def _counted(name: str, work: Work) -> dict[str, int]:

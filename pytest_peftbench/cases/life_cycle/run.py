@@ -17,6 +17,8 @@ from pytest_peftbench.cases.life_cycle.cell import Cell
 from pytest_peftbench.cases.life_cycle.counting import costs
 from pytest_peftbench.cases.life_cycle.stories import stories_of
 from pytest_peftbench.cases.subject import parameters
+from pytest_peftbench.measure.collector import freeze_what_came
+from pytest_peftbench.measure.decompositions import steady_decompositions
 from pytest_peftbench.measure.environment import deterministic, installed, lacking
 from pytest_peftbench.measure.precision import OtherRounding, digits, double_precision, project
 from pytest_peftbench.results.files import InputError, stands
@@ -29,7 +31,7 @@ from pytest_peftbench.tasks.structures.kept import keeps
 from pytest_peftbench.tasks.structures.operations import counts
 
 # Counts up when a story changes so that its words are no longer comparable with earlier ones.
-RECIPE_VERSION = 2
+RECIPE_VERSION = 3
 
 
 def live_through(experiment: Experiment, second_stage: Callable[[Result], SecondStage] | None = None) -> Result:
@@ -43,6 +45,8 @@ def live_through(experiment: Experiment, second_stage: Callable[[Result], Second
     if reason := lacking(experiment.train.package):
         raise InputError(f"{experiment.case}: {reason}")
     with tempfile.TemporaryDirectory() as folder, _quiet(), deterministic("cpu"), _precision(experiment):
+        # each case brings imports of its own, through which the collector went before each operation that is counted
+        freeze_what_came()
         cell = Cell(experiment, Path(folder))
         result = _with_kept(_result(experiment, _life(cell)), cell)
         if f"{LAW}batch" not in result.metrics or not cell.can_witness:
@@ -74,6 +78,7 @@ def _precision(experiment: Experiment) -> AbstractContextManager[None]:
     return nullcontext() if experiment.train.dtype in QUANTISED else double_precision()
 
 
+@steady_decompositions()
 def _statement(cell: Cell) -> dict[str, list[float]]:
     """What the adapter gives before and after its few steps, and the losses between: laws see no wrong scale."""
     model = cell.untrained()
@@ -101,16 +106,23 @@ def _result(experiment: Experiment, metrics: dict[str, Value]) -> Result:
 def _life(cell: Cell) -> dict[str, Value]:
     """What came of each story, what the adapter weighs, and what operations cost."""
     cell.batch, cell.base()  # not within a law: an error there is the structure's, and none of an adapter
+    with steady_decompositions():
+        words = _words(cell)
+        figures = _figures(cell, words) if words["inject"] == HOLDS else {}
+    if _goes_on(words) and counts(cell.experiment.train.model_id, cell.experiment.case.experiment):
+        figures |= costs(cell, words)
+    return {**figures, **cell.figures, **{f"{LAW}{name}": word for name, word in words.items()}}
+
+
+def _words(cell: Cell) -> dict[str, str]:
+    """What came of each law, story by story."""
     words: dict[str, str] = {}
     for story in stories_of(cell):
         if story.applies(cell):
             words |= story.words(cell)
         if not _goes_on(words):
             break
-    figures = _figures(cell, words) if words["inject"] == HOLDS else {}
-    if _goes_on(words) and counts(cell.experiment.train.model_id, cell.experiment.case.experiment):
-        figures |= costs(cell, words)
-    return {**figures, **cell.figures, **{f"{LAW}{name}": word for name, word in words.items()}}
+    return words
 
 
 def _goes_on(words: dict[str, str]) -> bool:

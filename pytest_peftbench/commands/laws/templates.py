@@ -47,9 +47,9 @@ def _transformer(kind: str, head: str, sizes: str, output: str = ".logits", inpu
     return Base(f"base = {kind}{head}({folded(f'{kind}Config', sizes)}).eval()", inputs, "**inputs", output)
 
 
-_DECODER = "vocab_size=48, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, "
+_DECODER = "vocab_size=48, hidden_size=32, num_attention_heads=4, num_hidden_layers="
 _SHORT = "max_position_embeddings=32, "
-_BERT = _DECODER + "intermediate_size=48"
+_BERT = _DECODER + "1, intermediate_size=48"
 # From the simplest on.
 BASES: dict[str, Base] = {
     "linear": Base(
@@ -100,10 +100,14 @@ BASES: dict[str, Base] = {
         "base = nn.Sequential(OrderedDict(experts=Experts()))",
         "x = torch.randn(2, 6, 16)",
     ),
-    "llama": _transformer("Llama", "ForCausalLM", _DECODER + "num_key_value_heads=2, intermediate_size=48"),
-    "gpt2": _transformer("GPT2", "LMHeadModel", "vocab_size=48, n_embd=32, n_layer=2, n_head=4"),
-    "opt": _transformer("OPT", "ForCausalLM", _DECODER + "ffn_dim=48, word_embed_proj_dim=32, " + _SHORT.strip(", ")),
-    "gemma": _transformer("Gemma", "ForCausalLM", _DECODER + "num_key_value_heads=2, intermediate_size=48, head_dim=8"),
+    "llama": _transformer("Llama", "ForCausalLM", _DECODER + "2, num_key_value_heads=2, intermediate_size=48"),
+    "gpt2": _transformer("GPT2", "LMHeadModel", "vocab_size=48, n_embd=32, n_layer=1, n_head=4"),
+    "opt": _transformer(
+        "OPT", "ForCausalLM", _DECODER + "1, ffn_dim=48, word_embed_proj_dim=32, " + _SHORT.strip(", ")
+    ),
+    "gemma": _transformer(
+        "Gemma", "ForCausalLM", _DECODER + "1, num_key_value_heads=2, intermediate_size=48, head_dim=8"
+    ),
     "bert": _transformer("Bert", "ForSequenceClassification", _BERT),
     "bert-tokens": _transformer("Bert", "ForTokenClassification", _BERT),
     "bert-answers": _transformer("Bert", "ForQuestionAnswering", _BERT, ".start_logits"),
@@ -111,18 +115,18 @@ BASES: dict[str, Base] = {
     "t5": _transformer(
         "T5",
         "ForConditionalGeneration",
-        "vocab_size=48, d_model=32, d_kv=8, d_ff=48, num_heads=4, num_layers=2, decoder_start_token_id=0",
+        "vocab_size=48, d_model=32, d_kv=8, d_ff=48, num_heads=4, num_layers=1, decoder_start_token_id=0",
         inputs='ids = torch.arange(1, 13).view(2, 6)\ninputs = {"input_ids": ids, "decoder_input_ids": ids[:, :4]}',
     ),
     "vit": _transformer(
         "ViT",
         "ForImageClassification",
-        "image_size=8, patch_size=4, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48",
+        "image_size=8, patch_size=4, hidden_size=32, num_hidden_layers=1, num_attention_heads=4, intermediate_size=48",
         inputs='inputs = {"pixel_values": torch.randn(2, 3, 8, 8)}',
     ),
     "sd3": Base(
         "base = SD3Transformer2DModel(\n"
-        "    sample_size=8, in_channels=4, out_channels=4, num_layers=2, pos_embed_max_size=8,\n"
+        "    sample_size=8, in_channels=4, out_channels=4, num_layers=1, pos_embed_max_size=8,\n"
         "    joint_attention_dim=24, caption_projection_dim=32, pooled_projection_dim=16,\n"
         "    attention_head_dim=8, num_attention_heads=4,\n"
         ").eval()",
@@ -205,6 +209,29 @@ _WEIGHTED = """\
 model.set_adapter("sum")
 obtained = $out
 $differ"""
+
+# What another processor may make of a matrix: every second column of its factors has the other sign.
+_ELSEWHERE = """\
+svd, eigh, qr = torch.linalg.svd, torch.linalg.eigh, torch.linalg.qr
+signs = lambda count: torch.tensor([1.0, -1.0]).repeat(count)[:count]
+def other_svd(*a, **k):
+    u, s, v = svd(*a, **k)
+    n = s.shape[-1]
+    u[..., :n] *= signs(n)
+    v[..., :n, :] *= signs(n)[:, None]
+    return torch.return_types.linalg_svd((u, s, v))
+def other_eigh(*a, **k):
+    values, vectors = eigh(*a, **k)
+    return torch.return_types.linalg_eigh((values, vectors * signs(vectors.shape[-1])))
+def other_qr(*a, **k):
+    q, r = qr(*a, **k)
+    return torch.return_types.linalg_qr((q * signs(q.shape[-1]), r * signs(r.shape[-2])[:, None]))
+torch.linalg.svd, torch.linalg.eigh, torch.linalg.qr = other_svd, other_eigh, other_qr
+try:
+    model = PeftModel.from_pretrained(untouched, folder).eval()
+finally:
+    torch.linalg.svd, torch.linalg.eigh, torch.linalg.qr = svd, eigh, qr
+"""
 
 
 def _two_weighted(kind: str, options: str = "") -> str:
@@ -308,6 +335,7 @@ LAWS: dict[str, str] = {
     + f"model = PeftModel.from_pretrained(untouched, folder, is_trainable=True)\nobtained = {_TRAINABLE}\n{_COUNT}",
     "load.low_memory": f"{_LOAD}, low_cpu_mem_usage=True).eval()\n{_OBTAINED}",
     "load.name": f'{_LOAD}, adapter_name="second").eval()\n{_OBTAINED}',
+    "load.elsewhere": f"{_SAVED}{_ELSEWHERE}{_OBTAINED}",
     "load.onto": f"{_OTHER}folder = tempfile.mkdtemp()\nother.save_pretrained(folder)\n$model\n"
     f'model.load_adapter(folder, "second")\nmodel.set_adapter("second")\nmodel.eval()\n{_OBTAINED}',
     "save.two": f'{_TWO_SAVED}model.set_adapter("second")\n'

@@ -38,6 +38,7 @@ LAWS: dict[str, str] = {
     "load.trainable": "loaded to be trained, what was trainable is",
     "load.low_memory": "loaded with low_cpu_mem_usage, the output is the same",
     "load.name": "loaded under another name, the output is the same",
+    "load.elsewhere": "loaded where decompositions give other signs, as on another processor, the output is the same",
     "load.onto": "loaded on top of another adapter and set, the output is the same",
     "save.two": "of two adapters that were saved, the second one loads from its own folder",
     "load.state": "set_peft_model_state_dict of get_peft_model_state_dict gives the same output",

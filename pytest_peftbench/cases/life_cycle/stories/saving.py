@@ -7,6 +7,7 @@ import torch
 from pytest_peftbench.cases.life_cycle.asking import Told, gap, gaps, story, unlike
 from pytest_peftbench.cases.life_cycle.cell import OTHER, SECOND_NAME, Cell, trainable
 from pytest_peftbench.cases.life_cycle.old import laid_out
+from pytest_peftbench.measure.decompositions import steady_decompositions
 from pytest_peftbench.measure.environment import seed_everything
 from pytest_peftbench.measure.precision import project
 
@@ -44,6 +45,15 @@ def loading_by_name(cell: Cell) -> Told:
     """The name is the user's to choose."""
     seed_everything(OTHER)
     loaded = cell.loaded(cell.checkpoint, adapter_name=SECOND_NAME)
+    yield gap(cell.output(loaded), cell.active_output)
+
+
+@story("load.elsewhere", applies=lambda cell: cell.decomposes)
+def loading_elsewhere(cell: Cell) -> Told:
+    """On another processor, whose factors of the base weights are as good and not the same."""
+    seed_everything(OTHER)
+    with steady_decompositions(elsewhere=True):
+        loaded = cell.loaded(cell.checkpoint)
     yield gap(cell.output(loaded), cell.active_output)
 
 
@@ -92,6 +102,7 @@ STORIES = (
     loading_to_train,
     loading_lean,
     loading_by_name,
+    loading_elsewhere,
     loading_onto,
     saving_two,
     loading_state,
