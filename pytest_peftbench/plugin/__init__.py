@@ -16,6 +16,7 @@ from pytest_peftbench.measure import environment
 from pytest_peftbench.plugin import bisection
 from pytest_peftbench.plugin.bisection import BISECTION, Bisection
 from pytest_peftbench.plugin.check import BaselineCheck, unreadable_baselines, write_recorded
+from pytest_peftbench.plugin.ci import put_properties, tell_github
 from pytest_peftbench.plugin.folders import problems_of_folders
 from pytest_peftbench.plugin.inventory import Inventory, is_whole, orphans, runs_nothing
 from pytest_peftbench.plugin.options import OPTIONS, SETTINGS, Settings, add_options, short_path
@@ -282,6 +283,8 @@ def pytest_runtest_makereport(
     if is_case(item):
         put_on_report(item, call, report)
         write_recorded(item, report)
+        if not item.config.stash[SETTINGS].no_ci:
+            put_properties(item, report)
     return report
 
 
@@ -309,3 +312,5 @@ def pytest_terminal_summary(terminalreporter: TerminalReporter, exitstatus: int,
         terminalreporter.section("PEFT benchmark")
     for line, markup in lines:
         terminalreporter.write_line(line, **markup)
+    if not config.stash[SETTINGS].no_ci and not runs_nothing(config):
+        tell_github(terminalreporter, collector.outcomes, [*collector.gaps.problems()], command)

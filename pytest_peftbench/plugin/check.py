@@ -223,7 +223,7 @@ def write_recorded(item: pytest.Item, report: pytest.TestReport) -> None:
             report.outcome, report.longrepr = "failed", reason
             settled = item.stash[OUTCOME].verdict
             verdict = CaseVerdict(settled.case, (Finding.of("case", "failed", reason),)) if settled else None
-            report.peftbench = CaseOutcome(verdict, checked=True).to_json()  # type: ignore[attr-defined]
+            report.peftbench = CaseOutcome(verdict, checked=True, red=True).to_json()  # type: ignore[attr-defined]
 
 
 def _write(baseline: Baseline, settings: Settings) -> None:

@@ -50,6 +50,7 @@ def put_on_report(item: pytest.Item, call: pytest.CallInfo[None], report: pytest
     if expected:
         outcome = replace(outcome, expected=outcome.red or outcome.verdict is None, red=False, skipped=False)
     if (report.when == "call" and outcome.verdict) or report.failed or report.skipped:
+        outcome = replace(outcome, file=experiment.file.as_posix() if experiment else "")
         report.peftbench = outcome.to_json()  # type: ignore[attr-defined]
     elif report.when == "setup" and experiment:
         # were its process killed, nobody else would know which case it was
@@ -73,8 +74,8 @@ def _with_end(
     outcome = replace(outcome, changes=())
     verdict = outcome.verdict or (CaseVerdict(experiment.case, ()) if experiment else None)
     if verdict is None:  # of a user's own experiment nobody knows the case before its result is checked
-        return replace(outcome, unmeasured=reason)
-    return replace(outcome, verdict=replace(verdict, findings=(Finding.of("case", "failed", reason),)))
+        return replace(outcome, unmeasured=reason, red=True)
+    return replace(outcome, red=True, verdict=replace(verdict, findings=(Finding.of("case", "failed", reason),)))
 
 
 class Collector:
@@ -145,7 +146,8 @@ class Collector:
         """A case whose process was killed failed; of another test nobody knows what it would have shown."""
         for nodeid, reason in self._killed.items():
             if case := self._started.get(nodeid) or self.inventory.cases.get(nodeid):
-                self._reported[nodeid] = CaseOutcome(CaseVerdict(case, (Finding.of("case", "failed", reason),)))
+                verdict = CaseVerdict(case, (Finding.of("case", "failed", reason),))
+                self._reported[nodeid] = CaseOutcome(verdict, red=True)
             else:
                 self.broken.add(nodeid)
 

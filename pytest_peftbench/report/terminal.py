@@ -56,7 +56,7 @@ class Row:
     detectable: Mapping[str, float] = field(default_factory=dict)
 
 
-_Cell = Callable[[Row], str]
+Cell = Callable[[Row], str]
 
 
 def row(verdict: CaseVerdict, wall_s: float | None = None) -> Row:
@@ -149,32 +149,32 @@ def summary(
 def table(rows: Sequence[Row], quality: Sequence[Column], width: int = WIDTH) -> list[Line]:
     """Header and a row per case, by case; the last column is shortened so that lines fit `width`."""
     rows = sorted(rows, key=lambda row: row.case)
-    cells = {header: cell for header, cell in _cells(quality).items() if any(map(cell, rows))}
-    grid = [list(cells), *([cell(row) or "-" for cell in cells.values()] for row in rows)]
-    left = [place for place, header in enumerate(cells) if header in ("case", "verdict")]
+    shown = {header: cell for header, cell in cells(quality).items() if any(map(cell, rows))}
+    grid = [list(shown), *([cell(row) or "-" for cell in shown.values()] for row in rows)]
+    left = [place for place, header in enumerate(shown) if header in ("case", "verdict")]
     room = width - max(map(len, aligned(grid, left))) - len(_GAP)
     moved = _fitting(["what moved", *(row.moved for row in rows)], room)
-    lines = aligned([[*line, what] for line, what in zip(grid, moved, strict=True)], [*left, len(cells)], _GAP)
+    lines = aligned([[*line, what] for line, what in zip(grid, moved, strict=True)], [*left, len(shown)], _GAP)
     return list(zip(lines, [{"bold": True}, *(_MARKUP.get(row.verdict, {}) for row in rows)], strict=True))
 
 
-def _cells(quality: Sequence[Column]) -> dict[str, _Cell]:
-    """How each column words its cell; empty where a row has no such figure."""
-    cells: dict[str, _Cell] = {"case": lambda row: row.case, "verdict": lambda row: row.verdict}
+def cells(quality: Sequence[Column]) -> dict[str, Cell]:
+    """How each column of a table words its cell; empty where a row has no such figure."""
+    found: dict[str, Cell] = {"case": lambda row: row.case, "verdict": lambda row: row.verdict}
     for column in quality:
-        cells[column.header] = _quality(column)
-    cells["step FLOP"] = _number("train_step.flops", flops_text)
-    cells["peak"] = _number("train_step.peak_bytes", bytes_text)
-    cells["time"] = _number("step_time_ratio", "{:.2f}x".format)
-    cells["wall"] = lambda row: "" if row.wall_s is None else f"{row.wall_s:.1f} s"
-    return cells
+        found[column.header] = _quality(column)
+    found["step FLOP"] = _number("train_step.flops", flops_text)
+    found["peak"] = _number("train_step.peak_bytes", bytes_text)
+    found["time"] = _number("step_time_ratio", "{:.2f}x".format)
+    found["wall"] = lambda row: "" if row.wall_s is None else f"{row.wall_s:.1f} s"
+    return found
 
 
-def _number(metric: str, words: Callable[[float], str]) -> _Cell:
+def _number(metric: str, words: Callable[[float], str]) -> Cell:
     return lambda row: words(row.values[metric]) if metric in row.values else ""
 
 
-def _quality(column: Column) -> _Cell:
+def _quality(column: Column) -> Cell:
     """The figure, and behind ± what `_LEGEND` says."""
 
     def words(row: Row) -> str:

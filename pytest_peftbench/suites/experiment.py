@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePath
 from typing import Any
 
-from pytest_peftbench.results.files import InputError, converted, read_json, require_name
+from pytest_peftbench.results.files import InputError, converted, read_json, require_name, resolved
 from pytest_peftbench.results.result import CaseId
 from pytest_peftbench.tasks.config import TINY, Place, TrainConfig
 from pytest_peftbench.tasks.registry import spec_of
@@ -70,6 +70,12 @@ class Experiment:
     def suite(self) -> Path:
         """The folder of the suite that the experiment belongs to."""
         return self.path.parents[2]
+
+    @property
+    def file(self) -> Path:
+        """The file that a reader opens to see what is run: the experiment's first one, or its suite's defaults."""
+        own = [self.path / name for name in (ADAPTER_FILE, PARAMS_FILE)]
+        return resolved(next((file for file in own if file.is_file()), None) or self.file_of("seed"))
 
     @property
     def marker(self) -> str:

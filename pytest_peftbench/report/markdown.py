@@ -1,0 +1,167 @@
+"""What a run came to, in GitHub's Markdown: the summary of a step, and the comment on a pull request."""
+
+from __future__ import annotations
+
+import html
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
+
+from pytest_peftbench.compare import SEVERITY
+from pytest_peftbench.report.outcome import CaseOutcome, red_cases
+from pytest_peftbench.report.terminal import Row, cells, row
+from pytest_peftbench.results.metrics import Column
+from pytest_peftbench.results.words import first, plural
+
+# GitHub's limits: bytes of a step's summary, characters of a comment. Each is held to in bytes, of which no character
+# has less than one.
+SUMMARY_LIMIT = 2**20
+COMMENT_LIMIT = 65_536
+# Lines of a case's findings, and characters of each: those of one case must not crowd out the others.
+_MOST_LINES, _LINE = 60, 500
+# For what is said of cases that were left out.
+_RESERVE = 400
+# Beyond so many rows a table is folded.
+_OPEN_ROWS = 30
+_LEFT = ("case", "verdict", "what moved")
+
+
+def summary(
+    outcomes: Collection[CaseOutcome],
+    columns: Mapping[str, Sequence[Column]],
+    accept: str = "",
+    problems: Sequence[str] = (),
+    limit: int = SUMMARY_LIMIT,
+) -> str:
+    """Counts, the red cases with their findings folded, the command that accepts them, and the tables.
+
+    columns: those of each table, by task or kind of case. accept: the one command for all red cases; empty: there is
+    none. problems: what the run fails for beside its cases. limit: bytes of UTF-8. Whole cases are left out where there
+    is no room for them, the greenest first, and how many is said.
+    """
+    red = red_cases(outcomes)
+    text = "".join(_head(outcomes, red, problems))
+    text += f"\nTo accept what is meant:\n\n{_block(accept)}" if accept else ""
+    room = limit - _RESERVE - len(text.encode())
+    # the tables may have what the findings leave, and at least a quarter
+    told = _fitting([_folded(found) for found in red], room * 3 // 4)
+    text += told
+    return text + _tables(outcomes, columns, limit - _RESERVE // 2 - len(text.encode()))
+
+
+def comment(
+    outcomes: Collection[CaseOutcome],
+    columns: Mapping[str, Sequence[Column]],
+    accept: str = "",
+    problems: Sequence[str] = (),
+) -> str:
+    """The same as a comment on a pull request, behind a mark by which the next run finds and replaces it."""
+    mark = "<!-- peftbench -->\n"
+    return mark + summary(outcomes, columns, accept, problems, COMMENT_LIMIT - len(mark))
+
+
+def _head(outcomes: Collection[CaseOutcome], red: Collection[CaseOutcome], problems: Sequence[str]) -> Iterator[str]:
+    failing = (
+        f"{len(red)} of {plural(len(outcomes), 'case')} red" if red else f"{plural(len(outcomes), 'case')}, none red"
+    )
+    yield f"## PEFT benchmark: {failing}\n"
+    counts = Counter(found.verdict.verdict if found.verdict else "not measured" for found in outcomes)
+    told = [f"{counts[verdict]} {verdict}" for verdict in (*SEVERITY, "not measured") if counts[verdict]]
+    if told:
+        yield f"\n{', '.join(told)}\n"
+    for problem in problems:
+        yield f"\n**The run fails:** {_code(problem)}\n"
+
+
+def _folded(outcome: CaseOutcome) -> str:
+    """A red case: one line, and its findings below it on a click."""
+    verdict = outcome.verdict.verdict if outcome.verdict else "not measured"
+    moved = _clipped(outcome.verdict.moved() if outcome.verdict else outcome.unmeasured, 120)
+    lines = first([_clipped(line, _LINE) for line in outcome.text.splitlines()], _MOST_LINES)
+    head = f"<b>{verdict}</b> <code>{_escaped(outcome.name)}</code>"
+    head += f" <code>{_escaped(moved)}</code>" if moved else ""
+    body = "\n".join(map(_escaped, lines))
+    return f"\n<details><summary>{head}</summary>\n\n<pre>\n{body}\n</pre>\n\n</details>\n"
+
+
+def _fitting(cases: Sequence[str], room: int) -> str:
+    """As many cases as there is room for, and how many are left out."""
+    taken: list[str] = []
+    for case in cases:
+        room -= len(case.encode())
+        if room >= 0:
+            taken.append(case)
+        else:
+            room += len(case.encode())
+    left = len(cases) - len(taken)
+    more = f"\nThe findings of {plural(left, 'more red case')} are left out: there is no room for them here.\n"
+    return "".join(taken) + (more if left else "")
+
+
+def _tables(outcomes: Iterable[CaseOutcome], columns: Mapping[str, Sequence[Column]], room: int) -> str:
+    """A table for each task and kind of case, red cases first; rows that find no room are counted."""
+    judged = sorted((found for found in outcomes if found.verdict), key=lambda found: (not found.red, found.name))
+    rows = sorted((row(found.verdict, found.wall_s) for found in judged if found.verdict), key=lambda row: row.task)
+    tables, left = "", 0
+    for task, of_task in groupby(rows, key=lambda row: row.task):
+        text, lacking = _table(task, [*of_task], columns.get(task, ()), room - len(tables.encode()))
+        tables, left = tables + text, left + lacking
+    more = f"\n{plural(left, 'more row')} left out: there is no room for them here.\n"
+    return tables + (more if left else "")
+
+
+def _table(task: str, rows: Sequence[Row], quality: Sequence[Column], room: int) -> tuple[str, int]:
+    """One table within its room, and how many of its rows are not in it."""
+    shown = {header: cell for header, cell in cells(quality).items() if any(map(cell, rows))}
+    if any(row.moved for row in rows):
+        shown["what moved"] = lambda row: _clipped(row.moved, 80)
+    marks = [":--" if header in _LEFT else "--:" for header in shown]
+    before, after = f"\n### {_code(task)}\n\n", ""
+    if len(rows) > _OPEN_ROWS:
+        before += f"<details><summary>{plural(len(rows), 'case')}</summary>\n\n"
+        after = "\n</details>\n"
+    text = before + _line([*shown]) + _line(marks)
+    lines: list[str] = []
+    for found in rows:
+        line = _line([_cell(header, cell(found)) for header, cell in shown.items()])
+        if len((text + after + line).encode()) > room:
+            break
+        text += line
+        lines.append(line)
+    return (text + after if lines else ""), len(rows) - len(lines)
+
+
+def _line(texts: Iterable[str]) -> str:
+    return f"| {' | '.join(texts)} |\n"
+
+
+def _cell(header: str, text: str) -> str:
+    """A cell: names and what moved are code, so that nothing in them is markup; figures and verdicts are ours."""
+    return _code(text).replace("|", "\\|") if text and header in ("case", "what moved") else text or "-"
+
+
+def _clipped(text: str, length: int) -> str:
+    return text if len(text) <= length else f"{text[: length - 1]}…"
+
+
+def printable(text: str) -> str:
+    """`text` on one line, without what a terminal or a page would obey."""
+    return "".join(character if character.isprintable() else " " for character in text)
+
+
+def _escaped(text: str) -> str:
+    """A line for where HTML stands, in `pre` or `code`: GitHub makes no mention of a user or an issue there."""
+    return html.escape(printable(text), quote=False)
+
+
+def _code(text: str) -> str:
+    """A code span, in which nothing is markup."""
+    text = printable(text)
+    fence = "`" * (1 + text.count("`"))
+    return f"{fence} {text} {fence}" if "`" in text else f"`{text}`"
+
+
+def _block(command: str) -> str:
+    """A command to copy."""
+    fence = "`" * max(3, 1 + command.count("`"))
+    return f"{fence}sh\n{printable(command)}\n{fence}\n"
