@@ -76,8 +76,8 @@ def _head(outcomes: Collection[CaseOutcome], red: Collection[CaseOutcome], probl
 def _folded(outcome: CaseOutcome) -> str:
     """A red case: one line, and its findings below it on a click."""
     verdict = outcome.verdict.verdict if outcome.verdict else "not measured"
-    moved = _clipped(outcome.verdict.moved() if outcome.verdict else outcome.unmeasured, 120)
-    lines = first([_clipped(line, _LINE) for line in outcome.text.splitlines()], _MOST_LINES)
+    moved = clipped(outcome.verdict.moved() if outcome.verdict else outcome.unmeasured, 120)
+    lines = first([clipped(line, _LINE) for line in outcome.text.splitlines()], _MOST_LINES)
     head = f"<b>{verdict}</b> <code>{_escaped(outcome.name)}</code>"
     head += f" <code>{_escaped(moved)}</code>" if moved else ""
     body = "\n".join(map(_escaped, lines))
@@ -114,16 +114,16 @@ def _table(task: str, rows: Sequence[Row], quality: Sequence[Column], room: int)
     """One table within its room, and how many of its rows are not in it."""
     shown = {header: cell for header, cell in cells(quality).items() if any(map(cell, rows))}
     if any(row.moved for row in rows):
-        shown["what moved"] = lambda row: _clipped(row.moved, 80)
+        shown["what moved"] = lambda row: clipped(row.moved, 80)
     marks = [":--" if header in _LEFT else "--:" for header in shown]
     before, after = f"\n### {_code(task)}\n\n", ""
     if len(rows) > _OPEN_ROWS:
         before += f"<details><summary>{plural(len(rows), 'case')}</summary>\n\n"
         after = "\n</details>\n"
-    text = before + _line([*shown]) + _line(marks)
+    text = before + table_line([*shown]) + table_line(marks)
     lines: list[str] = []
     for found in rows:
-        line = _line([_cell(header, cell(found)) for header, cell in shown.items()])
+        line = table_line([_cell(header, cell(found)) for header, cell in shown.items()])
         if len((text + after + line).encode()) > room:
             break
         text += line
@@ -131,16 +131,23 @@ def _table(task: str, rows: Sequence[Row], quality: Sequence[Column], room: int)
     return (text + after if lines else ""), len(rows) - len(lines)
 
 
-def _line(texts: Iterable[str]) -> str:
+def table_line(texts: Iterable[str]) -> str:
+    """A row of a table, of cells that are Markdown."""
     return f"| {' | '.join(texts)} |\n"
 
 
 def _cell(header: str, text: str) -> str:
     """A cell: names and what moved are code, so that nothing in them is markup; figures and verdicts are ours."""
-    return _code(text).replace("|", "\\|") if text and header in ("case", "what moved") else text or "-"
+    return code_cell(text) if header in ("case", "what moved") else text or "-"
 
 
-def _clipped(text: str, length: int) -> str:
+def code_cell(text: str) -> str:
+    """A text from a file as a cell: nothing in it is markup, nor the end of the cell."""
+    return _code(text).replace("|", "\\|") if text else "-"
+
+
+def clipped(text: str, length: int) -> str:
+    """At most so many characters of a text."""
     return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
