@@ -12,7 +12,6 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from pytest_peftbench.compare import stats
 from pytest_peftbench.results.baseline import problem
@@ -117,18 +116,23 @@ def probability(one: Contender, other: Contender) -> float:
 
 
 def _unpaired(one: Sequence[float], other: Sequence[float]) -> float:
-    from scipy.stats import ttest_ind
-
-    if len({*one}) == len({*other}) == 1:
-        return 1.0 if one[0] == other[0] else 0.0
-    found: Any = ttest_ind(one, other, equal_var=False)
-    return float(found.pvalue)
+    """Welch's test."""
+    spreads = [(statistics.variance(values) / len(values), len(values) - 1) for values in (one, other)]
+    error = sum(variance for variance, _ in spreads)
+    freedom = error**2 / sum(variance**2 / free for variance, free in spreads) if error else 1.0
+    return _two_sided(mean([*one]) - mean([*other]), math.sqrt(error), freedom)
 
 
 def _paired(one: Sequence[float], other: Sequence[float]) -> float:
-    from scipy.stats import ttest_rel
+    """Student's test of the differences."""
+    differences = [a - b for a, b in zip(one, other, strict=True)]
+    error = statistics.stdev(differences) / math.sqrt(len(differences))
+    return _two_sided(mean(differences), error, len(differences) - 1)
 
-    if len({a - b for a, b in zip(one, other, strict=True)}) == 1:
-        return 1.0 if one[0] == other[0] else 0.0
-    found: Any = ttest_rel(one, other)
-    return float(found.pvalue)
+
+def _two_sided(difference: float, error: float, freedom: float) -> float:
+    from scipy.stats import t
+
+    if not error:  # no spread at all: any difference is one
+        return float(not difference)
+    return float(2 * t.sf(abs(difference) / error, freedom))
