@@ -27,7 +27,7 @@ def pytest_configure(config):
 @pytest.fixture
 def bench(pytester, monkeypatch):
     """A folder with a suite of three experiments, MetaMathQA/mini, and a test whose results are not measured."""
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("COLUMNS", "400")  # paths of temporary folders are long
     # with CI set, pytest words its summary otherwise; with GitHub's, these runs would write into that of their own job
     for variable in ("CI", "BUILD_NUMBER", *OF_GITHUB, "PYTEST_ADDOPTS", "PYTEST_XDIST_WORKER"):
         monkeypatch.delenv(variable, raising=False)

@@ -14,13 +14,12 @@ from pytest_peftbench.cases.kinds import FOOTPRINT, TRAINED
 from pytest_peftbench.commands.command import Command, say
 from pytest_peftbench.commands.reading import Entry, Reading, catalogue, read_results
 from pytest_peftbench.compare.ranking import Contender, Place, contender, ranking
-from pytest_peftbench.report.changes import WIDTH, wrap
-from pytest_peftbench.report.markdown import printable
+from pytest_peftbench.report.changes import WIDTH
 from pytest_peftbench.results import words
 from pytest_peftbench.results.files import InputError, require_writable_file, write_json
 from pytest_peftbench.results.metrics import Column, Metric
 from pytest_peftbench.results.result import CaseId
-from pytest_peftbench.results.words import aligned, first, plural
+from pytest_peftbench.results.words import aligned, first, folded, one_line, plural
 from pytest_peftbench.tasks.registry import specs
 
 # What a method costs, beside what its task is about.
@@ -83,13 +82,13 @@ def lines(found: Sequence[tuple[Field, list[Place]]]) -> list[str]:
     """A heading for each group of cases, and a line for each figure of each experiment."""
     groups: dict[str, list[list[str]]] = {}
     for field, places in found:
-        groups.setdefault(printable(field.name), []).extend(_row(field, place) for place in places)
+        groups.setdefault(one_line(field.name), []).extend(_row(field, place) for place in places)
     return [line for name, rows in groups.items() for line in (name, *_fitted(rows), "")][:-1]
 
 
 def _row(field: Field, place: Place) -> list[str]:
     return [
-        printable(place.name),
+        one_line(place.name),
         _name(field.metric),
         _figure(field.metric, place),
         _words(place, len(field.contenders)),
@@ -103,7 +102,7 @@ def _fitted(rows: list[list[str]]) -> list[str]:
         return plain
     told, shown = [], ""
     for (name, *_), line in zip(rows, aligned([row[1:] for row in rows], left=(0, 2)), strict=True):
-        told += [*([f"  {name}"] if name != shown else []), *wrap(line, WIDTH, indent="    ")]
+        told += [*([f"  {name}"] if name != shown else []), *folded(f"    {line}", WIDTH)]
         shown = name
     return told
 
@@ -128,7 +127,7 @@ def _words(place: Place, count: int) -> str:
     if place.best != place.worst:
         return f"{ordinal(place.best)} to {ordinal(place.worst)} of {count}"
     told = f"{ordinal(place.best)} of {count}"
-    ties = ", ".join(first([*map(printable, place.ties)], _MOST_TIES))
+    ties = ", ".join(first([*map(one_line, place.ties)], _MOST_TIES))
     return f"tied {told} with {ties}" if ties else told
 
 
@@ -248,7 +247,7 @@ def _run(options: argparse.Namespace) -> int:
         notes.insert(
             0, "±: half of the 95 % interval; the places are those that a test of each pair at 5 % leaves open"
         )
-    for line in (line for note in notes for line in wrap(printable(note))):
+    for line in (line for note in notes for line in folded(one_line(note), WIDTH)):
         say(line)
     if options.json is not None:
         write_json(options.json, to_json(found, reading))

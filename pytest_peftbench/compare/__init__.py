@@ -63,7 +63,8 @@ def _findings(
     """What comparing gives, the whole case and its environment first, and how the environment drifted."""
     if result.status != "success":
         first, *rest = result.error_msg.strip().splitlines() or ["no error message"]
-        return [Finding.of("case", "failed", f"{result.status}: {first}", rest)], []
+        status = "" if result.status == "failed" else f"{result.status}: "
+        return [Finding.of("case", "failed", status + first, rest)], []
     obtained = from_result(result, metrics)
     bad = unusable(obtained, metrics)
     if baseline is None:

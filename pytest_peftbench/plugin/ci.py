@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from pytest_peftbench.cases.kinds import columns
+from pytest_peftbench.plugin.accepting import recording_command
+from pytest_peftbench.plugin.outcome import Collector
+from pytest_peftbench.report.advice import acceptable
 from pytest_peftbench.report.ci import PREFIX, properties, workflow_commands
 from pytest_peftbench.report.markdown import SUMMARY_LIMIT, summary
 from pytest_peftbench.report.outcome import CaseOutcome
@@ -30,30 +33,27 @@ def put_properties(item: pytest.Item, report: pytest.TestReport) -> None:
     report.user_properties = list(item.user_properties)
 
 
-def tell_github(
-    terminal: TerminalReporter, outcomes: Collection[CaseOutcome], problems: Collection[str], accept: str
-) -> None:
-    """Annotate the red cases and append to the step's summary, where GitHub runs the session.
-
-    problems: what the run fails for beside its cases. accept: the command that accepts all of them.
-    """
+def tell_github(terminal: TerminalReporter, collector: Collector) -> None:
+    """Annotate the red cases and append to the step's summary, where GitHub runs the session."""
     if os.environ.get("GITHUB_ACTIONS") == "true":
         workspace = Path(os.environ.get(_WORKSPACE) or terminal.config.rootpath)
-        for line in workflow_commands(outcomes, workspace.resolve()):
+        for line in workflow_commands(collector.outcomes, workspace.resolve()):
             terminal.ensure_newline()
             terminal.write_line(line)
+    problems = [*collector.gaps.problems()]
     file = os.environ.get(_SUMMARY)
-    if file and (outcomes or problems):
+    if file and (collector.outcomes or problems):
+        found = [outcome.nodeid for outcome in acceptable(collector.outcomes)]
+        accept = recording_command(terminal.config, found) if found else ""
         try:
-            _append(Path(file), outcomes, problems, accept)
+            _append(Path(file), collector.outcomes, problems, accept)
         except OSError as error:
             terminal.write_line(f"{_SUMMARY}: {file}: not written: {error.strerror}", red=True)
 
 
-def _append(file: Path, outcomes: Collection[CaseOutcome], problems: Collection[str], accept: str) -> None:
+def _append(file: Path, outcomes: Collection[CaseOutcome], problems: Sequence[str], accept: str) -> None:
     """In one write, behind what another command of the step has written there: its size counts, too."""
     held = file.stat().st_size if file.exists() else 0
-    accepted = accept if any(found.red for found in outcomes) else ""
-    text = summary(outcomes, columns(), accepted, [*problems], SUMMARY_LIMIT - held - 1)
+    text = summary(outcomes, columns(), accept, problems, SUMMARY_LIMIT - held - 1)
     with file.open("a", encoding="utf-8", newline="\n") as opened:
         opened.write(("\n" if held else "") + text)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,8 +11,8 @@ import msgspec
 
 from pytest_peftbench.compare import GREEN_BY_DEFAULT, SEVERITY, Finding
 from pytest_peftbench.compare.between import Change
-from pytest_peftbench.report.markdown import COMMENT_LIMIT, clipped, code_cell, printable, table_line
-from pytest_peftbench.results.words import aligned, first, plural
+from pytest_peftbench.report.markdown import COMMENT_LIMIT, clipped, code_cell, table_line
+from pytest_peftbench.results.words import aligned, first, folded, one_line, plural
 
 WIDTH = 80
 # Causes below a figure, and cases of one side, that are named.
@@ -79,30 +78,22 @@ def lines(changes: Changes, width: int = WIDTH) -> list[str]:
     for change in changes.cases:
         found += _block(change, width)
     for text in changes.beside():
-        found += wrap(printable(text), width)
-    return [*found, *wrap(changes.count_line(), width)]
-
-
-def wrap(text: str, width: int = WIDTH, indent: str = "") -> list[str]:
-    """Lines of at most `width`; the second and later ones stand further in. Names with hyphens stay whole."""
-    return textwrap.wrap(text, width, initial_indent=indent, subsequent_indent=f"{indent}  ", break_on_hyphens=False)
+        found += folded(one_line(text), width)
+    return [*found, *folded(changes.count_line(), width)]
 
 
 def _block(change: Change, width: int) -> list[str]:
     told = moved(change)
     if not told:
         return []
-    rows = [[printable(cell) for cell in _cells(change, finding)] for finding in told]
-    found = [f"{printable(str(change.verdict.case))}  {change.verdict.verdict}"]
+    rows = [[one_line(cell) for cell in _cells(change, finding)] for finding in told]
+    found = [f"{one_line(str(change.verdict.case))}  {change.verdict.verdict}"]
     for finding, row, text in zip(told, rows, aligned(rows, left=range(4)), strict=True):
         if len(text) + 2 <= width:
             found.append(f"  {text}")
         else:
-            words = "  ".join(filter(None, row))
-            found += textwrap.wrap(
-                words, width, initial_indent="  ", subsequent_indent="      ", break_on_hyphens=False
-            )
-        found += [f"    {clipped(printable(line), width - 4)}" for line in first([*finding.details], _MOST_DETAILS)]
+            found += folded(f"  {'  '.join(filter(None, row))}", width)
+        found += [f"    {clipped(one_line(line), width - 4)}" for line in first([*finding.details], _MOST_DETAILS)]
     return [*found, ""]
 
 

@@ -11,7 +11,7 @@ from pytest_peftbench.compare import SEVERITY
 from pytest_peftbench.report.outcome import CaseOutcome, red_cases
 from pytest_peftbench.report.terminal import Row, cells, row
 from pytest_peftbench.results.metrics import Column
-from pytest_peftbench.results.words import first, plural
+from pytest_peftbench.results.words import first, one_line, plural
 
 # GitHub's limits: bytes of a step's summary, characters of a comment. Each is held to in bytes, of which no character
 # has less than one.
@@ -151,19 +151,14 @@ def clipped(text: str, length: int) -> str:
     return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
-def printable(text: str) -> str:
-    """`text` on one line, without what a terminal or a page would obey."""
-    return "".join(character if character.isprintable() else " " for character in text)
-
-
 def _escaped(text: str) -> str:
     """A line for where HTML stands, in `pre` or `code`: GitHub makes no mention of a user or an issue there."""
-    return html.escape(printable(text), quote=False)
+    return html.escape(one_line(text), quote=False)
 
 
 def _code(text: str) -> str:
     """A code span, in which nothing is markup."""
-    text = printable(text)
+    text = one_line(text)
     fence = "`" * (1 + text.count("`"))
     return f"{fence} {text} {fence}" if "`" in text else f"`{text}`"
 
@@ -171,4 +166,4 @@ def _code(text: str) -> str:
 def _block(command: str) -> str:
     """A command to copy."""
     fence = "`" * max(3, 1 + command.count("`"))
-    return f"{fence}sh\n{printable(command)}\n{fence}\n"
+    return f"{fence}sh\n{one_line(command)}\n{fence}\n"

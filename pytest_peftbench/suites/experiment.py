@@ -19,6 +19,11 @@ MARGINS_FILE = "margins.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 
 
+def marker_of(method: str) -> str:
+    """The marker that selects a method's cases: `peft_lora`."""
+    return "peft_" + "".join(c if c.isalnum() else "_" for c in method)
+
+
 @dataclass(frozen=True)
 class Experiment:
     """One PEFT config on one task: a case as the benchmark runs it.
@@ -80,7 +85,7 @@ class Experiment:
     @property
     def marker(self) -> str:
         """The marker that selects this experiment's method: `peft_lora`."""
-        return "peft_" + "".join(c if c.isalnum() else "_" for c in self.case.method)
+        return marker_of(self.case.method)
 
     def located(self, problem: object) -> str:
         """`file: key: what` of a problem `key: what`; of another, the experiment's folder stands before it."""
