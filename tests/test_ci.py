@@ -124,6 +124,13 @@ def test_a_case_of_a_thousand_lines_leaves_room_for_others():
     assert len(text) < 40_000
 
 
+def test_a_command_that_is_too_long_gives_way_to_the_findings():
+    text = summary([outcome("regressed")], COLUMNS, "pytest " + "x" * 30_000, limit=65_536)
+
+    assert "too long for here: see the log" in text
+    assert "</pre>" in text
+
+
 def test_a_comment_carries_the_mark_by_which_the_next_run_finds_it_and_fits():
     text = comment(
         [outcome("regressed", name=f"bad{n}", details=["x" * 400] * 50) for n in range(300)], COLUMNS, ACCEPT
@@ -279,3 +286,12 @@ def test_a_summary_that_cannot_be_written_is_said_and_changes_no_verdict(bench, 
 
     assert result.ret == 0
     assert re.search(r"GITHUB_STEP_SUMMARY: .*summary\.md: not written: Is a directory", output(result))
+
+
+def test_a_summary_that_another_command_has_filled_is_left_as_it_is(bench, github):
+    github.write_bytes(b"x" * 2**20)
+
+    result = bench.run("-k", "lora")
+
+    assert github.stat().st_size == 2**20
+    assert "not written: it holds 1.00 MiB, and GitHub takes 1.00 MiB" in output(result)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import errno
 import os
-from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,11 +16,14 @@ from pytest_peftbench.report.advice import acceptable
 from pytest_peftbench.report.ci import PREFIX, properties, workflow_commands
 from pytest_peftbench.report.markdown import SUMMARY_LIMIT, summary
 from pytest_peftbench.report.outcome import CaseOutcome
+from pytest_peftbench.results.words import bytes_text
 
 if TYPE_CHECKING:
     from _pytest.terminal import TerminalReporter
 
 _SUMMARY, _WORKSPACE = "GITHUB_STEP_SUMMARY", "GITHUB_WORKSPACE"
+# Bytes in which a summary says something.
+_LEAST = 8_000
 
 
 def put_properties(item: pytest.Item, report: pytest.TestReport) -> None:
@@ -40,20 +43,22 @@ def tell_github(terminal: TerminalReporter, collector: Collector) -> None:
         for line in workflow_commands(collector.outcomes, workspace.resolve()):
             terminal.ensure_newline()
             terminal.write_line(line)
-    problems = [*collector.gaps.problems()]
     file = os.environ.get(_SUMMARY)
-    if file and (collector.outcomes or problems):
-        found = [outcome.nodeid for outcome in acceptable(collector.outcomes)]
-        accept = recording_command(terminal.config, found) if found else ""
+    if file and (collector.outcomes or any(collector.gaps.problems())):
         try:
-            _append(Path(file), collector.outcomes, problems, accept)
+            _append(Path(file), collector, terminal.config)
         except OSError as error:
             terminal.write_line(f"{_SUMMARY}: {file}: not written: {error.strerror}", red=True)
 
 
-def _append(file: Path, outcomes: Collection[CaseOutcome], problems: Sequence[str], accept: str) -> None:
-    """In one write, behind what another command of the step has written there: its size counts, too."""
+def _append(file: Path, collector: Collector, config: pytest.Config) -> None:
+    """In one write, behind what another command of the step has written there, whose size counts, too."""
     held = file.stat().st_size if file.exists() else 0
-    text = summary(outcomes, columns(), accept, problems, SUMMARY_LIMIT - held - 1)
+    if SUMMARY_LIMIT - held < _LEAST:
+        raise OSError(errno.EFBIG, f"it holds {bytes_text(held)}, and GitHub takes {bytes_text(SUMMARY_LIMIT)}")
+    found = [outcome.nodeid for outcome in acceptable(collector.outcomes)]
+    accept = recording_command(config, found) if found else ""
+    problems = [*collector.gaps.problems()]
+    text = summary(collector.outcomes, columns(), accept, problems, SUMMARY_LIMIT - held - 1)
     with file.open("a", encoding="utf-8", newline="\n") as opened:
         opened.write(("\n" if held else "") + text)

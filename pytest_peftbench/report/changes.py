@@ -11,7 +11,16 @@ import msgspec
 
 from pytest_peftbench.compare import GREEN_BY_DEFAULT, SEVERITY, Finding
 from pytest_peftbench.compare.between import Change
-from pytest_peftbench.report.markdown import COMMENT_LIMIT, clipped, code_cell, table_line
+from pytest_peftbench.report.markdown import (
+    COMMENT_LIMIT,
+    clipped,
+    code,
+    code_cell,
+    fitting,
+    left_out,
+    size,
+    table_line,
+)
 from pytest_peftbench.results.words import aligned, first, folded, one_line, plural
 
 WIDTH = 80
@@ -21,8 +30,8 @@ _MOST_DETAILS, _MOST_NAMES = 3, 10
 _UNTOLD = ("identical", "within noise", "same to rounding", "environment drift", "not recorded yet")
 _UNCOMPARED = ("not comparable", "unknown metric")
 _HEADER = ("verdict", "case", "figure", "old", "new", "change", "by which rule")
-# Characters of a rule in Markdown, and bytes for what is said beside the table.
-_RULE, _RESERVE = 120, 4_000
+# In Markdown: characters of a rule and of a note, how many notes, bytes for the head of the table and what is left out.
+_RULE, _NOTE, _MOST_NOTES, _RESERVE = 120, 300, 20, 400
 
 
 @dataclass(frozen=True)
@@ -112,20 +121,12 @@ def _cells(change: Change, finding: Finding) -> list[str]:
 
 def markdown(changes: Changes, limit: int = COMMENT_LIMIT) -> str:
     """The same in GitHub's Markdown. limit: bytes of UTF-8; rows that find no room are counted."""
-    text = f"## {code_cell(changes.old)} -> {code_cell(changes.new)}\n\n{changes.count_line()}\n"
+    head = f"## {code(changes.old)} -> {code(changes.new)}\n\n{changes.count_line()}\n"
+    beside = "".join(f"\n- {code(clipped(line, _NOTE))}" for line in first([*changes.beside()], _MOST_NOTES))
     rows = [row for change in changes.cases for row in _rows(change)]
-    beside = "".join(f"\n- {code_cell(clipped(line, 1_000))}" for line in first([*changes.beside()], 20))
-    room = limit - len((text + beside).encode()) - _RESERVE
-    table, left = "", len(rows)
-    for row in rows:
-        if len((table + row).encode()) > room:
-            break
-        table, left = table + row, left - 1
-    if table:
-        text += f"\n{table_line(_HEADER)}{table_line(':--' for _ in _HEADER)}{table}"
-    if left:
-        text += f"\n{plural(left, 'more row')} left out: there is no room for them here.\n"
-    return text + (f"{beside}\n" if beside else "")
+    kept = fitting(rows, limit - size(head + beside) - _RESERVE)
+    table = "".join(["\n", table_line(_HEADER), table_line(":--" for _ in _HEADER), *kept]) if kept else ""
+    return head + table + left_out(len(rows) - len(kept)) + (f"{beside}\n" if beside else "")
 
 
 def _rows(change: Change) -> Iterator[str]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from pytest_peftbench.report.markdown import clipped
 from pytest_peftbench.report.outcome import CaseOutcome, red_cases
 from pytest_peftbench.results.words import first
 
 PREFIX = "peftbench."
-_MOST_LINES = 20
+_MOST_LINES, _LINE = 20, 500
 
 
 def workflow_commands(outcomes: Iterable[CaseOutcome], workspace: Path) -> list[str]:
@@ -21,14 +22,14 @@ def workflow_commands(outcomes: Iterable[CaseOutcome], workspace: Path) -> list[
 
 
 def _annotation(outcome: CaseOutcome, workspace: Path) -> str:
-    verdict = outcome.verdict.verdict if outcome.verdict else "not measured"
-    properties = {"title": f"{verdict}: {outcome.name}"}
+    properties = {"title": f"{outcome.word}: {outcome.name}"}
     if outcome.file:
         file = Path(outcome.file)
         inside = file.relative_to(workspace) if file.is_relative_to(workspace) else file
         properties = {"file": inside.as_posix(), "line": "1", **properties}
     told = ",".join(f"{key}={_property(value)}" for key, value in properties.items())
-    return f"::error {told}::{_data(chr(10).join(first(outcome.text.splitlines(), _MOST_LINES)))}"
+    lines = first([clipped(line, _LINE) for line in outcome.text.splitlines()], _MOST_LINES)
+    return f"::error {told}::" + _data("\n".join(lines))
 
 
 def _data(text: str) -> str:

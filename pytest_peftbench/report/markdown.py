@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from itertools import groupby
+from itertools import accumulate, groupby
 
 from pytest_peftbench.compare import SEVERITY
 from pytest_peftbench.report.outcome import CaseOutcome, red_cases
@@ -40,13 +40,10 @@ def summary(
     is no room for them, the greenest first, and how many is said.
     """
     red = red_cases(outcomes)
-    text = "".join(_head(outcomes, red, problems))
-    text += f"\nTo accept what is meant:\n\n{_block(accept)}" if accept else ""
-    room = limit - _RESERVE - len(text.encode())
+    text = "".join(_head(outcomes, red, problems)) + _accepting(accept, limit)
     # the tables may have what the findings leave, and at least a quarter
-    told = _fitting([_folded(found) for found in red], room * 3 // 4)
-    text += told
-    return text + _tables(outcomes, columns, limit - _RESERVE // 2 - len(text.encode()))
+    text += _findings(red, (limit - _RESERVE - size(text)) * 3 // 4)
+    return text + _tables(outcomes, columns, limit - _RESERVE - size(text))
 
 
 def comment(
@@ -61,41 +58,47 @@ def comment(
 
 
 def _head(outcomes: Collection[CaseOutcome], red: Collection[CaseOutcome], problems: Sequence[str]) -> Iterator[str]:
-    failing = (
-        f"{len(red)} of {plural(len(outcomes), 'case')} red" if red else f"{plural(len(outcomes), 'case')}, none red"
-    )
-    yield f"## PEFT benchmark: {failing}\n"
-    counts = Counter(found.verdict.verdict if found.verdict else "not measured" for found in outcomes)
-    told = [f"{counts[verdict]} {verdict}" for verdict in (*SEVERITY, "not measured") if counts[verdict]]
+    cases = plural(len(outcomes), "case")
+    yield f"## PEFT benchmark: {f'{len(red)} of {cases} red' if red else f'{cases}, none red'}\n"
+    counts = Counter(found.word for found in outcomes)
+    told = [f"{counts[word]} {word}" for word in (*SEVERITY, CaseOutcome().word) if counts[word]]
     if told:
         yield f"\n{', '.join(told)}\n"
     for problem in problems:
-        yield f"\n**The run fails:** {_code(problem)}\n"
+        yield f"\n**The run fails:** {code(problem)}\n"
 
 
 def _folded(outcome: CaseOutcome) -> str:
     """A red case: one line, and its findings below it on a click."""
-    verdict = outcome.verdict.verdict if outcome.verdict else "not measured"
     moved = clipped(outcome.verdict.moved() if outcome.verdict else outcome.unmeasured, 120)
     lines = first([clipped(line, _LINE) for line in outcome.text.splitlines()], _MOST_LINES)
-    head = f"<b>{verdict}</b> <code>{_escaped(outcome.name)}</code>"
+    head = f"<b>{outcome.word}</b> <code>{_escaped(outcome.name)}</code>"
     head += f" <code>{_escaped(moved)}</code>" if moved else ""
     body = "\n".join(map(_escaped, lines))
     return f"\n<details><summary>{head}</summary>\n\n<pre>\n{body}\n</pre>\n\n</details>\n"
 
 
-def _fitting(cases: Sequence[str], room: int) -> str:
-    """As many cases as there is room for, and how many are left out."""
-    taken: list[str] = []
-    for case in cases:
-        room -= len(case.encode())
-        if room >= 0:
-            taken.append(case)
-        else:
-            room += len(case.encode())
-    left = len(cases) - len(taken)
+def _findings(red: Iterable[CaseOutcome], room: int) -> str:
+    """Those of as many cases as there is room for, and how many are left out."""
+    told, left = "", 0
+    for text in map(_folded, red):
+        fits = size(text) <= room
+        room -= size(text) if fits else 0
+        told, left = (told + text, left) if fits else (told, left + 1)
     more = f"\nThe findings of {plural(left, 'more red case')} are left out: there is no room for them here.\n"
-    return "".join(taken) + (more if left else "")
+    return told + (more if left else "")
+
+
+def _accepting(command: str, limit: int) -> str:
+    """The command that accepts the red cases; of many cases without a method in common it is long."""
+    if not command:
+        return ""
+    told = f"\nTo accept what is meant:\n\n{_block(command)}"
+    return (
+        told
+        if size(told) <= limit // 4
+        else "\nThe command that accepts what is meant is too long for here: see the log.\n"
+    )
 
 
 def _tables(outcomes: Iterable[CaseOutcome], columns: Mapping[str, Sequence[Column]], room: int) -> str:
@@ -104,10 +107,9 @@ def _tables(outcomes: Iterable[CaseOutcome], columns: Mapping[str, Sequence[Colu
     rows = sorted((row(found.verdict, found.wall_s) for found in judged if found.verdict), key=lambda row: row.task)
     tables, left = "", 0
     for task, of_task in groupby(rows, key=lambda row: row.task):
-        text, lacking = _table(task, [*of_task], columns.get(task, ()), room - len(tables.encode()))
-        tables, left = tables + text, left + lacking
-    more = f"\n{plural(left, 'more row')} left out: there is no room for them here.\n"
-    return tables + (more if left else "")
+        text, lacking = _table(task, [*of_task], columns.get(task, ()), room)
+        tables, left, room = tables + text, left + lacking, room - size(text)
+    return tables + left_out(left)
 
 
 def _table(task: str, rows: Sequence[Row], quality: Sequence[Column], room: int) -> tuple[str, int]:
@@ -115,20 +117,30 @@ def _table(task: str, rows: Sequence[Row], quality: Sequence[Column], room: int)
     shown = {header: cell for header, cell in cells(quality).items() if any(map(cell, rows))}
     if any(row.moved for row in rows):
         shown["what moved"] = lambda row: clipped(row.moved, 80)
-    marks = [":--" if header in _LEFT else "--:" for header in shown]
-    before, after = f"\n### {_code(task)}\n\n", ""
+    before, after = f"\n### {code(task)}\n\n", ""
     if len(rows) > _OPEN_ROWS:
         before += f"<details><summary>{plural(len(rows), 'case')}</summary>\n\n"
         after = "\n</details>\n"
-    text = before + table_line([*shown]) + table_line(marks)
-    lines: list[str] = []
-    for found in rows:
-        line = table_line([_cell(header, cell(found)) for header, cell in shown.items()])
-        if len((text + after + line).encode()) > room:
-            break
-        text += line
-        lines.append(line)
-    return (text + after if lines else ""), len(rows) - len(lines)
+    before += table_line(shown) + table_line(":--" if header in _LEFT else "--:" for header in shown)
+    lines = [table_line(_cell(header, cell(found)) for header, cell in shown.items()) for found in rows]
+    kept = fitting(lines, room - size(before + after))
+    return ("".join([before, *kept, after]) if kept else ""), len(rows) - len(kept)
+
+
+def fitting(lines: Sequence[str], room: int) -> list[str]:
+    """The first lines, as many as there is room for in bytes."""
+    ends = [*accumulate(map(size, lines))]
+    return [line for line, end in zip(lines, ends, strict=True) if end <= room]
+
+
+def left_out(count: int) -> str:
+    """What stands below a table of which rows found no room."""
+    return f"\n{plural(count, 'more row')} left out: there is no room for them here.\n" if count else ""
+
+
+def size(text: str) -> int:
+    """In bytes of UTF-8."""
+    return len(text.encode())
 
 
 def table_line(texts: Iterable[str]) -> str:
@@ -143,7 +155,7 @@ def _cell(header: str, text: str) -> str:
 
 def code_cell(text: str) -> str:
     """A text from a file as a cell: nothing in it is markup, nor the end of the cell."""
-    return _code(text).replace("|", "\\|") if text else "-"
+    return code(text).replace("|", "\\|") if text else "-"
 
 
 def clipped(text: str, length: int) -> str:
@@ -156,7 +168,7 @@ def _escaped(text: str) -> str:
     return html.escape(one_line(text), quote=False)
 
 
-def _code(text: str) -> str:
+def code(text: str) -> str:
     """A code span, in which nothing is markup."""
     text = one_line(text)
     fence = "`" * (1 + text.count("`"))

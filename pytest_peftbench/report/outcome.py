@@ -40,6 +40,11 @@ class CaseOutcome:
         return str(self.verdict.case) if self.verdict else self.nodeid
 
     @property
+    def word(self) -> str:
+        """Its verdict, or that it has none."""
+        return self.verdict.verdict if self.verdict else "not measured"
+
+    @property
     def text(self) -> str:
         """What the case came to, in the words of the terminal."""
         return self.verdict.text() if self.verdict else self.unmeasured
