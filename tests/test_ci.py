@@ -5,7 +5,7 @@ import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
 
 import pytest
-from support import CASES, LOHA_CASE, LORA_CASE, output
+from support import CASES, LOHA_CASE, LORA, LORA_CASE, make_suite, output
 
 from pytest_peftbench.compare import CaseVerdict, Finding
 from pytest_peftbench.report.ci import properties, workflow_commands
@@ -13,6 +13,7 @@ from pytest_peftbench.report.markdown import comment, summary
 from pytest_peftbench.report.outcome import CaseOutcome
 from pytest_peftbench.results.metrics import METRICS, Column
 from pytest_peftbench.results.result import CaseId
+from pytest_peftbench.suites import read_suite
 
 COLUMNS = {"MetaMathQA": [Column("accuracy", "test_accuracy", ".1%")]}
 SLOWER = {"train_step.flops": 2_000_000_000}
@@ -154,6 +155,17 @@ def test_an_annotation_stands_at_the_experiments_file_and_is_one_line(tmp_path):
     )
     assert "must be equal)%0A  50 %25%0A::error::injected" in line
     assert len(line.splitlines()) == 1
+
+
+def test_the_file_of_an_experiment_is_its_own_first_one_or_its_suites(tmp_path):
+    experiments = {"lora/r4": (LORA, {"seed": 1}), "full-finetuning/default": (None, {"seed": 1})}
+    make_suite(tmp_path / "MetaMathQA" / "mini", experiments)
+    found = {case.case.method: case for case in read_suite(tmp_path / "MetaMathQA" / "mini")}
+
+    assert found["lora"].file.name == "adapter_config.json"
+    assert found["full-finetuning"].file.name == "training_params.json"
+    brought = replace(found["lora"], path=found["lora"].path.with_name("of-no-file"))
+    assert brought.file == (tmp_path / "MetaMathQA" / "mini" / "default_training_params.json").resolve()
 
 
 def test_annotations_come_worst_first_and_need_no_file(tmp_path):
