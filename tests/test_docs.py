@@ -251,7 +251,10 @@ class Tried:
             with pytest.raises(SystemExit, match="0"):
                 cli.main(words)
         elif words not in [[name] for name in subcommands()]:
-            cli.parser().parse_args(words)
+            options, passed_on = cli.parser().parse_known_args(words)
+            if passed_on:
+                assert options.command.passes_on, passed_on
+                self.pytest(["benchmarks", *passed_on])
 
     def git(self, words):
         assert words[:2] in (["bisect", "start"], ["bisect", "run"])

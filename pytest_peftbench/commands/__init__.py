@@ -8,12 +8,14 @@ import sys
 from collections.abc import Sequence
 
 from pytest_peftbench import __version__
-from pytest_peftbench.commands import build, comparing, fit, importing, laws, ranking, selftest, sweep
+from pytest_peftbench.commands import build, comparing, fit, importing, init, laws, ranking, run, selftest, sweep
 from pytest_peftbench.commands.command import Command
 from pytest_peftbench.measure import environment
 from pytest_peftbench.results.files import InputError
 
 COMMANDS: tuple[Command, ...] = (
+    run.COMMAND,
+    init.COMMAND,
     build.COMMAND,
     sweep.COMMAND,
     importing.COMMAND,
@@ -29,8 +31,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; 0 when it did what it should, 1 when it found what it looks for, 2 for a usage error."""
     environment.pin()  # before a command imports torch
     usage = parser()
-    options = usage.parse_args(arguments)
+    options, passed_on = usage.parse_known_args(arguments)
     command: Command = options.command
+    if passed_on and not command.passes_on:
+        usage.error(f"unrecognized arguments: {' '.join(passed_on)}")
+    options.passed_on = passed_on
     try:
         return command.run(options)
     except InputError as error:

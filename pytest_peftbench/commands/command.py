@@ -13,7 +13,8 @@ class Command:
     """One command. help: a line for the list of all of them; description: what its own `--help` says.
 
     run: does it with the parsed arguments and returns the exit code; what takes seconds is imported only then. An
-    InputError from it, or from an argument's `type`, is a usage error.
+    InputError from it, or from an argument's `type`, is a usage error. passes_on: whether arguments that the parser
+    does not know are another program's; they are in `passed_on` then, in order.
     """
 
     name: str
@@ -21,6 +22,7 @@ class Command:
     description: str
     add_arguments: Callable[[argparse.ArgumentParser], None]
     run: Callable[[argparse.Namespace], int]
+    passes_on: bool = False
 
 
 def say(line: str) -> None:

@@ -19,6 +19,7 @@ from pytest_peftbench.plugin.check import BaselineCheck, unreadable_baselines, w
 from pytest_peftbench.plugin.ci import put_properties, tell_github
 from pytest_peftbench.plugin.folders import problems_of_folders
 from pytest_peftbench.plugin.inventory import Inventory, is_whole, orphans, runs_nothing
+from pytest_peftbench.plugin.markers import problem_of_markers
 from pytest_peftbench.plugin.options import OPTIONS, SETTINGS, Settings, add_options, short_path
 from pytest_peftbench.plugin.outcome import COLLECTOR, OUTCOME, Collector, forget, put_on_report
 from pytest_peftbench.plugin.progress import Progress
@@ -98,8 +99,18 @@ def pytest_configure(config: pytest.Config) -> None:
         settings.green, compares=not (settings.update_baselines or settings.no_compare)
     )
     config.stash[BISECTION] = Bisection(collector, settings.bisect_bad)
+    if not config.pluginmanager.hasplugin("benchmark"):
+        config.pluginmanager.register(_WithoutBenchmark(), "peftbench-without-benchmark")
     config.pluginmanager.register(collector, "peftbench-collector")
     config.pluginmanager.register(config.stash[BISECTION], "peftbench-bisection")
+
+
+class _WithoutBenchmark:
+    """Stands in for pytest-benchmark under `-p no:benchmark`: a case is timed all the same, without its table."""
+
+    @pytest.fixture
+    def benchmark(self) -> None:
+        """None: without pytest-benchmark."""
 
 
 def _markers() -> Iterator[str]:
@@ -144,8 +155,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Generator[None, None, None]:
     """Refuse, before anything runs, what cannot be read: suites, and the baselines of the selected cases."""
     config.stash[_COLLECTED] = len(items)
-    yield
     selection = config.stash[SELECTION]
+    if problem := problem_of_markers(config, [found for item in items if (found := experiment_of(item))]):
+        selection.problems.append(problem)
+        config.option.markexpr = ""  # under --strict-markers pytest would refuse it first, and name no other
+    yield
     selection.select(items)
     if any(map(is_case, items)):
         environment.pin()

@@ -9,6 +9,7 @@ from pytest_peftbench.cases.kinds import KINDS
 from pytest_peftbench.plugin.options import Settings
 from pytest_peftbench.results.files import InputError, require_plain, require_writable, resolved
 from pytest_peftbench.suites import Experiment
+from pytest_peftbench.suites.shipped import is_installed
 
 
 def problems_of_folders(experiments: Collection[Experiment], settings: Settings, writes: bool) -> Iterator[str]:
@@ -25,6 +26,12 @@ def problems_of_folders(experiments: Collection[Experiment], settings: Settings,
         return
     folders = {} if json is None else {"--peft-json": json}
     if settings.update_baselines or settings.calibrate:
+        if is_installed(baselines):
+            yield (
+                f"{baselines}: belongs to the installed pytest-peftbench, so nothing is recorded there; "
+                "`peftbench init` copies suites and baselines into a repository, where they can be updated"
+            )
+            return
         folders["--peft-baselines"] = baselines
     for flag, root in folders.items():
         try:

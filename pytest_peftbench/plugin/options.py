@@ -289,9 +289,12 @@ def documentation() -> list[Documented]:
 
 
 def short_path(path: Path, config: pytest.Config) -> str:
-    """`path` as seen from the root directory, if it lies there."""
-    path, root = path.resolve(), config.rootpath.resolve()
-    return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
+    """`path` as seen from the root directory or the working directory, if it lies there."""
+    path = path.resolve()
+    for folder in (config.rootpath.resolve(), config.invocation_params.dir.resolve()):
+        if path.is_relative_to(folder):
+            return path.relative_to(folder).as_posix()
+    return str(path)
 
 
 def relative_path(path: Path, folder: Path) -> str:

@@ -1,0 +1,106 @@
+"""The wheel holds suites, tests and baselines, and `peftbench run` runs them in any folder, without a file there."""
+
+import subprocess
+import sys
+import zipfile
+
+import pytest
+from support import REPOSITORY, assert_usage_error, output, unmeasured
+
+from pytest_peftbench.suites import shipped as places
+from pytest_peftbench.suites.shipped import shipped
+
+CASE = "life-cycle-structures-linear-loha-default"
+# A folder in which nothing that pytest finds may have a say.
+HOSTILE = {
+    "pytest.ini": "[pytest]\naddopts = --cov=nothing --no-such-option\nfilterwarnings = error\n",
+    "conftest.py": "raise SystemExit('the conftest.py of the folder was loaded')\n",
+    "test_own.py": "def test_own():\n    raise SystemExit('the test of the folder was run')\n",
+}
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """The package as pip installs it from its wheel."""
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(folder)]
+    subprocess.run(command, cwd=REPOSITORY, env=unmeasured(), capture_output=True, check=True, timeout=120)
+    (file,) = folder.glob("*.whl")
+    with zipfile.ZipFile(file) as archive:
+        archive.extractall(folder / "installed")
+    return folder / "installed"
+
+
+@pytest.fixture
+def hostile(tmp_path):
+    for name, text in HOSTILE.items():
+        (tmp_path / name).write_text(text)
+    return tmp_path
+
+
+def files(folder):
+    return {path.relative_to(folder): path.stat().st_mtime_ns for path in sorted(folder.rglob("*"))}
+
+
+def peftbench_run(package, folder, *arguments):
+    """`peftbench run`, with the package in a folder of its own."""
+    environment = {**unmeasured(), "PYTHONPATH": str(package), "PYTHONDONTWRITEBYTECODE": "1"}
+    environment.pop("PYTEST_ADDOPTS", None)
+    return subprocess.run(
+        [sys.executable, "-m", "pytest_peftbench.commands", "run", *arguments],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+
+
+def test_a_checkout_s_own_suites_and_baselines_are_the_shipped_ones():
+    assert shipped().benchmarks == REPOSITORY / "benchmarks"
+    assert shipped().baselines == REPOSITORY / "baselines"
+
+
+def test_the_wheel_holds_every_suite_test_and_baseline(wheel):
+    for name in ("benchmarks", "baselines"):
+        tracked = subprocess.run(["git", "ls-files", name], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+        held = {
+            f"{name}/{path.relative_to(wheel / 'pytest_peftbench/shipped' / name).as_posix()}"
+            for path in (wheel / "pytest_peftbench" / "shipped" / name).rglob("*")
+            if path.is_file()
+        }
+
+        assert len(held) > 400
+        assert sorted(set(tracked.stdout.split()) - held) == []
+
+
+def test_a_shipped_case_is_green_in_a_folder_of_another_project_and_nothing_is_written(wheel, hostile):
+    before = files(wheel), files(hostile)
+
+    result = peftbench_run(wheel, hostile, "-k", f"{CASE} and not deep")
+
+    assert result.returncode == 0, output(result)
+    assert "1 case: 1 identical" in result.stdout
+    assert str(wheel) in result.stdout
+    assert (files(wheel), files(hostile)) == before
+
+
+def test_the_shipped_baselines_are_not_updated(bench, monkeypatch):
+    bench.record("-k", "lora")
+    monkeypatch.setattr(places, "INSTALLED", bench.path)
+
+    assert_usage_error(
+        bench.run("-k", "lora", "--peft-update-baselines"),
+        f"{bench.path / 'baselines'}: belongs to the installed pytest-peftbench",
+        "`peftbench init` copies suites and baselines into a repository, where they can be updated",
+    )
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="an older Python looks for modules in the working directory")
+def test_pytest_s_exit_code_is_the_command_s_and_no_module_of_the_folder_is_imported(tmp_path):
+    (tmp_path / "pytest.py").write_text("raise SystemExit('the module of the folder was imported')\n")
+
+    result = peftbench_run(REPOSITORY, tmp_path, "--no-such-option")
+
+    assert result.returncode == 4
+    assert "unrecognized arguments: --no-such-option" in result.stderr
