@@ -36,6 +36,8 @@ def shown_by(text):
             exec(compile(text, "script", "exec"), {"__name__": "script"})
     except Exception as error:
         return type(error).__name__, str(error)
+    finally:
+        torch.set_default_dtype(torch.float32)
     last = [line for line in output.getvalue().splitlines() if line.startswith(_SHOULD)][-1]
     return float(last.removeprefix(_SHOULD).split()[0]), last
 

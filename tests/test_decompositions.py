@@ -50,10 +50,18 @@ def test_another_processors_signs_and_columns_change_nothing(matrix, monkeypatch
     def signs(size):
         return 2.0 * torch.randint(2, (size,), generator=generator, dtype=torch.float64) - 1
 
+    def turn(size):
+        return torch.linalg.qr(torch.randn(size, size, generator=generator, dtype=torch.float64)).Q
+
     def svd(A, full_matrices=True):
-        left, values, right = torch.linalg.svd(A, False)
-        other = signs(values.shape[-1])
-        return left * other, values, right * other[:, None]
+        left, values, right = torch.linalg.svd(A, full_matrices)
+        rank = values.shape[-1]
+        left[..., :rank] *= (other := signs(rank))
+        right[..., :rank, :] *= other[:, None]
+        # what is mapped to nothing has many bases
+        left[..., rank:] @= turn(left.shape[-1] - rank)
+        right[..., rank:, :] = turn(right.shape[-2] - rank) @ right[..., rank:, :]
+        return left, values, right
 
     def eigh(A):
         values, vectors = torch.linalg.eigh(A)
@@ -84,6 +92,30 @@ def _beneath(give, machines):
             return give(*arguments, **options)
 
     return beneath
+
+
+@pytest.mark.parametrize("values", [[2.0] * 5, [1.0, 1.0, 3.0, 7.0, 7.0]])
+def test_vectors_of_one_value_are_one_of_many_and_always_the_same(values, monkeypatch):
+    plain, seed = torch.linalg.eigh, torch.Generator().manual_seed(2)
+    values = torch.tensor(values, dtype=torch.float64)
+    turned = torch.linalg.qr(torch.randn(5, 5, generator=seed, dtype=torch.float64)).Q
+    matrix = turned * values @ turned.mT
+
+    def eigh(A):
+        """Other vectors of the same values: turned among those of one, as rounding does."""
+        found, vectors = plain(A)
+        for value in values.unique():
+            of_one = (found - value).abs() < 1e-6
+            count = int(of_one.sum())
+            vectors[:, of_one] @= torch.linalg.qr(torch.randn(count, count, generator=seed, dtype=torch.float64)).Q
+        return found, vectors
+
+    with steady_decompositions():
+        expected = torch.linalg.eigh(matrix).eigenvectors
+    torch.testing.assert_close(expected * values @ expected.mT, matrix)
+    monkeypatch.setattr(decompositions, "_eigh", _beneath(eigh, plain))
+    with steady_decompositions():
+        torch.testing.assert_close(torch.linalg.eigh(matrix).eigenvectors, expected)
 
 
 def test_elsewhere_every_second_column_has_the_other_sign(matrix):
