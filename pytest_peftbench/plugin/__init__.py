@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +30,7 @@ from pytest_peftbench.report.terminal import closing
 from pytest_peftbench.results.baseline import baseline_path
 from pytest_peftbench.results.files import InputError
 from pytest_peftbench.results.result import CaseId
-from pytest_peftbench.results.words import folded, plural
+from pytest_peftbench.results.words import first, folded, plural
 from pytest_peftbench.suites import Experiment
 
 if TYPE_CHECKING:
@@ -47,6 +47,10 @@ _NO_NEWS = (
     "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning",
     "ignore:Benchmark fixture was not used at all",
 )
+# Of the header.
+_MOST_SUITES = 4
+# Whether the session may come to measure, asked once.
+_MAY_MEASURE = pytest.StashKey[Callable[[], bool]]()
 # How many tests were collected, before any was deselected.
 _COLLECTED = pytest.StashKey[int]()
 
@@ -62,7 +66,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
     """Have torch pinned should a conftest.py import it, where the session may come to measure."""
-    environment.WATCH.wanted = cache(partial(may_measure, early_config))
+    environment.WATCH.wanted = early_config.stash[_MAY_MEASURE] = cache(partial(may_measure, early_config))
 
 
 @pytest.hookimpl(wrapper=True)
@@ -90,7 +94,7 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(f"peftbench: {problem}")
     for line in _markers():
         config.addinivalue_line("markers", line)
-    if may_measure(config):
+    if config.stash[_MAY_MEASURE]():
         timing.disable_under_xdist(config)
     config.stash[SELECTION] = Selection(settings)
     collector = config.stash[COLLECTOR] = Collector(
@@ -107,16 +111,20 @@ def _markers() -> Iterator[str]:
     yield "peft_<method>: set on each case of the method, as peft_lora; select with -m"
 
 
-def pytest_report_header(config: pytest.Config) -> list[str]:
-    """Versions and device that figures depend on, and the settings that decide verdicts."""
+@pytest.hookimpl(wrapper=True)
+def pytest_report_header(config: pytest.Config) -> Generator[None, list[Any], list[Any]]:
+    """Versions and device that figures depend on, and the settings that decide verdicts; all within the terminal."""
+    others = yield
     settings = config.stash[SETTINGS]
     versions = ", ".join(f"{name} {environment.installed(name)}" for name in ("peft", "torch", "transformers"))
     given = "; ".join(filter(None, (option.origin(config) for option in OPTIONS)))
-    lines = [f"peftbench: {versions}; device {settings.device}", *([f"peftbench: {given}"] if given else [])]
-    return _folded(config, lines)
+    ours = [f"peftbench: {versions}; device {settings.device}", *([f"peftbench: {given}"] if given else [])]
+    if not config.stash[_MAY_MEASURE]():
+        return [*others, ours]
+    return [_folded(config, [lines] if isinstance(lines, str) else lines) for lines in (*others, ours)]
 
 
-def _folded(config: pytest.Config, lines: list[str]) -> list[str]:
+def _folded(config: pytest.Config, lines: Sequence[str]) -> list[str]:
     width = config.get_terminal_writer().fullwidth
     return [part for line in lines for part in folded(line, width)]
 
@@ -204,7 +212,7 @@ def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Ite
     if not cases:
         none = f"peftbench: none of {plural(known, 'case')} is selected, so none is compared"
         return _folded(config, [none] if known else [])
-    suites = ", ".join(sorted({short_path(case.suite, config) for case in cases}))
+    suites = ", ".join(first(sorted({short_path(case.suite, config) for case in cases}), _MOST_SUITES))
     folder = short_path(settings.baselines, config)
     if settings.update_baselines:
         mode = f"baselines will be rewritten in {folder}"
