@@ -94,7 +94,7 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(f"peftbench: {problem}")
     for line in _markers():
         config.addinivalue_line("markers", line)
-    if config.stash[_MAY_MEASURE]():
+    if _may_measure(config):
         timing.disable_under_xdist(config)
     config.stash[SELECTION] = Selection(settings)
     collector = config.stash[COLLECTOR] = Collector(
@@ -103,6 +103,11 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[BISECTION] = Bisection(collector, settings.bisect_bad)
     config.pluginmanager.register(collector, "peftbench-collector")
     config.pluginmanager.register(config.stash[BISECTION], "peftbench-bisection")
+
+
+def _may_measure(config: pytest.Config) -> bool:
+    # a conftest.py that names this plugin loads it too late to be asked before
+    return config.stash.get(_MAY_MEASURE, partial(may_measure, config))()
 
 
 def _markers() -> Iterator[str]:
@@ -119,7 +124,7 @@ def pytest_report_header(config: pytest.Config) -> Generator[None, list[Any], li
     versions = ", ".join(f"{name} {environment.installed(name)}" for name in ("peft", "torch", "transformers"))
     given = "; ".join(filter(None, (option.origin(config) for option in OPTIONS)))
     ours = [f"peftbench: {versions}; device {settings.device}", *([f"peftbench: {given}"] if given else [])]
-    if not config.stash[_MAY_MEASURE]():
+    if not _may_measure(config):
         return [*others, ours]
     return [_folded(config, [lines] if isinstance(lines, str) else lines) for lines in (*others, ours)]
 
