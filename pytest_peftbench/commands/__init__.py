@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 
 from pytest_peftbench import __version__
-from pytest_peftbench.commands import build, fit, importing, laws, selftest, sweep
+from pytest_peftbench.commands import build, fit, importing, laws, report, selftest, sweep
 from pytest_peftbench.commands.command import Command
 from pytest_peftbench.measure import environment
 from pytest_peftbench.results.files import InputError
@@ -15,6 +15,7 @@ COMMANDS: tuple[Command, ...] = (
     build.COMMAND,
     sweep.COMMAND,
     importing.COMMAND,
+    report.COMMAND,
     selftest.COMMAND,
     fit.COMMAND,
     laws.COMMAND,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pytest_peftbench.compare import CaseVerdict
@@ -18,7 +18,8 @@ class CaseOutcome:
     the verdict fails the case. unmeasured: why nothing was measured; empty where something was. skipped: whether that
     is by pytest's `skip`. expected: whether the test is red and marked xfail, so that pytest passes it. The rest is
     known once the session has ended. turned: whether the case is red by Holm's correction over all tests of the
-    session alone. nodeid: of the test. wall_s: how long the whole case took, its fixtures included.
+    session alone. nodeid: of the test. wall_s: how long the whole case took, its fixtures included. details: what a
+    page shows beside the verdict, see `report.html.details`; empty where no page was asked for.
     """
 
     verdict: CaseVerdict | None = None
@@ -31,6 +32,7 @@ class CaseOutcome:
     turned: bool = False
     nodeid: str = ""
     wall_s: float = 0.0
+    details: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, which xdist's workers send to the controller with the test's report."""
@@ -42,6 +44,7 @@ class CaseOutcome:
             "unmeasured": self.unmeasured,
             "skipped": self.skipped,
             "expected": self.expected,
+            "details": self.details,
         }
 
     @classmethod

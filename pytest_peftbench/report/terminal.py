@@ -81,7 +81,7 @@ def closing(
     where no case has a verdict.
     """
     judged = [(outcome.verdict, outcome) for outcome in outcomes if outcome.verdict]
-    rows = [row(verdict, outcome.wall_s) for verdict, outcome in judged]
+    rows = [row(verdict, outcome.wall_s or None) for verdict, outcome in judged]
     return [
         *change_lines({str(verdict.case): outcome.changes for verdict, outcome in judged}),
         *environment_drift_lines(verdict for verdict, _ in judged),
