@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from pytest_peftbench import __version__
-from pytest_peftbench.commands import build, comparing, fit, importing, laws, ranking, selftest, sweep
+from pytest_peftbench.commands import build, comparing, fit, importing, laws, ranking, report, selftest, sweep
 from pytest_peftbench.commands.command import Command
 from pytest_peftbench.measure import environment
 from pytest_peftbench.results.files import InputError
@@ -17,6 +17,7 @@ COMMANDS: tuple[Command, ...] = (
     build.COMMAND,
     sweep.COMMAND,
     importing.COMMAND,
+    report.COMMAND,
     selftest.COMMAND,
     fit.COMMAND,
     laws.COMMAND,
