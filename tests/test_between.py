@@ -79,6 +79,17 @@ def test_quality_of_one_seed_is_told_by_size_and_says_so(accuracy, verdict):
     assert found.by_size == {"test_accuracy"}
 
 
+def test_seeds_are_held_against_the_same_seeds():
+    runs = [SeedRun(run.seed, {**run.metrics, "test_accuracy": 0.2 + 0.3 * run.seed}) for run in OLD.seeds]
+    old = replace(OLD, seeds=runs)
+
+    assert verdicts(change(old, replace(measured(seeds=1, test_accuracy=0.21), case_version="2"))) == {
+        "test_accuracy": "within noise"
+    }
+    others = replace(old, seeds=[replace(run, seed=run.seed + 7) for run in runs], case_version="2")
+    assert verdicts(change(old, others)) == {}
+
+
 @pytest.mark.parametrize(
     ("new", "expected"),
     [
@@ -402,7 +413,7 @@ def test_a_page_shows_the_new_side_with_what_moved(sides):
 
     text = Path("out.html").read_text(encoding="utf-8")
     assert "old -&gt; new" in text
-    assert "test_accuracy regressed: 50 % -\\u003e 40 %" in text
+    assert "test_accuracy regressed: 49.8 % -\\u003e 40 %" in text
     assert "by size, margin 5 points" in text
     assert "<script>alert" not in text
     assert "bad.json: no valid JSON" in text
