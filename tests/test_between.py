@@ -79,6 +79,17 @@ def test_quality_of_one_seed_is_told_by_size_and_says_so(accuracy, verdict):
     assert found.by_size == {"test_accuracy"}
 
 
+def test_seeds_are_held_against_the_same_seeds():
+    runs = [SeedRun(run.seed, {**run.metrics, "test_accuracy": 0.2 + 0.3 * run.seed}) for run in OLD.seeds]
+    old = replace(OLD, seeds=runs)
+
+    assert verdicts(change(old, replace(measured(seeds=1, test_accuracy=0.21), case_version="2"))) == {
+        "test_accuracy": "within noise"
+    }
+    others = replace(old, seeds=[replace(run, seed=run.seed + 7) for run in runs], case_version="2")
+    assert verdicts(change(old, others)) == {}
+
+
 @pytest.mark.parametrize(
     ("new", "expected"),
     [
@@ -390,6 +401,36 @@ def test_json_tells_every_figure_that_is_not_identical(sides):
     (finding,) = (item for item in found["findings"] if item["verdict"] == "regressed")
     assert (finding["metric"], finding["by_size"]) == ("test_accuracy", True)
     assert "| regressed | `MetaMathQA-mini-loha-r4` | `test_accuracy` |" in Path("out.md").read_text()
+
+
+def test_a_page_shows_the_new_side_with_what_moved(sides):
+    nasty = replace(CASE, name="<script>alert(1)<script>")
+    put(sides[0], measured(nasty))
+    put(sides[1], measured(seeds=1, test_accuracy=0.4), measured(nasty))
+    (sides[1] / "bad.json").write_text("{")
+
+    assert main(["compare", "old", "new", "--html", "out.html"]) == 1
+
+    text = Path("out.html").read_text(encoding="utf-8")
+    assert "old -&gt; new" in text
+    assert "test_accuracy regressed: 49.8 % -\\u003e 40 %" in text
+    assert "by size, margin 5 points" in text
+    assert "<script>alert" not in text
+    assert "bad.json: no valid JSON" in text
+
+
+def test_the_comment_of_a_report_holds_findings_and_what_could_not_be_read(sides, capsys):
+    write(from_result(OLD), baseline_path(sides[0].parent / "baselines", CASE))
+    put(sides[1], measured(**{"train_step.calls": 3_007}))
+    (sides[1] / "bad.json").write_text("{")
+
+    assert main(["report", "new", "--baselines", "baselines", "--markdown", "out.md"]) == 1
+
+    text = Path("out.md").read_text(encoding="utf-8")
+    assert text.startswith("<!-- peftbench -->\n## PEFT benchmark: 1 of 1 case red\n\n1 regressed\n")
+    assert "train_step.calls regressed: 3,006 -&gt; 3,007" in text
+    assert "bad.json: no valid JSON" in text
+    assert "1 case, 1 red: out.md" in capsys.readouterr().out
 
 
 # PEFT's own results ---------------------------------------------------------------------------------------------------

@@ -315,7 +315,7 @@ def test_the_result_is_in_peft_s_schema(lora):
 
 
 def test_pictures_stand_base_beside_adapted_with_prompt_and_seed_in_the_file(lora):
-    assert [picture.name for picture in lora.pictures] == [
+    assert [picture.name for picture in lora.pictures if "reference" not in picture.name] == [
         "lora--r4/concept-01.png",
         "lora--r4/unrelated-01.png",
         "lora--r4/unrelated-02.png",
@@ -332,6 +332,13 @@ def test_pictures_stand_base_beside_adapted_with_prompt_and_seed_in_the_file(lor
     }
     left = hashlib.sha256(image.crop((0, 0, 32, 32)).tobytes()).hexdigest()[:16]
     assert lora.seeds[0].metrics["images_sha256"][f"base model: a red car at night, seed {DRIFT_SEED + 1}"] == left
+
+
+def test_the_concepts_held_out_pictures_stand_among_them_in_the_same_size(lora, data):
+    references = [picture for picture in lora.pictures if "reference" in picture.name]
+
+    assert [picture.prompt for picture in references] == [example.prompt for example in data.test]
+    assert {Image.open(io.BytesIO(picture.png)).size for picture in references} == {(32, 32)}
 
 
 def test_the_digest_does_not_depend_on_where_the_model_lies(tmp_path, data):
@@ -473,8 +480,10 @@ def test_pictures_are_written_beside_the_result_that_names_them(bench):
     assert result.ret == 0, result.stdout.str()
     folder = bench.path / "out" / "image-gen" / "mini"
     named = json.loads((folder / "lora--r4.json").read_text())["peftbench"]["pictures"]
-    assert [picture["prompt"] for picture in named] == ["a photo of sks cat", "a photo of a cat", "a red car at night"]
-    for picture in named:
+    drawn = [picture for picture in named if "reference" not in picture["file"]]
+    assert [picture["prompt"] for picture in drawn] == ["a photo of sks cat", "a photo of a cat", "a red car at night"]
+    assert len(named) > len(drawn)
+    for picture in drawn:
         assert Image.open(folder / picture["file"]).text["seed"] == str(picture["seed"])
 
 

@@ -109,7 +109,8 @@ class _Sizes:
         self._ours = not any(published)
         self._metrics = metrics
         self._names = ordered(names_of(old, metrics) | names_of(new, metrics), metrics)
-        self._old, self._new = ({**_values(side), **more} for side, more in zip((old, new), others, strict=True))
+        sides = zip(_same_seeds(old, new), others, strict=True)
+        self._old, self._new = ({**_values(side), **more} for side, more in sides)
         self._same_machine = old.environment.get(_OF_A_MACHINE) == new.environment.get(_OF_A_MACHINE)
 
     def shares(self) -> dict[str, float]:
@@ -185,6 +186,12 @@ def _is_open(finding: Finding) -> bool:
 
 def _short(reason: str) -> str:
     return reason.partition(";")[0]
+
+
+def _same_seeds(old: Baseline, new: Baseline) -> list[Baseline]:
+    """Both sides with the seeds that they have in common, if there are any: one seed is not held against the mean."""
+    common = {run.seed for run in old.seeds} & {run.seed for run in new.seeds}
+    return [replace(side, seeds=[run for run in side.seeds if not common or run.seed in common]) for side in (old, new)]
 
 
 def _values(side: Baseline) -> dict[str, Value]:

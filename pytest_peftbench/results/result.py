@@ -82,7 +82,8 @@ class SeedRun:
 class Picture:
     """A sample to look at: the base model's picture on the left, the adapted model's on the right, from the same noise.
 
-    name: of the file, without folder. seed: of the noise. png: the file's content, prompt and seed in its metadata.
+    Or a reference, a picture of the concept alone. name: of the file, `reference-01.png`; what stands before the number
+    says what it is of. seed: of the noise; 0 for a reference. png: the file's content, prompt and seed in its metadata.
     """
 
     name: str

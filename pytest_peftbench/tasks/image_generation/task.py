@@ -152,6 +152,7 @@ class ImageGeneration(Task):
             },
             {"similarity_per_image": likeness.tolist(), "drift_per_image": ((1 - cosines) / 2).tolist()},
             [
+                *self._references(),
                 *self._side_by_side("concept", reference.samples, ours.samples),
                 *self._side_by_side("unrelated", reference.unrelated, ours.unrelated),
             ],
@@ -243,10 +244,30 @@ class ImageGeneration(Task):
         embedded = self._embed_images([example.image for example in references])
         return (self._embed_images(drawn.images) * embedded.repeat(len(drawn.images) // len(references), 1)).sum(-1)
 
+    def _references(self) -> list[Picture]:
+        """The held-out pictures of the concept, which likeness is measured against; no noise, hence no seed."""
+        from PIL import ImageOps
+
+        size = (self.config.resolution, self.config.resolution)
+        return [
+            Picture(
+                f"reference-{number:02}.png",
+                example.prompt,
+                0,
+                _png({"prompt": example.prompt}, [ImageOps.fit(example.image, size)]),
+            )
+            for number, example in enumerate(self.data.test, start=1)
+        ]
+
     def _side_by_side(self, kind: str, base: Drawn, adapted: Drawn) -> list[Picture]:
         """The base model's pictures on the left, the adapted model's on the right, as PNG."""
         return [
-            Picture(f"{kind}-{number:02}.png", prompt, seed, _png(prompt, seed, [left, right]))
+            Picture(
+                f"{kind}-{number:02}.png",
+                prompt,
+                seed,
+                _png({"prompt": prompt, "seed": str(seed), **_SIDES}, [left, right]),
+            )
             for number, (prompt, seed, left, right) in enumerate(
                 zip(adapted.prompts, adapted.seeds, base.images, adapted.images, strict=True), start=1
             )
@@ -260,7 +281,11 @@ def checkpointed(model: nn.Module, config: ImageTrainConfig) -> nn.Module:
     return model
 
 
-def _png(prompt: str, seed: int, images: list[Any]) -> bytes:
+_SIDES = {"left": "base model", "right": "adapted model"}
+
+
+def _png(told: dict[str, str], images: list[Any]) -> bytes:
+    """The pictures in a row, with what is told of them in the file's metadata."""
     from PIL import Image
     from PIL.PngImagePlugin import PngInfo
 
@@ -269,7 +294,7 @@ def _png(prompt: str, seed: int, images: list[Any]) -> bytes:
     for number, image in enumerate(images):
         strip.paste(image, (number * width, 0))
     info = PngInfo()
-    for key, value in (("prompt", prompt), ("seed", str(seed)), ("left", "base model"), ("right", "adapted model")):
+    for key, value in told.items():
         info.add_itxt(key, value)
     file = io.BytesIO()
     strip.save(file, "PNG", pnginfo=info)
