@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import pytest_peftbench
 from pytest_peftbench.results.files import InputError, resolved
 
-_PACKAGE = Path(pytest_peftbench.__file__).parent
+_PACKAGE = Path(__file__).parent.parent
 # Where a wheel holds them; see pyproject.toml. They are the package's: an update would overwrite what is changed there.
 INSTALLED = _PACKAGE / "shipped"
 

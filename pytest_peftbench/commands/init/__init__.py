@@ -52,7 +52,7 @@ def _run(options: argparse.Namespace) -> int:
     manifest = Manifest.of(repository.root)
     methods = manifest.methods if options.methods is None else options.methods
     chosen = choose(shipped(), methods)
-    files = {name: path.read_bytes() for name, path in chosen.files.items()} | _own_files(repository, methods)
+    files = {name: path.read_bytes() for name, path in chosen.files.items()} | _own_files(repository, chosen)
     repository.require_inside([*files, FILE])
     states = {name: manifest.state(repository.root, name, content) for name, content in files.items()}
     if not options.dry_run:
@@ -63,12 +63,11 @@ def _run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _own_files(repository: Repository, methods: list[str]) -> dict[str, bytes]:
+def _own_files(repository: Repository, chosen: Chosen) -> dict[str, bytes]:
     """What is made for the repository: the ini file, the constraints, the workflows."""
     ini = INI.read_text(encoding="utf-8")
-    if methods:
-        markers = " or ".join(f"peft_{method.replace('-', '_')}" for method in methods)
-        ini += f'addopts = -m "{markers}"\n'
+    if chosen.markers:  # of the suites of structures, which bring every method
+        ini += f'addopts = -m "{" or ".join(chosen.markers)}"\n'
     texts = {"benchmarks/pytest.ini": ini, "benchmarks/constraints.txt": repository.constraints()}
     python = ".".join(map(str, sys.version_info[:2]))
     for template in WORKFLOWS:
@@ -91,10 +90,12 @@ def _write(
 
 
 def _about(repository: Repository) -> list[str]:
-    what = "PEFT itself: benchmarks/constraints.txt leaves peft out" if repository.is_peft else "a repository"
+    lines = [str(repository.root)]
+    if repository.is_peft:
+        lines.append("PEFT itself is developed here, so benchmarks/constraints.txt leaves it out")
     if not repository.has_git:
-        what = "no git repository: GitHub runs the workflows once it is one"
-    return [f"{repository.root}: {what}"]
+        lines.append("no git repository: GitHub runs the workflows once it is one")
+    return lines
 
 
 def _told(states: Mapping[str, State], dry_run: bool) -> list[str]:

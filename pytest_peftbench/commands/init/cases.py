@@ -36,6 +36,7 @@ class _Environment:
 class Chosen:
     """files: the files to copy, by their path in the repository. suites, baselines: how many of them those are.
 
+    markers: of the methods, as `pytest -m` has them; none where all are taken.
     others: how many shipped baselines of these cases are left out, recorded with other versions of STACK than the
     installed ones. recorded: those versions.
     """
@@ -43,6 +44,7 @@ class Chosen:
     files: dict[str, Path]
     suites: int
     baselines: int
+    markers: tuple[str, ...]
     others: int
     recorded: frozenset[str]
 
@@ -67,6 +69,7 @@ def choose(shipped: Shipped, methods: Sequence[str]) -> Chosen:
         files=dict(sorted(files.items())),
         suites=len(chosen),
         baselines=len(baselines),
+        markers=tuple(sorted({item.marker for kept in chosen.values() for item in kept})) if methods else (),
         others=len(others),
         recorded=frozenset(others.values()),
     )

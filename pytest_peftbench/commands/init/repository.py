@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.metadata import requires
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -43,7 +43,8 @@ class Repository:
         has_git = stands(folder / ".git")
         if above and not has_git:
             raise InputError(
-                f"{root}: lies in the repository {above}, and GitHub reads workflows from its top alone; give {above}"
+                f"{root}: lies in the repository {above}, and GitHub reads workflows from its top alone; give {above}, "
+                "or make this one with git init"
             )
         require_writable(str(root), folder)
         is_peft = (folder / "src" / "peft" / "__init__.py").is_file()
@@ -70,14 +71,13 @@ class Repository:
 
     def require_inside(self, names: Iterable[str]) -> None:
         """Raise InputError where one of these files would be written through a link that leads out, or below a file."""
-        for parent in dict.fromkeys((self.root / name).parent for name in names):
-            for folder in (parent, *parent.parents):
-                if folder == self.root:
-                    break
-                if not resolved(folder).is_relative_to(self.root):
-                    raise InputError(f"{folder}: is a link that leads out of {self.root}; put a folder in its place")
-                if stands(folder) and not folder.is_dir():
-                    raise InputError(f"{folder}: is no folder, and files are to be written there; move it away")
+        below = {above for name in names for above in PurePosixPath(name).parents} - {PurePosixPath()}
+        for name in sorted(below):  # the one above first, which is the link, or the file
+            folder = self.root / name
+            if not resolved(folder).is_relative_to(self.root):
+                raise InputError(f"{folder}: is a link that leads out of {self.root}; put a folder in its place")
+            if stands(folder) and not folder.is_dir():
+                raise InputError(f"{folder}: is no folder, and files are to be written there; move it away")
 
 
 def _needed(packages: Iterable[str]) -> set[str]:
