@@ -7,7 +7,9 @@ import re
 from support import make_result, write_json
 
 from pytest_peftbench.commands import main
+from pytest_peftbench.compare.noise import with_noise
 from pytest_peftbench.results.baseline import baseline_path, from_result, write
+from pytest_peftbench.results.metrics import METRICS
 from pytest_peftbench.results.result import CaseId, Picture, Witness
 
 # Text that a page must show as it is.
@@ -123,7 +125,7 @@ def results(folder):
     for result in [*measured, math("loha", 0.5, 0.15, witness=Witness(QUANTITIES, bound=1e-9))]:
         if result.witness is not None:
             object.__setattr__(result, "witness", Witness(QUANTITIES, bound=1e-9))
-        write(from_result(result), baseline_path(folder / "baselines", result.case))
+        write(with_noise(from_result(result), (), METRICS), baseline_path(folder / "baselines", result.case))
         save(folder / "results", result)
     red = math("loha", 0.5, 0.15, witness=Witness(MOVED))
     red.metrics["train_step.flops"] += 1_000_000

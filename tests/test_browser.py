@@ -185,7 +185,7 @@ def test_the_front_holds_what_no_other_beats_in_both(opened):
     assert [line.partition(":")[0] for line in front.all_inner_texts()] == ["ia3/rank8", "oft/rank8"]
     opened.choose("#pareto", "right", "params.trainable")
     assert [line.partition(":")[0] for line in front.all_inner_texts()] == ["ia3/rank8", "oft/rank8"]
-    assert "better: less" in opened.text("#pareto .plot")
+    assert "lower is better" in opened.text("#pareto .plot")
 
 
 def test_footprints_are_held_against_cards(opened):
@@ -298,7 +298,7 @@ def folder_of_history(tmp_path):
         {"short": name * 8, "date": "2026-01-01", "subject": "s", "peft": f"0.{name}.0"} for name in ("20", "21")
     ]
     metric = {"name": "forgetting", "unit": "nats", "direction": "lower"}
-    series = [{"case": "a", "metric": metric, "change": "+0.1", "size": 1.0, "points": [[0, 0.1], [1, 0.2]]}]
+    series = [{"case": "a", "metric": metric, "change": "+0.1", "size": 1.0, "points": [[0, 0.1, "a"], [1, 0.2, "a"]]}]
     past = {"notes": ["2 commits"], "commits": commits, "series": series}
     (tmp_path / "page.html").write_text(rendered(page_data(Page("x", [], {}, history=past))), encoding="utf-8")
     return tmp_path / "page.html"

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from pytest_peftbench.compare import values_of
-from pytest_peftbench.results.baseline import Baseline, baseline_path, from_json
+from pytest_peftbench.results.baseline import baseline_path
 from pytest_peftbench.results.files import InputError
-from pytest_peftbench.results.metrics import METRICS
-from pytest_peftbench.results.result import CaseId
+from pytest_peftbench.results.metrics import METRICS, Metric
+from pytest_peftbench.results.result import CaseId, mean
 from pytest_peftbench.results.words import change, plural
 
 # Series that a page offers, those that moved furthest.
@@ -22,7 +23,7 @@ _MOST = 300
 
 @dataclass(frozen=True)
 class Commit:
-    """One commit of the baselines: its hash, day (of its author), subject, and blobs by the path of their baseline."""
+    """One commit of the baselines: its hash, its author's day, its subject, and the blob of each file by its path."""
 
     sha: str
     date: str
@@ -30,103 +31,148 @@ class Commit:
     blobs: Mapping[str, str]
 
 
-@dataclass
-class _Past:
-    """Baselines by blob, each read once; `unread` counts those that another version wrote or that are damaged."""
+@dataclass(frozen=True)
+class State:
+    """What a baseline held in a commit: of which case version, under which PEFT, and its numbers, means over seeds."""
 
-    folder: Path
-    read: dict[str, Baseline | None] = field(default_factory=dict)
-    unread: int = 0
+    version: str
+    peft: str
+    values: Mapping[str, float]
 
-    def baseline(self, blob: str, path: str) -> Baseline | None:
-        if blob not in self.read:
-            try:
-                text = git(self.folder, "cat-file", "blob", blob)
-                self.read[blob] = from_json(json.loads(text), Path(path))
-            except (InputError, ValueError):
-                self.read[blob] = None
-                self.unread += 1
-        return self.read[blob]
+
+@dataclass(frozen=True)
+class Point:
+    """One figure in one commit."""
+
+    commit: int
+    value: float
+    version: str
 
 
 def history_of(baselines: Path, cases: Collection[CaseId], most: int) -> dict[str, Any]:
     """Commits, oldest first, and a series for each figure of these cases that moved, the furthest first; plain data.
 
+    A figure moved where it did so within the case's last version: figures of different versions are not comparable.
     most: how many commits it goes back. Raises InputError where the folder is in no git repository, or no commit holds
     it.
     """
     commits = list(_commits(baselines, most))
     if not commits:
         raise InputError(f"--history: no commit holds {baselines}; commit the baselines first")
-    past = _Past(baselines)
-    pefts = [""] * len(commits)
+    pefts: list[set[str]] = [set() for _ in commits]
     series: list[dict[str, Any]] = []
-    for case in sorted(cases, key=str):
-        path = baseline_path(Path(), case).as_posix()
-        points: dict[str, list[tuple[int, float]]] = {}
-        for place, commit in enumerate(commits):
-            blob = commit.blobs.get(path)
-            found = past.baseline(blob, path) if blob else None
-            if found is None:
-                continue
-            pefts[place] = max(pefts[place], found.environment.get("peft", ""))
-            for name, value in values_of(found).items():
-                points.setdefault(name, []).append((place, value))
-        series += _moved(case, points)
+    unread: set[str] = set()
+    with _blobs(baselines) as read:
+        known: dict[str, State | None] = {}
+        for case in sorted(cases, key=str):
+            states = {}
+            for place, blob in _blobs_of(case, commits):
+                if blob not in known:
+                    known[blob] = _state(read(blob))
+                if (state := known[blob]) is None:
+                    unread.add(blob)
+                    continue
+                states[place] = state
+                pefts[place].add(state.peft)
+            series += _moved(case, states)
     series.sort(key=lambda item: (-item["size"], item["case"], item["metric"]["name"]))
-    notes = [f"{plural(len(commits), 'commit')} of {baselines}, {plural(len(series), 'figure')} moved"]
-    if past.unread:
-        notes.append(f"{plural(past.unread, 'state')} of baselines could not be read: of an older version, or damaged")
-    if len(series) > _MOST:
-        notes.append(f"the {_MOST} that moved furthest are shown")
     return {
-        "notes": notes,
+        "notes": list(_notes(baselines, len(commits), len(series), len(unread))),
         "commits": [
-            {"short": commit.sha[:8], "date": commit.date, "subject": commit.subject, "peft": peft}
+            {"short": commit.sha[:8], "date": commit.date, "subject": commit.subject, "peft": ", ".join(sorted(peft))}
             for commit, peft in zip(commits, pefts, strict=True)
         ],
         "series": series[:_MOST],
     }
 
 
-def _moved(case: CaseId, points: Mapping[str, list[tuple[int, float]]]) -> Iterator[dict[str, Any]]:
-    for name, values in points.items():
+def _notes(baselines: Path, commits: int, moved: int, unread: int) -> Iterator[str]:
+    yield f"{plural(commits, 'commit')} of {baselines}, {plural(moved, 'figure')} moved"
+    if unread:
+        yield f"{plural(unread, 'state')} of baselines could not be read: damaged, or of an unknown version"
+    if moved > _MOST:
+        yield f"the {_MOST} that moved furthest are shown"
+
+
+def _blobs_of(case: CaseId, commits: Sequence[Commit]) -> Iterator[tuple[int, str]]:
+    path = baseline_path(Path(), case).as_posix()
+    return ((place, commit.blobs[path]) for place, commit in enumerate(commits) if path in commit.blobs)
+
+
+def _state(content: bytes) -> State | None:
+    """What a baseline of this or an earlier schema holds; None for what cannot be read.
+
+    Not read as for a comparison: an earlier schema's figures are shown, too.
+    """
+    try:
+        data = json.loads(content)
+        per_seed = data.get("per_seed") or _by_name(data.get("seeds") or [])
+        found = {**{name: [value] for name, value in data["metrics"].items()}, **per_seed}
+        values = {name: mean(list(filter(_is_number, seeds))) for name, seeds in found.items()}
+        peft = str(data["environment"].get("peft", ""))
+        return State(data["case_version"], peft, {name: value for name, value in values.items() if _is_number(value)})
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _by_name(seeds: list[Any]) -> dict[str, list[Any]]:
+    """The values of each figure, from a row for each seed, as earlier schemas have it."""
+    found: dict[str, list[Any]] = {}
+    for row in seeds:
+        for name, value in row["metrics"].items():
+            found.setdefault(name, []).append(value)
+    return found
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _moved(case: CaseId, states: Mapping[int, State]) -> Iterator[dict[str, Any]]:
+    """A series for each figure that moved within the last version of the case."""
+    points: dict[str, list[Point]] = {}
+    for place, state in states.items():
+        for name, value in state.values.items():
+            points.setdefault(name, []).append(Point(place, value, state.version))
+    for name, found in points.items():
         metric = METRICS.get(name)
-        first, last = values[0][1], values[-1][1]
-        if metric is None or len({value for _, value in values}) < 2:
-            continue
-        size = max(abs(value - first) for _, value in values)
-        scale = metric.margin(first) if metric.lane == "quality" else abs(first)
-        yield {
-            "case": str(case),
-            "metric": {"name": name, "unit": metric.unit, "direction": metric.direction},
-            "change": change(metric, last, first) if last != first else "and back",
-            "size": size / scale if scale else size,
-            "points": values,
-        }
+        last = [point.value for point in found if point.version == found[-1].version]
+        if metric is not None and len(set(last)) > 1:
+            yield {
+                "case": str(case),
+                "metric": {"name": name, "unit": metric.unit, "direction": metric.direction},
+                "change": change(metric, last[-1], last[0]) if last[-1] != last[0] else "and back",
+                "size": _size(metric, last),
+                "points": [[point.commit, point.value, point.version] for point in found],
+            }
+
+
+def _size(metric: Metric, values: Sequence[float]) -> float:
+    """How far a figure went: in margins where it is one of quality or a time, else as a share."""
+    farthest = max(abs(value - values[0]) for value in values)
+    scale = metric.margin(values[0]) or abs(values[0])
+    return farthest / scale if scale else farthest
+
+
+# git
 
 
 def _commits(folder: Path, most: int) -> Iterator[Commit]:
-    """The last commits that touched the folder, oldest first, with the baselines that each holds."""
+    """The last commits that touched the folder, oldest first, with the files that it held in each."""
     log = git(folder, "log", f"--max-count={most}", "--format=%H%x09%as%x09%s", "--", ".")
     for line in reversed(log.splitlines()):
         sha, date, subject = line.split("\t", 2)
-        # names relative to the folder, which git is run in
-        rows = git(folder, "ls-tree", "-r", "-z", sha, ".").split("\0")
-        parted = (row.partition("\t") for row in rows if row)
-        yield Commit(sha, date, subject, {name: head.split()[2] for head, _, name in parted if name.endswith(".json")})
+        # names are relative to the folder, which git is run in
+        rows = [row.partition("\t") for row in git(folder, "ls-tree", "-r", "-z", sha, ".").split("\0") if row]
+        yield Commit(sha, date, subject, {name: head.split()[2] for head, _, name in rows})
 
 
 def git(folder: Path, *arguments: str) -> str:
     """What git answers about the folder. Raises InputError, in git's words, where it does not."""
+    command = ["git", "-c", "core.quotePath=false", *arguments]
     try:
         answer = subprocess.run(
-            ["git", "-c", "core.quotePath=false", *arguments],
-            cwd=folder,
-            capture_output=True,
-            encoding="utf-8",
-            errors="replace",
-            check=True,
+            command, cwd=folder, capture_output=True, encoding="utf-8", errors="replace", check=True
         )
     except FileNotFoundError as error:
         raise InputError("--history: git is not installed") from error
@@ -134,3 +180,24 @@ def git(folder: Path, *arguments: str) -> str:
         words = error.stderr.strip().splitlines() or ["git failed"]
         raise InputError(f"--history: {folder}: {words[0]}") from error
     return answer.stdout
+
+
+@contextmanager
+def _blobs(folder: Path) -> Iterator[Any]:
+    """A function that gives a blob's content, all from one process: there are thousands."""
+    command = ["git", "cat-file", "--batch"]
+    with subprocess.Popen(command, cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        asked, answers = process.stdin, process.stdout
+        yield lambda blob: _asked(blob, asked, answers)
+        asked.close()
+
+
+def _asked(blob: str, asked: IO[bytes], answers: IO[bytes]) -> bytes:
+    asked.write(f"{blob}\n".encode())
+    asked.flush()
+    size = int(answers.readline().split()[2])
+    content = answers.read(size)
+    answers.read(1)  # the line's end
+    return content

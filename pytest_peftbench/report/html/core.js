@@ -110,5 +110,7 @@ function metricsOf(cases) {
 
 // Colours of Okabe and Ito, which nobody mistakes for each other.
 const COLOURS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442"];
+// of the page, which is light or dark
+const GROUND = "var(--ground)";
 const plotStyle = { background: "transparent", color: "currentColor", fontFamily: "inherit", fontSize: "12px", overflow: "visible" };
 const widthOf = (element, most = 960) => Math.max(280, Math.min(most, element.clientWidth || most));

@@ -51,7 +51,7 @@
         Plot.barX(segments, { x: (segment) => segment.bytes / unit[0], y: "method", order: "at", fill: { value: (segment) => FILLS[segment.at], scale: null }, insetTop: 1, insetBottom: 1, href: (segment) => link(segment.item) }),
         Plot.ruleX(lines, { stroke: "currentColor", strokeWidth: 1.5, strokeDasharray: "4 3" }),
         Plot.text(lines, { x: (gib) => gib, frameAnchor: "bottom", text: (gib) => `${gib} GiB card`, dy: 14, fill: "currentColor" }),
-        Plot.tip(items, Plot.pointerY({ x: (item) => item.values[peak] / unit[0], y: methodName, title: (item) => `${methodName(item)}\n${shown(data.metrics[peak], item.values[peak])}\n${parted(item)}`, fill: "Canvas", fontSize: 12 })),
+        Plot.tip(items, Plot.pointerY({ x: (item) => item.values[peak] / unit[0], y: methodName, title: (item) => `${methodName(item)}\n${shown(data.metrics[peak], item.values[peak])}\n${parted(item)}`, fill: GROUND, fontSize: 12 })),
       ],
       ariaLabel: `peak memory of ${group.label}`,
     }));

@@ -16,7 +16,7 @@
 
   function draw() {
     const series = past.series[state.at];
-    const rows = series.points.map(([commit, value]) => ({ ...past.commits[commit], commit, value }));
+    const rows = series.points.map(([commit, value, version]) => ({ ...past.commits[commit], commit, value, version }));
     const label = (row) => `${row.short} ${row.date}`;
     controls.replaceChildren(choice("figure, the largest moves first", names, state.at, (value) => { state.at = Number(value); draw(); }));
     plotPlace.replaceChildren(Plot.plot({
@@ -24,10 +24,10 @@
       x: { type: "point", domain: past.commits.map((_, at) => at), label: "commit, oldest first", tickFormat: (at) => past.commits[at].short, tickRotate: past.commits.length > 8 ? -40 : 0 },
       y: { label: series.metric.name, grid: true, zero: false, tickFormat: (value) => shown(series.metric, value) },
       marks: [
-        Plot.line(rows, { x: "commit", y: "value", stroke: COLOURS[0], curve: "step-after", strokeWidth: 2 }),
-        Plot.dot(rows, { x: "commit", y: "value", fill: COLOURS[0], r: 4 }),
+        Plot.line(rows, { x: "commit", y: "value", z: "version", stroke: COLOURS[0], curve: "step-after", strokeWidth: 2 }),
+        Plot.dot(rows, { x: "commit", y: "value", fill: COLOURS[0], r: 4, symbol: "version" }),
         Plot.text(rows, Plot.selectLast({ x: "commit", y: "value", text: (row) => shown(series.metric, row.value), dy: -10, fill: "currentColor" })),
-        Plot.tip(rows, Plot.pointerX({ x: "commit", y: "value", fill: "Canvas", title: (row) => `${label(row)}\n${row.subject}\nPEFT ${row.peft}\n${shown(series.metric, row.value)}` })),
+        Plot.tip(rows, Plot.pointerX({ x: "commit", y: "value", fill: GROUND, title: (row) => `${label(row)}\n${row.subject}\nPEFT ${row.peft}, case version ${row.version}\n${shown(series.metric, row.value)}` })),
       ],
       ariaLabel: `${series.metric.name} of ${series.case} over commits`,
     }));

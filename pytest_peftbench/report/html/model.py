@@ -19,11 +19,21 @@ from pytest_peftbench.results.result import CaseId
 Explain = Callable[[CaseId, str, str], tuple[str, bool] | None]
 # GiB of the cards that footprints are held against.
 CARDS = (8, 12, 16, 24, 48, 80)
-# Columns that each table begins with, behind those of its task.
-_COMMON = ("params.trainable", "checkpoint.bytes", "train_step.flops", "train_step.peak_bytes", "step_time_ratio")
-_PUBLISHED = ("published.memory_max_bytes", "published.train_time_s", "published.forgetting")
+# Columns that each table begins with behind those of its task, and what a reader calls them.
+_COMMON = {
+    "params.trainable": "trainable",
+    "checkpoint.bytes": "checkpoint",
+    "train_step.flops": "step FLOP",
+    "train_step.peak_bytes": "peak",
+    "step_time_ratio": "time",
+}
+_PUBLISHED = {
+    "published.forgetting": "forgetting",
+    "published.memory_max_bytes": "memory",
+    "published.train_time_s": "train time",
+}
 # Those of cases that are not trained.
-_UNTRAINED = ("params.trainable", "train_step.peak_bytes", "train_step.flops", "train_step.calls", "checkpoint.bytes")
+_UNTRAINED = {name: header for name, header in _COMMON.items() if name != "step_time_ratio"}
 
 
 @dataclass(frozen=True)
@@ -166,8 +176,8 @@ class _Builder:
     def _group(self, kind: str, task: str, base_model: str, published: bool) -> dict[str, Any]:
         """One table: what it is called, its columns, and which of them tell what is won and what is lost."""
         quality = [column for column in self.page.columns.get(kind or task, ()) if column.metric in self.page.metrics]
-        trained = [*_COMMON, *(_PUBLISHED if published else ())]
-        wanted = [*(column.metric for column in quality), *(_UNTRAINED if kind else trained)]
+        common = _UNTRAINED if kind else {**(_PUBLISHED if published else {}), **_COMMON}
+        headers = {**{column.metric: column.header for column in quality}, **common}
         known = self.metrics.values
         label = " · ".join(part for part in (kind, task, base_model) if part)
         return {
@@ -175,8 +185,8 @@ class _Builder:
             "kind": kind,
             "task": task,
             "base_model": base_model,
-            "columns": [known.index(name) for name in dict.fromkeys(wanted) if name in known],
-            "headers": {known.index(column.metric): column.header for column in quality if column.metric in known},
+            "columns": [known.index(name) for name in headers if name in known],
+            "headers": {known.index(name): header for name, header in headers.items() if name in known},
             "gain": self._first(quality, "higher"),
             "loss": self._first(quality, "lower", also=("published.forgetting",) if published else ()),
         }

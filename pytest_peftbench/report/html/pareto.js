@@ -35,7 +35,7 @@
     plotPlace.replaceChildren(points.length ? plot(points, best, xMetric, yMetric, group) : el("p", {}, "No case holds both."));
     told.textContent = `${points.length} of ${casesOf(state.group).length} cases hold both. ${best.length} of them no other beats in both:`;
     front.replaceChildren(...best.map((point) => el("li", {}, el("a", { href: link(point.item) }, methodName(point.item)),
-      `: ${shown(yMetric, point.y)}, ${shown(xMetric, point.x)}`)));
+      `: ${headerOf(group, state.y)} ${shown(yMetric, point.y)}, ${headerOf(group, state.x)} ${shown(xMetric, point.x)}`)));
   }
 
   /** The points that no other is as good as in both figures and better in one, the best of x first. */
@@ -55,10 +55,9 @@
   }
 
   function axis(metric, name, log, numbers) {
-    const arrow = { lower: "better: less", higher: "better: more" }[metric.direction];
-    const unit = { fraction: "", bytes: "", FLOP: "" }[metric.unit] ?? metric.unit;
+    const unit = unitOf(metric) === name ? "" : unitOf(metric);
     const scale = log && numbers.every((value) => value > 0) ? { type: "log" } : {};
-    return { ...scale, label: `${name}${unit ? ` (${unit})` : ""}, ${arrow}`, grid: true, nice: true, tickFormat: (value) => shown(metric, value), ticks: 5, zero: false };
+    return { ...scale, labelArrow: null, label: `${name}${unit ? ` (${unit})` : ""}, ${better(metric)}`, grid: true, nice: true, tickFormat: (value) => shown(metric, value), ticks: 5, zero: false };
   }
 
   function plot(points, best, xMetric, yMetric, group) {
@@ -75,10 +74,10 @@
       marks: [
         Plot.line(best, { x: "x", y: "y", stroke: COLOURS[0], strokeWidth: 1.5, strokeOpacity: 0.7, curve: "step-after" }),
         Plot.dot(others, { ...shared, r: 4.5, stroke: "currentColor", fill: "currentColor", fillOpacity: 0.15, strokeOpacity: 0.7 }),
-        Plot.dot(best, { ...shared, r: 5.5, symbol: "diamond2", fill: COLOURS[0], stroke: "Canvas" }),
+        Plot.dot(best, { ...shared, r: 5.5, symbol: "diamond2", fill: COLOURS[0], stroke: GROUND }),
         Plot.dot(points.filter((point) => point.item.red), { ...shared, r: 6, symbol: "times", stroke: COLOURS[5], strokeWidth: 2 }),
-        Plot.text(named, { x: "x", y: "y", text: (point) => methodName(point.item), dy: -10, fontSize: 11, fill: "currentColor", stroke: "Canvas", strokeWidth: 3, lineAnchor: "bottom" }),
-        Plot.tip(points, Plot.pointer({ x: "x", y: "y", title, fill: "Canvas", fontSize: 12 })),
+        Plot.text(named, { x: "x", y: "y", text: (point) => methodName(point.item), dy: -10, fontSize: 11, fill: "currentColor", stroke: GROUND, strokeWidth: 3, lineAnchor: "bottom" }),
+        Plot.tip(points, Plot.pointer({ x: "x", y: "y", title, fill: GROUND, fontSize: 12 })),
       ],
       ariaLabel: `${headerOf(group, state.y)} against ${headerOf(group, state.x)}`,
     });

@@ -8,7 +8,7 @@
     const [gain, loss] = [data.metrics[group.gain], data.metrics[group.loss]];
     const held = casesOf(place).filter((item) => item.values[group.gain] !== undefined && item.values[group.loss] !== undefined);
     if (held.length < 2) return;
-    const names = [headerOf(group, group.gain), headerOf(group, group.loss).replace("published.", "")];
+    const names = [headerOf(group, group.gain), headerOf(group, group.loss)];
     const plain = held.filter((item) => item.method === "lora").sort((a, b) => a.name.length - b.name.length || a.name.localeCompare(b.name));
     const sign = gain.direction === "higher" ? 1 : -1;
     let than = plain[0] || [...held].sort((a, b) => sign * (b.values[group.gain] - a.values[group.gain]))[0];

@@ -74,7 +74,7 @@
     const arrow = { ascending: " ▲", descending: " ▼", none: "" }[sorted];
     return el("th", { scope: "col", "aria-sort": sorted, class: numeric ? "number" : "" },
       el("button", { type: "button", onclick: sort, "data-key": key, title: detail }, name, el("span", { "aria-hidden": "true" }, arrow)),
-      numeric ? el("small", {}, data.metrics[key].unit) : null);
+      numeric ? el("small", {}, unitOf(data.metrics[key])) : null);
   }
 
   function cell(item, metric) {
@@ -88,7 +88,7 @@
 
   function row(item) {
     const open = el("button", { type: "button", "aria-expanded": "false", class: "open", onclick: () => toggle(item, line) }, state.group === "" ? item.id : methodName(item));
-    const line = el("tr", { "data-case": item.id, class: tone(item) }, el("th", { scope: "row" }, open), el("td", {}, verdictMark(item)),
+    const line = el("tr", { "data-case": item.id }, el("th", { scope: "row" }, open), el("td", {}, verdictMark(item)),
       ...state.columns.map((metric) => cell(item, metric)), el("td", { class: "moved" }, item.moved));
     return line;
   }

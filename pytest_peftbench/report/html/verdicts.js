@@ -13,7 +13,7 @@
       marks: [
         Plot.line(rows.filter((row) => row.side === "baseline"), { x: "step", y: "loss", stroke: "side", strokeWidth: 2, strokeDasharray: "5 3" }),
         Plot.line(rows.filter((row) => row.side === "this run"), { x: "step", y: "loss", stroke: "side", strokeWidth: 1.5 }),
-        Plot.tip(rows, Plot.pointer({ x: "step", y: "loss", title: (row) => `${row.side}, step ${row.step}: ${row.loss}`, fill: "Canvas" })),
+        Plot.tip(rows, Plot.pointer({ x: "step", y: "loss", title: (row) => `${row.side}, step ${row.step}: ${row.loss}`, fill: GROUND })),
       ],
       ariaLabel: "training losses of this run and of the baseline",
     });
