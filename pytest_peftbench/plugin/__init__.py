@@ -69,7 +69,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
     """Have torch pinned should a conftest.py import it, where the session may come to measure."""
-    environment.WATCH.wanted = early_config.stash[_MAY_MEASURE] = cache(partial(may_measure, early_config))
+    wanted: Callable[[], bool] = cache(partial(may_measure, early_config))
+    environment.WATCH.wanted = early_config.stash[_MAY_MEASURE] = wanted
 
 
 @pytest.hookimpl(wrapper=True)
