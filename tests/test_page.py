@@ -151,6 +151,23 @@ def test_a_picture_outside_of_the_results_folder_is_refused(folder):
     assert "'..' cannot be part of a file name" in page_of(report(folder))["problems"][0]
 
 
+def test_cases_that_could_not_be_judged_for_one_reason_are_one_row_and_need_no_look(folder):
+    for method in ("oft", "ia3"):
+        (folder / "baselines" / "MetaMathQA" / "tiny" / f"{method}--rank8.json").unlink()
+
+    page = report(folder, "--baselines", folder / "baselines")
+    data, text = page_of(page), page.read_text(encoding="utf-8")
+
+    assert (data["red"], data["look"], data["unjudged"]["words"]) == (
+        3,
+        {"count": 1, "words": "1 regressed"},
+        "2 no baseline",
+    )
+    assert [(row["verdict"], len(row["cases"])) for row in data["alike"]] == [("regressed", 1), ("no baseline", 2)]
+    assert "2 of 10 could not be judged: 2 no baseline" in text
+    assert "they count as red for the exit code" in text
+
+
 def test_life_cycles_say_what_broke_and_why(folder):
     data = page_of(report(folder, expected=0))
     words = {

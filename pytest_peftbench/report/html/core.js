@@ -34,9 +34,9 @@ function choice(label, options, chosen, onchange) {
   return field;
 }
 
-function checkbox(label, checked, onchange) {
+function checkbox(label, checked, onchange, title = null) {
   const box = el("input", { type: "checkbox", checked, onchange: () => onchange(box.checked) });
-  return el("label", { class: "check" }, box, " ", label);
+  return el("label", { class: "check", title }, box, " ", label);
 }
 
 // Figures -------------------------------------------------------------------------------------------------------------
@@ -65,11 +65,32 @@ function shown(metric, value) {
 /** The unit where the figure itself does not say it. */
 const unitOf = (metric) => (["bytes", "FLOP", "fraction", "ratio", "s"].includes(metric.unit) ? "" : metric.unit);
 
+const withUnit = (metric, name) => (unitOf(metric) && unitOf(metric) !== name ? `${name} (${unitOf(metric)})` : name);
+
+const PLUS_MINUS = "±: the smallest regression that is caught nine times out of ten.";
+
+/** A case's figure, with what can be told from it behind it. */
+function withPlus(item, metric) {
+  const [value, plus] = [item.values[metric], item.plus_minus[metric]];
+  return [shown(data.metrics[metric], value), value !== undefined && plus !== undefined ? el("span", { class: "plus" }, ` ±${shown(data.metrics[metric], plus)}`) : null];
+}
+
 function better(metric) {
   return { lower: "lower is better", higher: "higher is better", equal: "" }[metric.direction];
 }
 
-const headerOf = (group, place) => (group && group.headers[place]) || data.metrics[place].name;
+/** What a figure is called everywhere: in short where some table does so, else by its name in the catalogue. */
+function headerOf(group, place) {
+  const short = [group, ...data.groups].find((each) => each && each.headers[place]);
+  return short ? short.headers[place] : data.metrics[place].name;
+}
+
+/** Which of some cases lack a figure, by method: `61 of 64 have a peak; without: cpt, frod`. */
+function having(all, held, what) {
+  const kept = new Set(held);
+  const without = [...new Set(all.filter((item) => !kept.has(item)).map(methodName))].sort();
+  return `${held.length} of ${all.length} have ${what}${without.length ? `; without: ${without.join(", ")}` : ""}.`;
+}
 
 // Cases ---------------------------------------------------------------------------------------------------------------
 

@@ -36,9 +36,17 @@
     return [...seen].map(([source, prompt]) => ({ name: prompt, source }));
   }
 
+  /** What the case's pictures came to, over all of its prompts. */
+  function figures(tile) {
+    if (!tile.item) return [];
+    const group = data.groups[tile.item.group];
+    return [group.gain, group.loss].filter((metric) => metric !== null && tile.item.values[metric] !== undefined)
+      .map((metric) => el("small", { title: `${data.metrics[metric].name}, of the whole case` }, `${headerOf(group, metric)} ${shown(data.metrics[metric], tile.item.values[metric])}`));
+  }
+
   function strip(title, shownTiles, prompt) {
     const buttons = shownTiles.map((tile, at) => el("button", { type: "button", class: tile.base ? "tile base" : "tile", onclick: () => enlarge(shownTiles, at, prompt) },
-      image(tile.source, `${tile.name}: ${prompt}`), el("span", {}, tile.name)));
+      image(tile.source, `${tile.name}: ${prompt}`), el("span", {}, tile.name), ...figures(tile)));
     return el("section", { class: "prompt" }, el("h4", {}, title), el("div", { class: "tiles" }, ...buttons));
   }
 

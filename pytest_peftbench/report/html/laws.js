@@ -5,10 +5,10 @@
   if (!living.length) return nothing("laws", "No life cycles: pytest benchmarks -k life-cycle asks what each method can do.");
   const state = { by: "operation", method: "", column: "" };
   const controls = el("div", { class: "controls" });
-  const place = el("div", { class: "scroll" });
+  const place = el("div", { class: "scroll high" });
   const cells = el("div", { class: "scroll", "aria-live": "polite" });
   const LEGEND = [["works", "✓", "works"], ["refused", "–", "refused in words"], ["both", "◐", "works or refused, by structure or setting"],
-    ["design", "△", "broken as PEFT means it to be"], ["broken", "✗", "broken somewhere"], ["unreached", "·", "not reached"]];
+    ["design", "△", "broken as PEFT means it to be"], ["broken", "✗", "broken somewhere: how many laws hold, the paler the more"], ["unreached", "·", "not reached"]];
   section("laws").append(controls, el("ul", { class: "legend" }, ...LEGEND.map(([kind, mark, words]) => el("li", {}, el("span", { class: `mark ${kind}` }, mark), ` ${words}`))),
     place, cells);
 
@@ -26,6 +26,13 @@
     return has("holds") ? LEGEND[0] : LEGEND[5];
   }
 
+  /** What a column is about, in a sentence: what its first law says, and how many more there are. */
+  function about(column) {
+    if (state.by === "structure") return `What each method can do on the tiny model ${column}.`;
+    const [first, ...more] = data.laws.filter((law) => law.group === column);
+    return `${first.what || first.name}${more.length ? `; and ${more.length} more` : ""}.`;
+  }
+
   function draw() {
     controls.replaceChildren(choice("columns", [["operation", "operations"], ["structure", "structures"]], state.by, (value) => { state.by = value; cells.replaceChildren(); draw(); }));
     const grid = new Map();
@@ -40,12 +47,16 @@
       }
     const methods = [...new Set(living.map((item) => item.method))].sort();
     const names = state.by === "operation" ? [...columns] : [...columns].sort();
-    const head = el("tr", {}, el("th", { scope: "col" }, "method"), ...names.map((name) => el("th", { scope: "col", class: "tall" }, el("span", {}, name))));
+    const head = el("tr", {}, el("th", { scope: "col" }, "method"), ...names.map((name) => el("th", { scope: "col", class: "tall", title: about(name) }, el("span", {}, name))));
     const rows = methods.map((method) => el("tr", {}, el("th", { scope: "row" }, method), ...names.map((column) => {
       const found = grid.get(`${method}\n${column}`);
       if (!found) return el("td", {});
-      const [kind, mark, words] = markOf(found);
-      return el("td", { class: "cell" }, el("button", { type: "button", class: `mark ${kind}`, title: `${method}, ${column}: ${words}`, "aria-label": `${method}, ${column}: ${words}`, onclick: () => detail(method, column) }, mark));
+      const [kind, mark, legend] = markOf(found);
+      const holds = found.filter((row) => standing(row) === "holds").length;
+      const faults = found.filter((row) => standing(row) === "broken" && !byDesign(row)).length;
+      const words = kind === "broken" ? `broken somewhere, ${holds} of ${found.length} laws hold` : legend;
+      const style = kind === "broken" ? `--share: ${Math.round(15 + 85 * faults / found.length)}%` : null;
+      return el("td", { class: "cell" }, el("button", { type: "button", class: `mark ${kind}`, style, title: `${method}, ${column}: ${words}`, "aria-label": `${method}, ${column}: ${words}`, onclick: () => detail(method, column) }, kind === "broken" ? `${holds}/${found.length}` : mark));
     })));
     place.replaceChildren(el("table", { class: "matrix" }, el("thead", {}, head), el("tbody", {}, ...rows)));
   }

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pytest_peftbench.compare import GREEN_BY_DEFAULT, SEVERITY
+from pytest_peftbench.compare import GREEN_BY_DEFAULT, SEVERITY, CaseVerdict, Verdict
 from pytest_peftbench.report.html.pictures import Album
 from pytest_peftbench.report.outcome import CaseOutcome
 from pytest_peftbench.results.laws import LAW, group_of, standing
@@ -17,6 +18,14 @@ from pytest_peftbench.results.result import CaseId
 
 # Why a law is broken, in words, and whether PEFT means it so; None where nobody shares the cause.
 Explain = Callable[[CaseId, str, str], tuple[str, bool] | None]
+# Red, and yet nothing is known to be worse: these say that the two sides could not be held against each other.
+UNJUDGED: frozenset[Verdict] = frozenset({"cannot tell", "not comparable", "no baseline"})
+# What says that something is other than it was.
+MOVED: frozenset[Verdict] = frozenset(
+    {"improved", "numerics changed", "missing metric", "unknown metric", "regressed", "failed"}
+)
+# Versions of cases, which differ where the reason is one.
+_HASHES = re.compile(r"\b[0-9a-f]{12,}\b")
 # GiB of the cards that footprints are held against.
 CARDS = (8, 12, 16, 24, 48, 80)
 # Columns that each table begins with behind those of its task, and what a reader calls them.
@@ -100,6 +109,9 @@ class _Builder:
             "notes": list(self.page.notes),
             "counts": self._counts(cases),
             "red": sum(case["red"] for case in cases),
+            "look": _tally(case["look"] for case in cases if case["look"]),
+            "unjudged": _tally(case["verdict"] for case in cases if case["red"] and not case["look"]),
+            "alike": _alike(cases),
             "unmeasured": unmeasured,
             "groups": [self._group(*key) for key in self.groups.values],
             "cases": cases,
@@ -136,7 +148,10 @@ class _Builder:
             "name": case.name,
             "verdict": verdict.verdict,
             "red": outcome.red,
+            "look": _needs_look(verdict) if outcome.red else "",
+            "cause": _cause(verdict) if outcome.red else "",
             "moved": verdict.moved(),
+            "shifts": _shifts(verdict),
             "text": verdict.text() if outcome.red else "",
             "findings": [item.text() for item in verdict.findings if item.verdict != "identical"],
             "baseline": verdict.baseline,
@@ -219,6 +234,46 @@ class _Builder:
 
 # What is said behind a case's name where it is not a result of ours.
 _OF = {"published": "published by PEFT", "baseline": "baseline"}
+
+
+def _tally(verdicts: Iterable[str]) -> dict[str, Any]:
+    """How many there are, and of which verdicts: `1 failed, 2 regressed`, the worst first."""
+    found = Counter(verdicts)
+    words = (f"{found[verdict]:,} {verdict}" for verdict in reversed(SEVERITY) if found[verdict])
+    return {"count": found.total(), "words": ", ".join(words)}
+
+
+def _needs_look(verdict: CaseVerdict) -> str:
+    """The worst verdict of a red case that says what is wrong with it; empty where it only could not be judged."""
+    known = {item.verdict for item in verdict.findings} - UNJUDGED - GREEN_BY_DEFAULT
+    if known:
+        return max(known, key=SEVERITY.index)
+    return "" if verdict.verdict in UNJUDGED else verdict.verdict
+
+
+def _shifts(verdict: CaseVerdict) -> str:
+    """What moved beyond rounding and noise, the worst first, and nothing of what could not be compared."""
+    found = [item for item in verdict.findings if item.verdict in MOVED]
+    found.sort(key=lambda item: -SEVERITY.index(item.verdict))
+    return ", ".join(dict.fromkeys(item.short() for item in found))
+
+
+def _cause(verdict: CaseVerdict) -> str:
+    """Why a case is red, in words that cases with the same trouble share."""
+    told = verdict.moved()
+    if verdict.verdict in UNJUDGED:
+        told = next((item.reason for item in verdict.findings if item.verdict == verdict.verdict and item.reason), told)
+    return _HASHES.sub("…", told)
+
+
+def _alike(cases: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The red cases by verdict and cause, what needs a look first: the places of each among the cases."""
+    found: dict[tuple[bool, str, str], list[int]] = {}
+    for place, case in enumerate(cases):
+        if case["red"]:
+            found.setdefault((not case["look"], case["verdict"], case["cause"]), []).append(place)
+    rows = sorted(found.items(), key=lambda row: row[0][0])
+    return [{"verdict": verdict, "cause": cause, "cases": places} for (_, verdict, cause), places in rows]
 
 
 def _worst_first(outcome: CaseOutcome) -> tuple[bool, int, str]:

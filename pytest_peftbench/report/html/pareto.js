@@ -32,7 +32,7 @@
       .map((item) => ({ item, x: item.values[state.x], y: item.values[state.y] }));
     const best = onFront(points);
     const [xMetric, yMetric] = [data.metrics[state.x], data.metrics[state.y]];
-    plotPlace.replaceChildren(points.length ? plot(points, best, xMetric, yMetric, group) : el("p", {}, "No case holds both."));
+    plotPlace.replaceChildren(...(points.length ? [marks(points), plot(points, best, xMetric, yMetric, group)] : [ el("p", {}, "No case holds both.")]));
     told.textContent = `${points.length} of ${casesOf(state.group).length} cases hold both. ${best.length} of them no other beats in both:`;
     front.replaceChildren(...best.map((point) => el("li", {}, el("a", { href: link(point.item) }, methodName(point.item)),
       `: ${headerOf(group, state.y)} ${shown(yMetric, point.y)}, ${headerOf(group, state.x)} ${shown(xMetric, point.x)}`)));
@@ -54,6 +54,18 @@
     });
   }
 
+  /** LoRA as it is, without a variant's name behind its own. */
+  const plain = (points) => points.filter((point) => point.item.method === "lora").sort((a, b) => a.item.name.length - b.item.name.length || a.item.name.localeCompare(b.item.name))[0];
+  const worse = (item) => ["failed", "regressed"].includes(item.look);
+
+  /** What the marks mean, those alone that are drawn. */
+  function marks(points) {
+    const has = (told) => points.some((point) => told(point.item));
+    const MARKED = [["◆", COLOURS[0], "no other beats it in both", () => true], ["○", "var(--link)", "some other does", () => true],
+      ["□", COLOURS[1], "LoRA", (item) => item.method === "lora"], ["×", COLOURS[5], "failed or regressed", worse]];
+    return el("ul", { class: "legend" }, ...MARKED.filter(([, , , told]) => has(told)).map(([mark, colour, words]) => el("li", {}, el("span", { style: `color: ${colour}`, "aria-hidden": "true" }, mark), ` ${words}`)));
+  }
+
   function axis(metric, name, log, numbers) {
     const unit = unitOf(metric) === name ? "" : unitOf(metric);
     const scale = log && numbers.every((value) => value > 0) ? { type: "log" } : {};
@@ -66,7 +78,9 @@
     const others = points.filter((point) => !chosen.has(point));
     const title = (point) => `${methodName(point.item)}\n${headerOf(group, state.y)} ${shown(yMetric, point.y)}\n${headerOf(group, state.x)} ${shown(xMetric, point.x)}\n${point.item.verdict}`;
     const shared = { x: "x", y: "y", href: (point) => link(point.item), ariaLabel: title };
-    const named = best.length > 12 ? best.filter((_, at) => at % Math.ceil(best.length / 12) === 0) : best;
+    const few = best.length > 12 ? best.filter((_, at) => at % Math.ceil(best.length / 12) === 0) : best;
+    const lora = plain(points);
+    const named = lora && !few.includes(lora) ? [...few, lora] : few;
     return Plot.plot({
       width, height: Math.min(520, Math.max(320, width * 0.55)), style: plotStyle, marginLeft: 70, marginBottom: 42, marginRight: 40,
       x: axis(xMetric, headerOf(group, state.x), state.log, points.map((point) => point.x)),
@@ -75,7 +89,8 @@
         Plot.line(best, { x: "x", y: "y", stroke: COLOURS[0], strokeWidth: 1.5, strokeOpacity: 0.7, curve: "step-after" }),
         Plot.dot(others, { ...shared, r: 4.5, stroke: "currentColor", fill: "currentColor", fillOpacity: 0.15, strokeOpacity: 0.7 }),
         Plot.dot(best, { ...shared, r: 5.5, symbol: "diamond2", fill: COLOURS[0], stroke: GROUND }),
-        Plot.dot(points.filter((point) => point.item.red), { ...shared, r: 6, symbol: "times", stroke: COLOURS[5], strokeWidth: 2 }),
+        Plot.dot(lora ? [lora] : [], { ...shared, r: 7, symbol: "square", stroke: COLOURS[1], strokeWidth: 2 }),
+        Plot.dot(points.filter((point) => worse(point.item)), { ...shared, r: 6, symbol: "times", stroke: COLOURS[5], strokeWidth: 2 }),
         Plot.text(named, { x: "x", y: "y", text: (point) => methodName(point.item), dy: -10, fontSize: 11, fill: "currentColor", stroke: GROUND, strokeWidth: 3, lineAnchor: "bottom" }),
         Plot.tip(points, Plot.pointer({ x: "x", y: "y", title, fill: GROUND, fontSize: 12 })),
       ],

@@ -12,21 +12,38 @@
     const plain = held.filter((item) => item.method === "lora").sort((a, b) => a.name.length - b.name.length || a.name.localeCompare(b.name));
     const sign = gain.direction === "higher" ? 1 : -1;
     let than = plain[0] || [...held].sort((a, b) => sign * (b.values[group.gain] - a.values[group.gain]))[0];
-    const list = el("ol", { class: "answer" });
+    const list = el("tbody", {});
+    const against = el("th", { scope: "col", class: "number" });
+    const table = el("table", { class: "plain answer" }, el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "method"),
+      el("th", { scope: "col", class: "number", title: loss.name }, withUnit(loss, names[1])), against, el("th", { scope: "col", class: "number", title: gain.name }, names[0]))), list);
     const told = el("p", { class: "note" });
+    const behind = held.some((item) => item.plus_minus[group.loss] !== undefined);
+
+    /** The difference to the reference, and whether it is smaller than what either case's seeds can tell. */
+    function difference(item) {
+      const size = item.values[group.loss] - than.values[group.loss];
+      const least = Math.max(item.plus_minus[group.loss] ?? 0, than.plus_minus[group.loss] ?? 0);
+      const close = behind && Math.abs(size) < least;
+      return el("td", { class: "number" }, `${size > 0 ? "+" : ""}${shown(loss, size)}`, close ? el("small", {}, "too close to call") : null);
+    }
+
+    function line(item, reference) {
+      return el("tr", { class: reference ? "reference" : "" }, el("th", { scope: "row" }, el("a", { href: link(item) }, methodName(item)), reference ? el("small", {}, "the reference") : null),
+        el("td", { class: "number" }, ...withPlus(item, group.loss)), reference ? el("td", { class: "number" }, "–") : difference(item), el("td", { class: "number" }, ...withPlus(item, group.gain)));
+    }
 
     function answer() {
       const wanted = than.values[group.gain];
       const margin = Math.max(gain.margin[0], gain.margin[1] * Math.abs(wanted));
       const enough = held.filter((item) => sign * (item.values[group.gain] - wanted) >= -margin - 1e-12);
       enough.sort((a, b) => a.values[group.loss] - b.values[group.loss] || a.id.localeCompare(b.id));
-      list.replaceChildren(
-        ...enough.slice(0, 5).map((item) =>
-          el("li", {}, el("a", { href: link(item) }, methodName(item)),
-            `: ${names[1]} ${shown(loss, item.values[group.loss])}${unitOf(loss) === names[1] ? "" : ` ${unitOf(loss)}`}, ${names[0]} ${shown(gain, item.values[group.gain])}`)),
-      );
+      const best = enough.slice(0, 5);
+      against.textContent = `to ${than === plain[0] ? "LoRA" : methodName(than)}`;
+      list.replaceChildren(...best.map((item) => line(item, item === than)), ...(best.includes(than) ? [] : [line(than, true)]));
       const allowed = margin ? `, or at most ${shown(gain, margin).replace(" %", " points")} worse, a difference that nobody cares about` : "";
-      told.textContent = `${enough.length} of ${held.length} methods have ${names[0]} ${shown(gain, wanted)}${allowed}. Least ${names[1]} first; lower is better.`;
+      const negative = best.some((item) => item.values[group.loss] < 0) && loss.name.endsWith("forgetting") ? " Negative: better than before training." : "";
+      const uncertain = behind ? ` ${PLUS_MINUS} A difference below it is too close to call.` : " Without a baseline nobody knows how far seeds scatter, so no ± is shown.";
+      told.textContent = `${enough.length} of ${held.length} methods have ${names[0]} ${shown(gain, wanted)}${allowed}. Least ${names[1]} first; lower is better.${negative}${uncertain} ${having(casesOf(place), held, "both figures")}`;
     }
 
     const options = [...held].sort((a, b) => methodName(a).localeCompare(methodName(b))).map((item) => [item.id, methodName(item)]);
@@ -35,7 +52,7 @@
     const title = () => { heading.textContent = `Which method has the least ${names[1]} at ${than === plain[0] ? "LoRA" : methodName(than)}'s ${names[0]}?`; };
     title();
     answer();
-    answers.push(el("article", { class: "card" }, heading, el("p", { class: "where" }, group.label), picker, list, told));
+    answers.push(el("article", { class: "card" }, heading, el("p", { class: "where" }, group.label), picker, el("div", { class: "scroll" }, table), told));
   }
 
   const PEAK = data.metrics.findIndex((metric) => metric.name === "train_step.peak_bytes");
@@ -66,7 +83,7 @@
     answer(16);
     const picker = choice("card", data.cards.map((gib) => [gib, `${gib} GiB`]), 16, (value) => answer(Number(value)));
     const all = el("details", {}, el("summary", {}, "all of them, the smallest first"), names);
-    answers.push(el("article", { class: "card" }, heading, el("p", { class: "where" }, group.label), picker, told, all, el("p", { class: "note" }, `By the ${what}.`)));
+    answers.push(el("article", { class: "card" }, heading, el("p", { class: "where" }, group.label), picker, told, all, el("p", { class: "note" }, `By the ${what}. ${having(casesOf(place), held, "it")}`)));
   }
 
   for (const [place] of groupOptions()) if (data.groups[place].gain !== null && data.groups[place].loss !== null) leastLoss(place);

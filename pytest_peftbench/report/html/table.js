@@ -8,6 +8,7 @@
   const count = el("p", { class: "note", role: "status" });
   const head = el("thead");
   const body = el("tbody");
+  const table = el("table", { class: "cases", tabindex: "-1", "aria-label": "cases" }, head, body);
   const columnsPlace = el("div", { class: "columns" });
 
   const groupField = choice("cases of", options, state.group, (value) => { Object.assign(state, { group: value, method: "", columns: null, sort: null }); fill(); });
@@ -17,7 +18,7 @@
   const picker = el("details", { class: "picker" }, el("summary", {}, "Columns"), columnsPlace);
   place.append(
     el("div", { class: "controls" }, groupField, methodField, verdictField, el("label", { class: "field" }, el("span", {}, "text"), search)),
-    picker, count, el("div", { class: "scroll" }, el("table", { class: "cases" }, head, body)),
+    picker, count, el("div", { class: "scroll high" }, table),
   );
 
   const group = () => (state.group === "" ? null : data.groups[state.group]);
@@ -38,17 +39,23 @@
     const usual = group() ? group().columns : data.groups.flatMap((each) => each.columns);
     state.columns = state.columns || known.filter((metric) => usual.includes(metric));
     if (group() && !state.chosen) state.columns.sort((a, b) => usual.indexOf(a) - usual.indexOf(b));
-    columnsPlace.replaceChildren(...known.map((metric) => checkbox(data.metrics[metric].name, state.columns.includes(metric), (on) => {
+    columnsPlace.replaceChildren(...known.map((metric) => checkbox(headerOf(group(), metric), state.columns.includes(metric), (on) => {
       state.columns = on ? [...state.columns, metric] : state.columns.filter((other) => other !== metric);
       rows();
-    })));
+    }, data.metrics[metric].name)));
     rows();
   }
 
   function matches(item) {
     const words = state.text.toLowerCase().split(/\s+/).filter(Boolean);
-    const text = `${item.id} ${item.verdict} ${item.moved}`.toLowerCase();
+    const text = `${item.id} ${methodName(item)} ${item.verdict} ${item.moved} ${item.shifts}`.toLowerCase();
     return (!state.method || item.method === state.method) && (!state.verdict || item.verdict === state.verdict) && words.every((word) => text.includes(word));
+  }
+
+  /** Whether the text is the whole name, as it is shown or as its id ends. */
+  function named(item) {
+    const text = state.text.trim().toLowerCase();
+    return [item.id, methodName(item), `${item.method}-${item.name}`].some((name) => name.toLowerCase() === text);
   }
 
   /** Missing figures come last, whichever way is sorted. */
@@ -78,29 +85,26 @@
   }
 
   function cell(item, metric) {
-    const value = item.values[metric];
     const spread = item.spread[metric];
-    const plus = item.plus_minus[metric];
     const range = spread ? `${shown(data.metrics[metric], spread[0])} to ${shown(data.metrics[metric], spread[1])} over ${spread[2]} seeds` : null;
-    return el("td", { class: "number", title: range }, shown(data.metrics[metric], value),
-      value !== undefined && plus !== undefined ? el("span", { class: "plus" }, ` ±${shown(data.metrics[metric], plus)}`) : null);
+    return el("td", { class: "number", title: range }, ...withPlus(item, metric));
   }
 
   function row(item) {
     const open = el("button", { type: "button", "aria-expanded": "false", class: "open", onclick: () => toggle(item, line) }, state.group === "" ? item.id : methodName(item));
-    const line = el("tr", { "data-case": item.id }, el("th", { scope: "row" }, open), el("td", {}, verdictMark(item)),
-      ...state.columns.map((metric) => cell(item, metric)), el("td", { class: "moved" }, item.moved));
+    const line = el("tr", { "data-case": item.id }, el("th", { scope: "row" }, open), el("td", {}, el("span", { title: item.cause }, verdictMark(item))),
+      ...state.columns.map((metric) => cell(item, metric)), el("td", { class: "moved" }, item.shifts));
     return line;
   }
 
   function rows() {
     const all = casesOf(state.group);
-    const found = all.filter(matches).sort(compare);
+    const found = all.filter(matches).sort((a, b) => named(b) - named(a) || compare(a, b));
     head.replaceChildren(el("tr", {}, header("case", state.group === "" ? "case" : "method", "", false), header("verdict", "verdict", "", false),
-      ...state.columns.map((metric) => header(metric, headerOf(group(), metric), [data.metrics[metric].what, better(data.metrics[metric])].filter(Boolean).join("; "), true)),
-      el("th", { scope: "col" }, "what moved")));
+      ...state.columns.map((metric) => header(metric, headerOf(group(), metric), [`${data.metrics[metric].name}: ${data.metrics[metric].what}`, better(data.metrics[metric])].filter(Boolean).join("; "), true)),
+      el("th", { scope: "col", class: "moved" }, "what moved")));
     body.replaceChildren(...found.map(row));
-    const judged = found.some((item) => Object.keys(item.plus_minus).length) ? " ±: the smallest regression that is caught nine times out of ten." : "";
+    const judged = found.some((item) => Object.keys(item.plus_minus).length) ? ` ${PLUS_MINUS}` : "";
     count.textContent = `${found.length} of ${all.length} shown.${judged}`;
   }
 
@@ -124,7 +128,7 @@
     if (item.findings.length) parts.push(el("pre", { tabindex: "0" }, item.findings.join("\n")));
     if (item.baseline) parts.push(el("p", { class: "note" }, `baseline: ${item.baseline}${item.against ? ` (${item.against})` : ""}`));
     const places = Object.keys(item.values).map(Number).sort((a, b) => a - b);
-    const figures = places.map((metric) => el("tr", {}, el("th", { scope: "row", title: data.metrics[metric].what }, data.metrics[metric].name),
+    const figures = places.map((metric) => el("tr", {}, el("th", { scope: "row", title: `${data.metrics[metric].name}: ${data.metrics[metric].what}` }, headerOf(data.groups[item.group], metric)),
       el("td", { class: "number" }, shown(data.metrics[metric], item.values[metric])), el("td", {}, unitOf(data.metrics[metric]))));
     const words = Object.entries(item.words).map(([name, word]) => el("tr", {}, el("th", { scope: "row" }, name), el("td", { class: "number" }, word), el("td")));
     parts.push(el("details", { open: item.verdict !== "failed" }, el("summary", {}, `${places.length + words.length} figures`), el("table", { class: "plain" }, ...figures, ...words)));
@@ -165,6 +169,7 @@
     groupField.select.value = "";
     fill();
     place.scrollIntoView();
+    table.focus({ preventScroll: true });
   };
   fill();
 })();
