@@ -27,7 +27,7 @@ function nothing(name, why) {
 
 /** A labelled choice. options: [value, label]. */
 function choice(label, options, chosen, onchange) {
-  const select = el("select", { onchange: () => onchange(select.value) });
+  const select = el("select", { "aria-label": label, onchange: () => onchange(select.value) });
   for (const [value, text] of options) select.append(el("option", { value, selected: String(value) === String(chosen) }, text));
   const field = el("label", { class: "field" }, el("span", {}, label), select);
   field.select = select;

@@ -33,7 +33,7 @@
     const best = onFront(points);
     const [xMetric, yMetric] = [data.metrics[state.x], data.metrics[state.y]];
     plotPlace.replaceChildren(points.length ? plot(points, best, xMetric, yMetric, group) : el("p", {}, "No case holds both."));
-    told.textContent = `${points.length} of ${casesOf(state.group).length} cases hold both. ${best.length} of them no other beats in both:`;
+    told.textContent = `${points.length} of ${casesOf(state.group).length} cases hold both. ${best.length} of them no other beats in both (◆; ✕ is red):`;
     front.replaceChildren(...best.map((point) => el("li", {}, el("a", { href: link(point.item) }, methodName(point.item)),
       `: ${headerOf(group, state.y)} ${shown(yMetric, point.y)}, ${headerOf(group, state.x)} ${shown(xMetric, point.x)}`)));
   }
@@ -68,7 +68,7 @@
     const shared = { x: "x", y: "y", href: (point) => link(point.item), ariaLabel: title };
     const named = best.length > 12 ? best.filter((_, at) => at % Math.ceil(best.length / 12) === 0) : best;
     return Plot.plot({
-      width, height: Math.min(520, Math.max(320, width * 0.55)), style: plotStyle, marginLeft: 70, marginBottom: 42, marginRight: 40,
+      width, height: Math.min(520, Math.max(320, width * 0.55)), style: plotStyle, marginLeft: 70, marginTop: 36, marginBottom: 50, marginRight: 60, insetTop: 18,
       x: axis(xMetric, headerOf(group, state.x), state.log, points.map((point) => point.x)),
       y: axis(yMetric, headerOf(group, state.y), state.log, points.map((point) => point.y)),
       marks: [
