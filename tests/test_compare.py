@@ -1731,6 +1731,13 @@ def test_an_update_that_changes_nothing_says_nothing():
 
 def test_a_new_baseline_is_counted():
     assert diff(None, a_result()) == ["new: 11 metrics, 2 seeds"]
+    assert diff(None, measuring(merge__same_output="ValueError")) == [
+        "new: 11 metrics, 2 seeds",
+        "  merge.same_output: ValueError",
+    ]
+    assert diff(a_result(), measuring(unmerge__restores_base="differs: 0.12")) == [
+        "unmerge.restores_base: added, differs: 0.12"
+    ]
 
 
 def test_an_update_tells_old_and_new_of_each_changed_metric():

@@ -119,7 +119,7 @@ class Benchmark:
         environment = {name: value for name, value in unmeasured().items() if not name.startswith("PYTEST_")}
         environment |= variables
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [peft and str(peft), environment.get("PYTHONPATH")]))
-        environment["COLUMNS"] = "200"
+        environment["COLUMNS"] = "400"
         done = subprocess.run(
             [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--benchmark-disable", *arguments],
             cwd=self.folder,
@@ -173,7 +173,7 @@ def run_edited(benchmark_of_peft, pytester, monkeypatch):
 
     def run(target, old, new, folder=benchmark_of_peft.folder):
         monkeypatch.chdir(folder)
-        monkeypatch.setenv("COLUMNS", "200")
+        monkeypatch.setenv("COLUMNS", "400")
         with patched([Edit(f"peft.{target}", old, new)]):
             result = pytester.runpytest_inprocess(
                 "-p", "no:cacheprovider", "--benchmark-disable", "--import-mode=importlib"

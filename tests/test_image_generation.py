@@ -495,3 +495,12 @@ def test_parameters_of_the_other_task_are_refused(bench):
     (bench.path / "test_mini.py").write_text((IMAGE_SUITE.parents[1] / "test_image_generation.py").read_text())
 
     assert_usage_error(bench.run(), "default_training_params.json", "query_template")
+
+
+def test_diffusers_is_asked_for_a_type_of_weights_by_the_name_that_its_version_knows(monkeypatch):
+    from diffusers.utils import deprecation_utils
+
+    monkeypatch.setattr(deprecation_utils, "_resolve_dtype", None, raising=False)
+    assert image_data.in_dtype("bfloat16") == {"dtype": torch.bfloat16}
+    monkeypatch.delattr(deprecation_utils, "_resolve_dtype")
+    assert image_data.in_dtype("bfloat16") == {"torch_dtype": torch.bfloat16}

@@ -145,13 +145,14 @@ def test_a_value_that_no_life_cycle_can_use_names_file_and_key(tmp_path, params,
     assert str(refused.value).startswith(f"{file}: {words}")
 
 
-def test_a_case_that_counts_its_operations_may_be_compiled():
+def test_a_case_that_counts_its_operations_may_be_compiled(caplog):
     from pytest_peftbench.cases.life_cycle.run import live_through
 
     experiment, _ = case("linear/lora/default")
     result = live_through(replace(experiment, train=replace(experiment.train, compile=True)))
 
     assert result.metrics["law.train.compile"] == "holds"
+    assert not [record for record in caplog.records if record.name == "torch.__trace"]  # thousands, and empty
     assert "inject.kept_bytes" in result.metrics
     assert "merge.calls" not in result.metrics  # of a law that is not asked then
 

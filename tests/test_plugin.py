@@ -361,6 +361,161 @@ def test_a_time_beyond_the_suites_own_margin_is_accepted(bench):
     assert table(bench.run("-k", "loha")) == {LOHA_CASE: "identical"}
 
 
+# What to do next
+
+
+MANY_RED = """
+    from pathlib import Path
+    from support import make_result
+
+    def test_mini(experiment, peft_baseline):
+        result = make_result(experiment.case)
+        if experiment.case.experiment in Path("larger").read_text().split():
+            result.metrics["params.trainable"] += 1
+        peft_baseline.check(result)
+"""
+
+
+@pytest.fixture
+def many(bench):
+    """Four cases of LoHa more, all recorded; those that are named in the file `larger` are red."""
+    make_suite(bench.suite, {f"loha/r{rank}0": (LOHA, None) for rank in range(1, 5)})
+    bench.write("test_mini.py", MANY_RED)
+    bench.write("larger", "")
+    bench.record()
+    return bench
+
+
+def test_up_to_three_red_cases_are_named_in_one_command(bench):
+    bench.record()
+    bench.measures("loha", SLOWER)
+    bench.measures("lora", OTHER_BITS)
+
+    result = bench.run()
+    (command,) = commands(result)
+
+    assert command == [LOHA_ID, f"test_mini.py::test_mini[{LORA_CASE}]", "--peft-update-baselines"]
+    assert output(result).count("--peft-update-baselines") == 1
+    bench.run(*command).assert_outcomes(passed=2)
+    bench.run().assert_outcomes(passed=3)
+
+
+@pytest.mark.parametrize("arguments", [(), ("-n", "1")])
+def test_more_red_cases_are_named_by_their_method_where_all_of_it_are_red(many, arguments):
+    many.write("larger", "loha/r4 loha/r10 loha/r20 loha/r30 loha/r40")
+
+    (command,) = commands(many.run("-k", "mini", *arguments))
+
+    assert command == ["test_mini.py", "-k", "mini", "-m", "peft_loha", "--peft-update-baselines"]
+    many.run(*command).assert_outcomes(passed=5, deselected=2)
+    assert set(table(many.run()).values()) == {"identical"}
+
+
+def test_red_cases_that_are_not_all_of_a_method_are_those_that_failed_last(many, monkeypatch):
+    many.write("larger", "loha/r10 loha/r20 loha/r30 loha/r40")
+    cached = [word for word in PLUGINS if word != "no:cacheprovider"][1:]
+
+    def run(*arguments):
+        return many.pytester.runpytest_inprocess(*cached, *arguments)
+
+    (command,) = commands(run())
+    run(*command)
+
+    assert command == ["test_mini.py", "--lf", "--lfnf=none", "--peft-update-baselines"]
+    assert set(table(run()).values()) == {"identical"}
+    many.write("larger", "")
+    monkeypatch.setenv("CI", "true")  # whoever reads this has another cache, or none
+    (command,) = commands(run())
+    assert len(command) == 5
+    assert all("::" in word for word in command[:4])
+
+
+def test_a_case_that_failed_is_not_in_the_command_that_accepts_the_others(bench):
+    bench.record()
+    bench.measures("loha", SLOWER)
+    bench.measures("lora", status="failed", error_msg="out of memory")
+
+    result = bench.run()
+
+    assert commands(result) == [[LOHA_ID, "--peft-update-baselines"]]
+    assert "nothing to accept before it is mended: 1 case failed" in output(result)
+
+
+# The terminal
+
+
+@pytest.mark.parametrize("arguments", [(), ("-n", "1")])
+def test_a_failure_s_text_is_printed_once_in_ci_too(bench, monkeypatch, arguments):
+    bench.record()
+    bench.measures("loha", {**SLOWER, "train_step.calls": 3_054})
+    monkeypatch.setenv("CI", "true")
+
+    text = output(bench.run(*arguments))
+
+    assert text.count("train_step.calls regressed: 3,006 -> 3,054") == 1
+    assert f"FAILED {LOHA_ID} - {LOHA_CASE} regressed: train_step.flops +66.1 %, and 1 more\n" in text
+    assert f"\n{LOHA_CASE} regressed: train_step.flops +66.1 %, and 1 more\ntrain_step.flops regressed: " in text
+
+
+def test_an_error_s_message_of_many_lines_is_not_repeated_in_ci(bench, monkeypatch):
+    bench.write(
+        "test_mini.py",
+        "def test_mini(experiment, peft_baseline):\n    raise RuntimeError('shapes:\\n' + 'q\\n' * 9)",
+    )
+    monkeypatch.setenv("CI", "true")
+
+    text = output(bench.run("-k", "loha"))
+
+    assert text.count("E       q") == 9
+    assert f"FAILED {LOHA_ID} - RuntimeError: shapes:\n=" in text
+
+
+def test_nothing_but_ids_and_commands_is_wider_than_the_terminal(bench, monkeypatch):
+    bench.record()
+    bench.measures(
+        "loha", {**SLOWER, "speed": 3, "test_accuracy": 0.1}, environment={"torch": "2.14.0", "peft": "0.22"}
+    )
+    bench.measures("lora", {"reload.same_output": "ValueError", **dict.fromkeys(["train_step.saved_bytes"], 7)})
+    monkeypatch.setenv("COLUMNS", "80")
+
+    result = bench.run("--peft-green", "identical,within noise,same to rounding,improved,not recorded yet")
+    wide = [line for line in output(result).splitlines() if len(line) > 80]
+
+    assert [
+        line for line in wide if line.split()[0] not in ("pytest", "FAILED", "rootdir:") and " " in line.strip()
+    ] == []
+    assert "among them reload.same_output (ValueError)" in output(result)
+
+
+USES_BENCHMARK = """
+    from support import make_result
+
+    def test_mini(experiment, peft_baseline, benchmark):
+        if experiment.case.method != "lora":
+            benchmark(lambda: 1)
+        peft_baseline.check(make_result(experiment.case))
+"""
+
+
+def test_the_table_of_pytest_benchmark_is_shown_where_it_is_asked_for(bench):
+    bench.write("test_mini.py", USES_BENCHMARK)
+    bench.write("test_own.py", "def test_own(benchmark):\n    benchmark(lambda: 1)")
+    quick = ["-o", "addopts=", "-k", "loha or own"]
+
+    alone = output(bench.run(*quick))
+    asked = output(bench.run(*quick, "--benchmark-columns=min", "--benchmark-min-rounds=1"))
+
+    assert re.findall(r"^(test_\w+)\S* +\d", alone, re.MULTILINE) == ["test_own"]
+    assert sorted(re.findall(r"^(test_\w+)\S* +\d", asked, re.MULTILINE)) == ["test_mini", "test_own"]
+
+
+def test_pytest_benchmark_warns_neither_of_workers_nor_of_a_case_that_times_nothing(bench):
+    bench.write("test_mini.py", USES_BENCHMARK)
+
+    assert "Benchmark fixture was not used" not in output(bench.run())
+    assert "BenchmarkWarning" not in output(bench.spawn("-n", "1"))
+
+
 # Comparing
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +32,7 @@ from pytest_peftbench.report.terminal import closing
 from pytest_peftbench.results.baseline import baseline_path
 from pytest_peftbench.results.files import InputError
 from pytest_peftbench.results.result import CaseId
-from pytest_peftbench.results.words import folded, plural
+from pytest_peftbench.results.words import first, folded, plural
 from pytest_peftbench.suites import Experiment
 
 if TYPE_CHECKING:
@@ -49,6 +49,10 @@ _NO_NEWS = (
     "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning",
     "ignore:Benchmark fixture was not used at all",
 )
+# Of the header.
+_MOST_SUITES = 4
+# Whether the session may come to measure, asked once.
+_MAY_MEASURE = pytest.StashKey[Callable[[], bool]]()
 # How many tests were collected, before any was deselected.
 _COLLECTED = pytest.StashKey[int]()
 
@@ -64,7 +68,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
     """Have torch pinned should a conftest.py import it, where the session may come to measure."""
-    environment.WATCH.wanted = cache(partial(may_measure, early_config))
+    environment.WATCH.wanted = early_config.stash[_MAY_MEASURE] = cache(partial(may_measure, early_config))
 
 
 @pytest.hookimpl(wrapper=True)
@@ -92,7 +96,7 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(f"peftbench: {problem}")
     for line in _markers():
         config.addinivalue_line("markers", line)
-    if may_measure(config):
+    if _may_measure(config):
         timing.disable_under_xdist(config)
     config.stash[SELECTION] = Selection(settings)
     collector = config.stash[COLLECTOR] = Collector(
@@ -103,22 +107,31 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(config.stash[BISECTION], "peftbench-bisection")
 
 
+def _may_measure(config: pytest.Config) -> bool:
+    # a conftest.py that names this plugin loads it too late to be asked before
+    return config.stash.get(_MAY_MEASURE, partial(may_measure, config))()
+
+
 def _markers() -> Iterator[str]:
     yield "peft_task(name): the test takes the experiments of this task only"
     yield from (f"{kind.marker}: {kind.description}" for kind in KINDS.values() if kind.marker)
     yield "peft_<method>: set on each case of the method, as peft_lora; select with -m"
 
 
-def pytest_report_header(config: pytest.Config) -> list[str]:
-    """Versions and device that figures depend on, and the settings that decide verdicts."""
+@pytest.hookimpl(wrapper=True)
+def pytest_report_header(config: pytest.Config) -> Generator[None, list[Any], list[Any]]:
+    """Versions and device that figures depend on, and the settings that decide verdicts; all within the terminal."""
+    others = yield
     settings = config.stash[SETTINGS]
     versions = ", ".join(f"{name} {environment.installed(name)}" for name in ("peft", "torch", "transformers"))
     given = "; ".join(filter(None, (option.origin(config) for option in OPTIONS)))
-    lines = [f"peftbench: {versions}; device {settings.device}", *([f"peftbench: {given}"] if given else [])]
-    return _folded(config, lines)
+    ours = [f"peftbench: {versions}; device {settings.device}", *([f"peftbench: {given}"] if given else [])]
+    if not _may_measure(config):
+        return [*others, ours]
+    return [_folded(config, [lines] if isinstance(lines, str) else lines) for lines in (*others, ours)]
 
 
-def _folded(config: pytest.Config, lines: list[str]) -> list[str]:
+def _folded(config: pytest.Config, lines: Sequence[str]) -> list[str]:
     width = config.get_terminal_writer().fullwidth
     return [part for line in lines for part in folded(line, width)]
 
@@ -206,7 +219,7 @@ def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Ite
     if not cases:
         none = f"peftbench: none of {plural(known, 'case')} is selected, so none is compared"
         return _folded(config, [none] if known else [])
-    suites = ", ".join(sorted({short_path(case.suite, config) for case in cases}))
+    suites = ", ".join(first(sorted({short_path(case.suite, config) for case in cases}), _MOST_SUITES))
     folder = short_path(settings.baselines, config)
     if settings.update_baselines:
         mode = f"baselines will be rewritten in {folder}"

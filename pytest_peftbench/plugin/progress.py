@@ -29,7 +29,8 @@ class Progress:
         """Show `text` in place of what was shown."""
         if self._reporter is not None and time.monotonic() - self._shown_at >= self.INTERVAL_S:
             self._shown_at = time.monotonic()
-            self._write(f"{self._title}: {text}")
+            # a line that wraps could not be taken back
+            self._write(f"{self._title}: {text}"[: self._reporter._tw.fullwidth - 1])
 
     def clear(self) -> None:
         """Remove what was shown."""

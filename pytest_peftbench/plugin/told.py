@@ -12,9 +12,9 @@ from pytest_peftbench.results.words import first_line, folded, printable
 class Told(TerminalRepr):
     """A failure in words. In CI pytest's summary repeats all of a message that has no `reprcrash`."""
 
-    def __init__(self, text: str, file: str) -> None:
+    def __init__(self, text: str, file: str, line: int) -> None:
         self._text = text
-        self.reprcrash = ReprFileLocation(file, 1, printable(text.partition("\n")[0]))
+        self.reprcrash = ReprFileLocation(file, line, printable(text.partition("\n")[0]))
 
     def __str__(self) -> str:
         return self._text
@@ -32,6 +32,6 @@ def tell(report: pytest.TestReport) -> None:
     if not report.failed or not hasattr(report, "peftbench"):
         return
     if isinstance(report.longrepr, str):
-        report.longrepr = Told(report.longrepr, report.location[0])
+        report.longrepr = Told(report.longrepr, report.location[0], (report.location[1] or 0) + 1)
     elif crash := getattr(report.longrepr, "reprcrash", None):
         crash.message = first_line(crash.message)

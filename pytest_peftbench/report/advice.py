@@ -14,6 +14,8 @@ Command = Callable[[Sequence[str]], str]
 
 _BETTER: frozenset[Verdict] = frozenset({"improved", "not recorded yet"})
 _ROUNDING: frozenset[Verdict] = frozenset({"same to rounding"})
+_UNTOLD: frozenset[Verdict] = frozenset({"cannot tell"})
+_UNRECORDED: frozenset[Verdict] = frozenset({"no baseline"})
 
 
 def acceptable(outcomes: Iterable[CaseOutcome]) -> list[CaseOutcome]:
@@ -31,7 +33,7 @@ def advice_lines(outcomes: Collection[CaseOutcome], command: Command, width: int
         told.append((f"nothing to accept: {_cases(rounding)} the same to rounding, as on another machine", {}))
     if failed:
         told.append((f"nothing to accept before it is mended: {plural(len(failed), 'case')} failed", {"red": True}))
-    if untold := [found for found in accept if _is(found, frozenset({"cannot tell"}))]:
+    if untold := [found for found in accept if _is(found, _UNTOLD)]:
         what = f"{plural(len(untold), 'case')} cannot tell"
         told.append((f"before accepting: {what}; more seeds (--peft-seeds) or a quiet machine may", {"yellow": True}))
     lines = fold(told, width)
@@ -45,8 +47,10 @@ def _purpose(cases: Sequence[CaseOutcome]) -> str:
     count = plural(len(cases), "case")
     if all(_is(found, _BETTER) for found in cases):
         return f"to record what is better, or not recorded yet, in {count}:"
-    if all(_is(found, frozenset({"no baseline"})) for found in cases):
+    if all(_is(found, _UNRECORDED) for found in cases):
         return f"to record {count} without a baseline:"
+    if all(_is(found, _UNTOLD) for found in cases):
+        return f"to accept {count} all the same:"
     return f"to accept what changed in {count}, where it is meant:"
 
 

@@ -140,7 +140,9 @@ def _case_version(experiment: Experiment) -> str:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Libraries warn of half of what is asked here; the words tell."""
-    earlier = logging.root.manager.disable
+    # that of the compiler heeds no level, and pytest would show its empty lines beside a failure
+    trace, earlier = logging.getLogger("torch.__trace"), logging.root.manager.disable
+    was_disabled, trace.disabled = trace.disabled, True
     logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings():
@@ -148,3 +150,4 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(earlier)
+        trace.disabled = was_disabled
