@@ -198,6 +198,7 @@ def drawn(device):
         torch.randperm(5, device=device),
         torch.rand_like(parameter),
         torch.bernoulli(torch.full((4,), 0.5, device=device)),
+        torch.distributions.Chi2(torch.tensor([3.0, 4.0], device=device)).sample(),
         left,
         right,
         order.topk(2).indices,
@@ -223,6 +224,14 @@ def test_a_gpu_answers_as_the_cpu_where_it_is_free_to():
         found = drawn("cuda")
 
     assert all(map(torch.equal, found, drawn("cpu")))
+
+
+def test_where_there_are_shapes_alone_nothing_is_drawn_on_the_cpu():
+    """transformers initialises a model on the meta device before it reads its weights."""
+    with FreeOnCPU():
+        made = [torch.empty(3, device="meta").normal_(), torch.rand(3, device="meta"), torch.rand(3)]
+
+    assert [tensor.device.type for tensor in made] == ["meta", "meta", "cpu"]
 
 
 def test_moved_weights_that_are_equal_stay_equal():

@@ -28,7 +28,8 @@ _SUMS = frozenset(
 # Operators that draw numbers, and those that have several right answers: signs of vectors, the order of equals.
 _FREE = frozenset(
     """rand rand_like randn randn_like randint randint_like randperm random_ uniform uniform_ normal normal_ bernoulli
-    bernoulli_ exponential_ multinomial _linalg_svd linalg_svd linalg_qr _linalg_eigh linalg_eigh topk sort""".split()
+    bernoulli_ exponential_ multinomial _standard_gamma _linalg_svd linalg_svd linalg_qr _linalg_eigh linalg_eigh topk
+    sort""".split()
 )
 _SINGLE = torch.float32
 
@@ -152,18 +153,20 @@ class FreeOnCPU(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """What the operator gives, on the device where it was asked for."""
         kwargs = kwargs or {}
         leaves = tree_leaves((args, kwargs))
-        of_device = any(isinstance(leaf, torch.Generator) and leaf.device.type != "cpu" for leaf in leaves)
-        if func.overloadpacket.__name__ not in _FREE or of_device:
+        devices = [leaf.device for leaf in leaves if isinstance(leaf, Tensor)] or [kwargs.get("device") or _CPU]
+        generators = [leaf.device for leaf in leaves if isinstance(leaf, torch.Generator)]
+        # on the meta device, where transformers makes a model that it reads, there is nothing to draw
+        left_alone = _META in devices or any(device != _CPU for device in generators)
+        if func.overloadpacket.__name__ not in _FREE or left_alone:
             return func(*args, **kwargs)
-        device = next((leaf.device for leaf in leaves if isinstance(leaf, Tensor)), kwargs.get("device") or _CPU)
         on_cpu = tree_map(lambda leaf: _placed(leaf, _CPU), (args, kwargs))
         found = func(*on_cpu[0], **on_cpu[1])
         if func.overloadpacket.__name__.endswith("_"):
             return args[0].copy_(found)
-        return tree_map(lambda leaf: _placed(leaf, device), found)
+        return tree_map(lambda leaf: _placed(leaf, devices[0]), found)
 
 
-_CPU = torch.device("cpu")
+_CPU, _META = torch.device("cpu"), torch.device("meta")
 
 
 def _placed(value: Any, device: torch.device) -> Any:
