@@ -367,9 +367,9 @@ def test_a_session_that_is_interrupted_writes_what_it_has(bench):
     bench.record()
     bench.write("test_then.py", "    import pytest\n\n    def test_then():\n        pytest.exit('enough')\n")
 
-    bench.run("--peft-html=page.html", "test_mini.py", "test_then.py")
+    bench.spawn("--peft-html=page.html", "test_mini.py", "test_then.py")  # in this process it would end these tests
     whole = page_of(bench.path / "page.html")
-    bench.run("--peft-html=page.html", "test_then.py", "test_mini.py")
+    bench.spawn("--peft-html=page.html", "test_then.py", "test_mini.py")
     nothing = page_of(bench.path / "page.html")
 
     assert len(whole["cases"]) == 3
