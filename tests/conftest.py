@@ -1,8 +1,12 @@
 """Pins the environment and imports once what fails when imported twice in one process, as pytester would do."""
 
+import os
+
 from pytest_peftbench.measure import environment
 
 environment.pin()
+# of sessions in processes of their own, too: paths of temporary folders are long, and lines would be folded
+os.environ["COLUMNS"] = "400"
 
 import datasets  # noqa: E402, F401
 import peft  # noqa: E402, F401
@@ -27,7 +31,6 @@ def pytest_configure(config):
 @pytest.fixture
 def bench(pytester, monkeypatch):
     """A folder with a suite of three experiments, MetaMathQA/mini, and a test whose results are not measured."""
-    monkeypatch.setenv("COLUMNS", "400")  # paths of temporary folders are long
     # with CI set, pytest words its summary otherwise; with GitHub's, these runs would write into that of their own job
     for variable in ("CI", "BUILD_NUMBER", *OF_GITHUB, "PYTEST_ADDOPTS", "PYTEST_XDIST_WORKER"):
         monkeypatch.delenv(variable, raising=False)

@@ -201,7 +201,8 @@ def test_the_front_holds_what_no_other_beats_in_both(opened):
 def test_footprints_are_held_against_cards(opened):
     text = opened.text("#footprints")
 
-    assert "16 GiB card" in text
+    assert "memory of cards, GiB" in text
+    assert "16" in opened.page.locator("#footprints .plot text").all_text_contents()
     assert re.search(r"16 GiB\s+1 of 2\s+only lora/rank32", text)
     assert re.search(r"8 GiB\s+0 of 2\s+none", text)
     assert re.search(r"48 GiB\s+2 of 2\s+all", text)

@@ -1475,6 +1475,14 @@ def test_a_case_whose_times_alone_moved_within_their_margin_is_identical():
     assert against(measuring(step_time_ratio=1.6)).verdict == "regressed"
 
 
+def test_times_on_a_cpu_and_on_an_accelerator_are_not_comparable():
+    """One row is timed on a CPU, the whole batch elsewhere."""
+    slow = measuring(a_result(environment={**ENVIRONMENT, "device": "cuda"}), step_time_ratio=1.8)
+
+    told = found(against(slow), "step_time_ratio")
+    assert (told.verdict, told.reason) == ("not comparable", "environment differs: device cpu -> cuda")
+
+
 def test_a_slow_step_gives_ratio_and_margin_on_any_machine():
     slow = measuring(a_result(environment={**ENVIRONMENT, "accelerator": "other"}), step_time_ratio=1.8)
 

@@ -1,6 +1,7 @@
 """`peftbench fit`: which experiments there are, what their steps need, table and JSON, errors."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 from support import LOHA, LORA, REPOSITORY, make_suite
 
+from pytest_peftbench.commands import fit as fit_command
 from pytest_peftbench.commands import main
 from pytest_peftbench.commands.fit import Need, Sizes, find_experiments, memory, predict, table, to_json
 from pytest_peftbench.results.files import InputError
@@ -124,6 +126,25 @@ def test_an_error_is_the_row_s_outcome_with_or_without_a_message(suite, monkeypa
     (need,) = predict(find_experiments(None, [suite / "experiments" / "lora"]), Sizes(1, 8, "float32"), print)
 
     assert (need.method, need.error, need.fits(2**40)) == ("lora/r4", words, None)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="one process elsewhere, which would be the test's own")
+def test_a_process_that_dies_is_its_row_s_outcome_and_the_others_are_counted(suite, monkeypatch):
+    counted = fit_command._counted
+    monkeypatch.setattr(fit_command.os, "sched_getaffinity", lambda process: {0, 1}, raising=False)
+    monkeypatch.setattr(
+        fit_command,
+        "_counted",
+        lambda item, sizes: os._exit(11) if item.case.method == "loha" else counted(item, sizes),
+    )
+
+    needs = predict(find_experiments(None, [suite]), Sizes(1, 8, "float32"), lambda line: None)
+
+    assert {need.method: need.error for need in needs} == {
+        "full-finetuning/default": "",
+        "lora/r4": "",
+        "loha/r4": "its process died; the system may have run out of memory",
+    }
 
 
 def test_the_table_says_yes_or_no_and_why_a_method_is_not_in_it():

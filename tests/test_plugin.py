@@ -869,7 +869,7 @@ def test_a_case_of_the_user_s_own_that_raises_is_an_outcome_without_a_verdict(be
 
     result = bench.run()
 
-    assert "outcome: own] no verdict False True OSError: no disk" in output(result)
+    assert "outcome: own] no verdict True True OSError: no disk" in output(result)
     assert "PEFT benchmark" not in output(result)
 
 

@@ -77,7 +77,9 @@ def test_results_of_ours_of_peft_and_baselines_are_read_side_by_side(folder):
 def test_what_was_read_can_be_held_against_what_was_read(folder):
     found = {entry.origin: entry for entry in read_results([folder]).entries}
 
-    assert compare(found["baseline"].result, found["result"].baseline, METRICS, tests=1).verdict == "identical"
+    told = compare(found["baseline"].result, found["result"].baseline, METRICS, tests=1)
+    # a baseline keeps no interval of a time, so that nobody can tell
+    assert {item.subject for item in told.findings if item.verdict != "identical"} == {"step_time_ratio"}
     assert compare(found["published"].result, found["published"].baseline, METRICS, tests=1).verdict == "identical"
 
 

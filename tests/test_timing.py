@@ -156,12 +156,13 @@ def test_the_garbage_collector_is_as_before_after_an_error():
 class FakeGpu:
     """Stands in for an accelerator's queue and its NVML: A takes 3 ms of its time, B takes 2.
 
-    throttled: per read of the clock, the reasons that hold it back; none after the last.
+    throttled: per read of the clock, the reasons that hold it back; none after the last. held_mhz: the clock meanwhile.
     """
 
-    def __init__(self, monkeypatch, throttled=()):
+    def __init__(self, monkeypatch, throttled=(), held_mhz=1_500):
         self.now_ms = 0.0
-        self.reasons = iter(throttled)
+        self.reasons = list(throttled)
+        self.held_mhz = held_mhz
         self.reads = 0
         gpu = self
 
@@ -190,10 +191,10 @@ class FakeGpu:
     def clock(self, handle, kind):
         assert (handle, kind) == ("handle", pynvml.NVML_CLOCK_SM)
         self.reads += 1
-        return 1_980
+        return self.held_mhz if self.reasons and self.reasons[0] else 1_980
 
     def throttle_reasons(self, handle):
-        return next(self.reasons, 0)
+        return self.reasons.pop(0) if self.reasons else 0
 
     def a(self):
         self.now_ms += 3
@@ -226,7 +227,7 @@ def test_for_the_host_s_clock_a_call_ends_when_the_accelerator_is_done(monkeypat
     assert timing.waiting(work, "cpu") is work
 
 
-@pytest.mark.parametrize("reads", [[HEAT, 0], [0, POWER], [HEAT | POWER, POWER]])
+@pytest.mark.parametrize("reads", [[HEAT, 0], [0, POWER], [0, HEAT | POWER]])
 def test_a_throttled_block_is_discarded_counted_and_run_again(monkeypatch, reads):
     gpu = FakeGpu(monkeypatch, reads)
 
@@ -242,14 +243,26 @@ def test_an_idle_gpu_and_a_clock_that_somebody_set_are_no_throttling(monkeypatch
     assert FakeGpu(monkeypatch, [set_clock] * 14).timed().throttled_blocks == 0
 
 
+@pytest.mark.parametrize("held_mhz", [1_500, 1_960])
+def test_a_gpu_at_its_power_limit_all_the_time_is_timed(monkeypatch, held_mhz):
+    compared = FakeGpu(monkeypatch, [POWER] * 14, held_mhz).timed()
+
+    assert (compared.interval, compared.throttled_blocks, compared.sm_mhz) == ([1.5, 1.5], 0, held_mhz)
+
+
+def test_a_clock_that_is_held_back_by_a_few_per_cent_at_one_end_of_a_block_is_steady(monkeypatch):
+    assert FakeGpu(monkeypatch, [0, POWER], held_mhz=1_890).timed().throttled_blocks == 0
+    assert FakeGpu(monkeypatch, [0, POWER], held_mhz=1_870).timed().throttled_blocks == 1
+
+
 def test_a_gpu_that_is_always_throttled_has_a_ratio_but_no_interval(monkeypatch):
-    compared = FakeGpu(monkeypatch, [HEAT] * 1000).timed()
+    compared = FakeGpu(monkeypatch, [HEAT, 0] * 1000).timed()
 
     assert (compared.ratio, compared.interval, compared.throttled_blocks) == (1.5, [], 21)
 
 
 def test_always_throttled_is_confirmed_once_and_then_given_up(monkeypatch):
-    compared = FakeGpu(monkeypatch, [HEAT] * 1000).timed(relative_margin=0.3)
+    compared = FakeGpu(monkeypatch, [HEAT, 0] * 1000).timed(relative_margin=0.3)
 
     assert (compared.interval, compared.throttled_blocks) == ([], 3 * CONFIRMING_BLOCKS)
 

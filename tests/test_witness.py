@@ -1,21 +1,24 @@
 """The witness: double precision all through, kept still by rounding, moved by faults, and it says where they begin."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 from support import REPOSITORY
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
 from pytest_peftbench.cases.loading import cached_base_models, cached_task_data
 from pytest_peftbench.cases.witness import STEPS, _Statement, can_be_witnessed, compressed, disturbed_witnesses, witness
 from pytest_peftbench.commands.selftest.faults.own import GRADIENTS_NOT_CLIPPED
 from pytest_peftbench.commands.selftest.patching import Edit, patched
 from pytest_peftbench.compare.witness import bounded, deviations, largest
+from pytest_peftbench.measure import precision
 from pytest_peftbench.measure.precision import (
     DIGITS,
+    FreeOnCPU,
     OtherRounding,
     as_stored,
     digits,
@@ -179,6 +182,56 @@ def test_sums_of_whole_numbers_are_exact_in_any_order():
         positions = mask.cumsum(1)
 
     assert torch.equal(positions, mask.cumsum(1))
+
+
+def drawn(device):
+    """What a method may ask of a device where its answer is free."""
+    torch.manual_seed(0)
+    parameter = nn.Parameter(torch.empty(3, 4, dtype=torch.float64, device=device))
+    nn.init.kaiming_uniform_(parameter)
+    with torch.no_grad():
+        left, _, right = torch.linalg.svd(parameter)
+    order = torch.tensor([1.0, 2.0, 1.0, 2.0], device=device)
+    asked = (
+        parameter,
+        torch.randn(2, 3, device=device),
+        torch.randperm(5, device=device),
+        torch.rand_like(parameter),
+        torch.bernoulli(torch.full((4,), 0.5, device=device)),
+        torch.distributions.Chi2(torch.tensor([3.0, 4.0], device=device)).sample(),
+        left,
+        right,
+        order.topk(2).indices,
+        order.argsort(),
+    )
+    assert {tensor.device.type for tensor in asked} == {device}
+    return [tensor.detach().cpu() for tensor in asked]
+
+
+def test_what_a_device_is_free_to_answer_is_the_cpu_s_answer(monkeypatch):
+    """A copy stands in for a tensor of another device."""
+    copied = partial(tree_map, lambda leaf: leaf.clone() if isinstance(leaf, torch.Tensor) else leaf)
+    monkeypatch.setattr(precision, "_placed", lambda value, device: copied(value))
+    with FreeOnCPU():
+        found = drawn("cpu")
+
+    assert all(map(torch.equal, found, drawn("cpu")))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_a_gpu_answers_as_the_cpu_where_it_is_free_to():
+    with FreeOnCPU():
+        found = drawn("cuda")
+
+    assert all(map(torch.equal, found, drawn("cpu")))
+
+
+def test_where_there_are_shapes_alone_nothing_is_drawn_on_the_cpu():
+    """transformers initialises a model on the meta device before it reads its weights."""
+    with FreeOnCPU():
+        made = [torch.empty(3, device="meta").normal_(), torch.rand(3, device="meta"), torch.rand(3)]
+
+    assert [tensor.device.type for tensor in made] == ["meta", "meta", "cpu"]
 
 
 def test_moved_weights_that_are_equal_stay_equal():

@@ -24,6 +24,7 @@ from pytest_peftbench.cases.subject import BaseModel, Subject, TaskData, subject
 from pytest_peftbench.cases.training import Trainer
 from pytest_peftbench.measure.environment import deterministic, seed_everything
 from pytest_peftbench.measure.precision import (
+    FreeOnCPU,
     OtherRounding,
     as_stored,
     digits,
@@ -134,7 +135,9 @@ def _testify(
     experiment: Experiment, base_model: BaseModel, task_data: TaskData, rounding: OtherRounding | None = None
 ) -> Quantities:
     told = _Statement()
-    with deterministic(experiment.device), tempfile.TemporaryDirectory() as folder, double_precision():
+    # on the CPU itself there is nothing to move there
+    free = nullcontext() if experiment.device == "cpu" else FreeOnCPU()  # type: ignore[no-untyped-call]
+    with deterministic(experiment.device), tempfile.TemporaryDirectory() as folder, double_precision(), free:
         task_data(experiment)  # pictures and prompts are encoded once, for all cases
         with rounding or nullcontext():
             subject = subject_of(experiment, partial(_widened_base, base_model), task_data, Path(folder) / "method")

@@ -12,6 +12,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -147,8 +148,26 @@ def _in_parallel(jobs: list[tuple[Experiment, Sizes]]) -> Iterator[Need]:
     import pytest_peftbench.cases.footprint  # noqa: F401 - once here, and not once in each process
 
     # nothing has run on torch's threads yet, so that its state may be copied
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("fork")) as pool:
-        yield from pool.map(_need, jobs)
+    with _processes(workers) as pool:
+        counted = [pool.submit(_need, job) for job in jobs]
+        for job, future in zip(jobs, counted, strict=True):
+            try:
+                yield future.result()
+            except BrokenProcessPool:  # one of them died, and took those down that were waiting
+                yield _alone(job)
+
+
+def _processes(workers: int) -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("fork"))
+
+
+def _alone(job: tuple[Experiment, Sizes]) -> Need:
+    """What `_need` gives in a process that may die, as one does that runs out of memory or into a fault of torch."""
+    try:
+        with _processes(1) as pool:
+            return pool.submit(_need, job).result()
+    except BrokenProcessPool:
+        return Need(job[0].case.experiment, error="its process died; the system may have run out of memory")
 
 
 def _need(job: tuple[Experiment, Sizes]) -> Need:

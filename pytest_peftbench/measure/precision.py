@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 # Significant digits of a quantity that is recorded.
 DIGITS = 12
@@ -24,6 +24,12 @@ PROJECTIONS = 4
 _SUMS = frozenset(
     """mm bmm addmm baddbmm addbmm addmv mv dot sum mean cumsum convolution _softmax _log_softmax linalg_vector_norm
     native_layer_norm _fused_rms_norm _scaled_dot_product_flash_attention_for_cpu _fft_r2c _fft_c2c _fft_c2r""".split()
+)
+# Operators that draw numbers, and those that have several right answers: signs of vectors, the order of equals.
+_FREE = frozenset(
+    """rand rand_like randn randn_like randint randint_like randperm random_ uniform uniform_ normal normal_ bernoulli
+    bernoulli_ exponential_ multinomial _standard_gamma _linalg_svd linalg_svd linalg_qr _linalg_eigh linalg_eigh topk
+    sort""".split()
 )
 _SINGLE = torch.float32
 
@@ -132,6 +138,42 @@ class OtherRounding(TorchDispatchMode):  # type: ignore[no-untyped-call]
         # a sum of whole numbers, such as a position in a text, is exact in any order
         whole = torch.zeros_like(noise, dtype=torch.bool) if value.is_complex() else value == value.trunc()
         return value.mul_(1 + self._size * noise.masked_fill(whole, 0.0))
+
+
+class FreeOnCPU(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Draws numbers on the CPU, and chooses there among several right answers, for tensors of any device.
+
+    An accelerator has generators and libraries of its own, so that an adapter would start from other numbers there.
+    What draws from a generator of the device's own is left alone.
+    """
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """What the operator gives, on the device where it was asked for."""
+        kwargs = kwargs or {}
+        leaves = tree_leaves((args, kwargs))
+        devices = [leaf.device for leaf in leaves if isinstance(leaf, Tensor)] or [kwargs.get("device") or _CPU]
+        generators = [leaf.device for leaf in leaves if isinstance(leaf, torch.Generator)]
+        # on the meta device, where transformers makes a model that it reads, there is nothing to draw
+        left_alone = _META in devices or any(device != _CPU for device in generators)
+        if func.overloadpacket.__name__ not in _FREE or left_alone:
+            return func(*args, **kwargs)
+        on_cpu = tree_map(lambda leaf: _placed(leaf, _CPU), (args, kwargs))
+        found = func(*on_cpu[0], **on_cpu[1])
+        if func.overloadpacket.__name__.endswith("_"):
+            return args[0].copy_(found)
+        return tree_map(lambda leaf: _placed(leaf, devices[0]), found)
+
+
+_CPU, _META = torch.device("cpu"), torch.device("meta")
+
+
+def _placed(value: Any, device: torch.device) -> Any:
+    """A tensor, or the name of a device, on another device; all else as it is."""
+    if isinstance(value, Tensor):
+        return value.to(device)
+    return device if isinstance(value, torch.device) else value
 
 
 def project(tensor: Tensor) -> list[float]:

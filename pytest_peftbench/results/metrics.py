@@ -68,6 +68,8 @@ STACK = ("torch", "transformers", "device")
 # The same bits need the same kernels as well.
 BITS = ("torch", "transformers", "device", "arithmetic")
 _DEVICE = ("device", "accelerator")
+# On a CPU one row is timed, on an accelerator the whole batch.
+_KIND_OF_DEVICE = ("device",)
 
 _COUNTERS = {
     "flops": ("FLOP", "floating point operations of matrix multiplications, convolutions and attention"),
@@ -195,6 +197,7 @@ METRICS: dict[str, Metric] = {
             "noisy",
             "time of a training step over the base model's (full fine-tuning), interleaved in one process",
             relative_margin=0.30,
+            needs=_KIND_OF_DEVICE,
             interval="step_time_interval",
         ),
         Metric(
@@ -204,6 +207,7 @@ METRICS: dict[str, Metric] = {
             "noisy",
             "time of generating with a fixed number of steps over the base model's, interleaved in one process",
             relative_margin=0.30,
+            needs=_KIND_OF_DEVICE,
             interval="decode_time_interval",
         ),
         Metric(
@@ -269,7 +273,7 @@ METRICS: dict[str, Metric] = {
             "blocks",
             "lower",
             "info",
-            "timed blocks that do not count because the accelerator's clock was held back",
+            "timed blocks that do not count because the accelerator's clock was held back unevenly",
         ),
         Metric("step_time_s", "s", "lower", "info", "median time of one training step"),
         Metric("decode_time_s", "s", "lower", "info", "median time of generating with a fixed number of steps"),

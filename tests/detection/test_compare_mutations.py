@@ -688,7 +688,12 @@ MUTATIONS = [
         "if theirs and not anywhere and (reason := _why_environment(comparison, metric)):",
         "a baseline of another accelerator that lacks a metric",
     ),
-    ("unknown metric", 'Finding(name, "unknown metric"', 'Finding(name, "identical"', "a metric that nobody declared"),
+    (
+        "unknown metric",
+        'Finding(name, "unknown metric", reason=new if',
+        'Finding(name, "identical", reason=new if',
+        "a metric that nobody declared",
+    ),
     (
         "not comparable: environment",
         "if not anywhere and (reason := _why_environment(comparison, metric)):",

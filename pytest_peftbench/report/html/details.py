@@ -93,7 +93,7 @@ def _witness(measured: Measured, expected: Baseline | None) -> dict[str, Any]:
     if ours is None or theirs is None or (ours.version, ours.rate) != (theirs.version, theirs.rate):
         return {}
     found = [[item.name, _plain(item.size)] for item in deviations(ours.quantities, theirs.quantities)]
-    return {"bound": theirs.bound, "deviations": found}
+    return {"bound": theirs.bound, "deviations": found} if any(size != 0 for _, size in found) else {}
 
 
 def _tensors(measured: Measured) -> list[list[Any]]:

@@ -39,7 +39,7 @@
     const segments = items.flatMap((item) => parts.map((part, at) => ({ item, method: methodName(item), at, bytes: item.values[part] || 0 })));
     const lines = unit[0] === GIB ? data.cards.filter((gib) => gib <= Math.max(most / GIB * 1.15, data.cards.find((each) => each * GIB >= most) || 80)) : [];
     const used = NAMES.map((_, at) => segments.some((segment) => segment.at === at && segment.bytes));
-    legend.replaceChildren(...NAMES.flatMap((name, at) => used[at] ? [el("li", {}, svg("svg", { width: 18, height: 12, "aria-hidden": "true" }, svg("rect", { width: 18, height: 12, fill: FILLS[at] })), ` ${name}`)] : []));
+    legend.replaceChildren(...NAMES.flatMap((name, at) => used[at] ? [el("li", {}, svg("svg", { width: 18, height: 12, "aria-hidden": "true" }, svg("rect", { width: 18, height: 12, fill: FILLS[at] })), ` ${name}`)] : []), ...(lines.length ? [el("li", {}, "┆ memory of cards, GiB")] : []));
     const width = widthOf(plotPlace);
     const left = Math.min(width * 0.4, 12 + 6.6 * Math.max(...items.map((item) => methodName(item).length)));
     const parted = (item) => parts.map((part, at) => [NAMES[at], item.values[part] || 0]).filter(([, bytes]) => bytes).map(([name, bytes]) => `${name} ${scaled(bytes, 1024, BYTES)}`).join("\n");
@@ -50,7 +50,7 @@
       marks: [
         Plot.barX(segments, { x: (segment) => segment.bytes / unit[0], y: "method", order: "at", fill: { value: (segment) => FILLS[segment.at], scale: null }, insetTop: 1, insetBottom: 1, href: (segment) => link(segment.item) }),
         Plot.ruleX(lines, { stroke: "currentColor", strokeWidth: 1.5, strokeDasharray: "4 3" }),
-        Plot.text(lines, { x: (gib) => gib, frameAnchor: "bottom", text: (gib) => `${gib} GiB card`, dy: 14, fill: "currentColor" }),
+        Plot.text(lines, { x: (gib) => gib, frameAnchor: "bottom", text: (gib) => `${gib}`, dy: 14, fill: "currentColor" }),
         Plot.tip(items, Plot.pointerY({ x: (item) => item.values[peak] / unit[0], y: methodName, title: (item) => `${methodName(item)}\n${shown(data.metrics[peak], item.values[peak])}\n${parted(item)}`, fill: GROUND, fontSize: 12 })),
       ],
       ariaLabel: `peak memory of ${group.label}`,
@@ -64,7 +64,7 @@
       const outside = items.filter((item) => item.values[peak] > gib * GIB);
       const names = (some) => some.flatMap((item, at) => [at ? ", " : "", el("a", { href: link(item) }, methodName(item))]);
       const short = inside.length <= outside.length ? ["only ", ...names(inside)] : ["all but ", ...names(outside)];
-      return el("tr", {}, el("th", { scope: "row" }, `${gib} GiB`), el("td", { class: "number" }, `${inside.length} of ${items.length}`),
+      return el("tr", {}, el("th", { scope: "row", class: "whole" }, `${gib} GiB`), el("td", { class: "number" }, `${inside.length} of ${items.length}`),
         el("td", {}, ...(inside.length === 0 ? ["none"] : outside.length === 0 ? ["all"] : short)));
     };
     return el("table", { class: "plain" }, el("tr", {}, ...["card", "fit", "which"].map((name) => el("th", { scope: "col" }, name))), ...data.cards.map(row));

@@ -26,6 +26,9 @@
       el("span", { "aria-hidden": "true" }, MARKS[verdict] || "?"), ` ${item.textContent}`));
   }
 
+  // the library would pin a tip to the pointer, which then lies over the point that is being clicked
+  document.addEventListener("pointerdown", (event) => { if (event.target.closest(".plot svg")) event.stopPropagation(); }, true);
+
   function follow() {
     const id = location.hash.startsWith("#case=") ? decodeURIComponent(location.hash.slice(6)) : "";
     if (id && window.goTo) goTo(id);

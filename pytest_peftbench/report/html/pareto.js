@@ -32,7 +32,7 @@
       .map((item) => ({ item, x: item.values[state.x], y: item.values[state.y] }));
     const best = onFront(points);
     const [xMetric, yMetric] = [data.metrics[state.x], data.metrics[state.y]];
-    plotPlace.replaceChildren(...(points.length ? [marks(points), plot(points, best, xMetric, yMetric, group)] : [ el("p", {}, "No case holds both.")]));
+    plotPlace.replaceChildren(...(points.length ? [marks(points), plot(points, best, xMetric, yMetric, group)] : [el("p", {}, "No case holds both.")]));
     told.textContent = `${points.length} of ${casesOf(state.group).length} cases hold both. ${best.length} of them no other beats in both:`;
     front.replaceChildren(...best.map((point) => el("li", {}, el("a", { href: link(point.item) }, methodName(point.item)),
       `: ${headerOf(group, state.y)} ${shown(yMetric, point.y)}, ${headerOf(group, state.x)} ${shown(xMetric, point.x)}`)));
@@ -82,7 +82,7 @@
     const lora = plain(points);
     const named = lora && !few.includes(lora) ? [...few, lora] : few;
     return Plot.plot({
-      width, height: Math.min(520, Math.max(320, width * 0.55)), style: plotStyle, marginLeft: 70, marginBottom: 42, marginRight: 40,
+      width, height: Math.min(520, Math.max(320, width * 0.55)), style: plotStyle, marginLeft: 70, marginTop: 36, marginBottom: 50, marginRight: 60, insetTop: 18,
       x: axis(xMetric, headerOf(group, state.x), state.log, points.map((point) => point.x)),
       y: axis(yMetric, headerOf(group, state.y), state.log, points.map((point) => point.y)),
       marks: [

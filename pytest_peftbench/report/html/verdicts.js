@@ -7,7 +7,7 @@
     for (const [side, label] of [["obtained", "this run"], ["expected", "baseline"]])
       (losses[side] || []).forEach((loss, at) => rows.push({ side: label, step: at + 1, loss }));
     return Plot.plot({
-      width: Math.min(width, 640), height: 220, style: plotStyle, marginLeft: 50,
+      width: Math.min(width, 520), height: 220, style: plotStyle, marginLeft: 50,
       x: { label: "step", ticks: 6 }, y: { label: "training loss", grid: true, zero: false },
       color: { domain: ["this run", "baseline"], range: [COLOURS[5], COLOURS[0]], legend: true },
       marks: [
