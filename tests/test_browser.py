@@ -102,7 +102,7 @@ def test_the_two_questions_are_answered_at_the_top(opened):
 
     assert "Which method has the least forgetting at LoRA's accuracy?" in summary
     assert re.search(r"oft/rank8\s+0\.050 ±\S+\s+-0\.150\s+(too close to call\s+)?52\.0 % ±", summary)
-    assert "lora/rank8" in opened.text("#summary tr.reference")
+    assert "lora/rank8" in opened.page.locator("#summary tr.reference").first.inner_text()
     assert "What fits 16 GiB?" in summary
     assert "1 of 2 methods, from 11.00 GiB (lora/rank32)" in summary
     opened.choose("#summary", "card", "48 GiB")
