@@ -14,6 +14,7 @@ from support import Bench  # noqa: E402
 torch.set_num_threads(1)
 
 pytest_plugins = ["pytester"]
+OF_GITHUB = ("GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY", "GITHUB_WORKSPACE")
 # A user's own folder of benchmarks, which a test runs elsewhere.
 collect_ignore = ["own_task"]
 
@@ -26,8 +27,8 @@ def pytest_configure(config):
 @pytest.fixture
 def bench(pytester, monkeypatch):
     """A folder with a suite of three experiments, MetaMathQA/mini, and a test whose results are not measured."""
-    monkeypatch.setenv("COLUMNS", "200")
-    # with CI set, pytest words its summary otherwise
-    for variable in ("CI", "BUILD_NUMBER", "PYTEST_ADDOPTS", "PYTEST_XDIST_WORKER"):
+    monkeypatch.setenv("COLUMNS", "400")  # paths of temporary folders are long
+    # with CI set, pytest words its summary otherwise; with GitHub's, these runs would write into that of their own job
+    for variable in ("CI", "BUILD_NUMBER", *OF_GITHUB, "PYTEST_ADDOPTS", "PYTEST_XDIST_WORKER"):
         monkeypatch.delenv(variable, raising=False)
     return Bench(pytester.path, pytester)

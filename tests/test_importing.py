@@ -12,7 +12,7 @@ from support import DEFAULTS, LORA, REPOSITORY, write_json
 from pytest_peftbench.cases import loading
 from pytest_peftbench.cases import trained as engine
 from pytest_peftbench.commands import main
-from pytest_peftbench.commands.importing import read_result
+from pytest_peftbench.commands.published import read_published
 from pytest_peftbench.compare import compare, is_green
 from pytest_peftbench.measure import timing
 from pytest_peftbench.results.baseline import baseline_path, from_result, read, write
@@ -200,7 +200,7 @@ def test_pefts_published_results_are_imported_with_each_figure(tmp_path, capsys)
     files = sorted(REFERENCE.glob("*/results/*.json"))
     for file in files:
         data = json.loads(file.read_text())
-        baseline = read_result(file, data)
+        baseline = read_published(file, data)
         last, (run,) = data["train_info"]["metrics"][-1], baseline.seeds
         assert read(baseline_path(tmp_path, baseline.case)) == baseline
         assert baseline.imported["file"] == file.name

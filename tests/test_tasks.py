@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import pytest
 
 from pytest_peftbench import Column, Metric, TaskSpec, TrainConfig, register_task
-from pytest_peftbench.commands.importing import _task_of
+from pytest_peftbench.commands.published import task_of
 from pytest_peftbench.results import metrics
 from pytest_peftbench.results.files import InputError
 from pytest_peftbench.results.metrics import METRICS
@@ -103,7 +103,7 @@ def test_a_result_of_peft_that_two_tasks_claim_is_given_to_neither():
     register_task(replace(OWN, published=(Published("test accuracy", "own_accuracy"),)))
 
     with pytest.raises(InputError, match=r"a\.json: holds several of test accuracy, "):
-        _task_of({"test accuracy": 0.5}, "a.json")
+        task_of({"test accuracy": 0.5}, "a.json")
 
 
 def test_a_package_whose_task_cannot_be_imported_is_named(monkeypatch):

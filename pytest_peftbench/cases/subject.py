@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -20,6 +19,7 @@ from pytest_peftbench.measure.environment import seed_everything
 from pytest_peftbench.measure.weights import glimpse
 from pytest_peftbench.results.files import InputError
 from pytest_peftbench.results.metrics import PHASES, Value
+from pytest_peftbench.results.raised import raised_in
 from pytest_peftbench.results.result import Operators
 from pytest_peftbench.results.words import error_line
 from pytest_peftbench.suites import ADAPTER_FILE, Experiment
@@ -127,7 +127,7 @@ class Subject:
             raise  # the device's, and no fault of the config
         except Exception as error:  # PEFT refuses a config in many ways
             file = self.experiment.path / ADAPTER_FILE
-            raise InputError(f"{file}: PEFT cannot add the adapter: {error_line(error)}{_raised_in(error)}") from error
+            raise InputError(f"{file}: PEFT cannot add the adapter: {error_line(error)}{raised_in(error)}") from error
         model.to(self.experiment.device)
         try:
             self.task.prepare(model)
@@ -199,13 +199,6 @@ class Subject:
         model.train()
         batch = self.probe
         return count(lambda: trainer.step(batch), model, trainer.optimizer, work="step")
-
-
-def _raised_in(error: BaseException) -> str:
-    """` (peft/tuners/lora/layer.py:240)`: whoever works on PEFT looks there."""
-    frames = traceback.extract_tb(error.__traceback__)
-    name = Path(frames[-1].filename).as_posix() if frames else ""
-    return f" ({name.rpartition('site-packages/')[2]}:{frames[-1].lineno})" if frames else ""
 
 
 def subject_of(experiment: Experiment, base_model: BaseModel, task_data: TaskData, folder: Path) -> Subject:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 from collections.abc import Sequence
 
 from pytest_peftbench import __version__
-from pytest_peftbench.commands import build, fit, importing, init, laws, run, selftest, sweep
+from pytest_peftbench.commands import build, comparing, fit, importing, init, laws, ranking, run, selftest, sweep
 from pytest_peftbench.commands.command import Command
 from pytest_peftbench.measure import environment
 from pytest_peftbench.results.files import InputError
@@ -20,6 +22,8 @@ COMMANDS: tuple[Command, ...] = (
     selftest.COMMAND,
     fit.COMMAND,
     laws.COMMAND,
+    comparing.COMMAND,
+    ranking.COMMAND,
 )
 
 
@@ -36,6 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return command.run(options)
     except InputError as error:
         usage.error(str(error))
+    except BrokenPipeError:  # whoever reads has enough, as `head` has: nobody is there to be told anything
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 2
     except OSError as error:
         if error.filename is None:  # not about a file
             raise

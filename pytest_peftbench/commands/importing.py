@@ -8,83 +8,22 @@ only in the figures that are the same measure in both: everything else is `not c
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from pytest_peftbench.commands.command import Command, say
-from pytest_peftbench.compare.imported import MARK
-from pytest_peftbench.results.baseline import (
-    Baseline,
-    baseline_path,
-    from_result,
-    read,
-    require_usable,
-    rounded,
-    write_all,
-)
-from pytest_peftbench.results.files import InputError, converted, read_json, require_writable, resolved, stands
-from pytest_peftbench.results.metrics import Value
-from pytest_peftbench.results.result import CaseId, Result, SeedRun
+from pytest_peftbench.commands.reading import Entry, read_results
+from pytest_peftbench.results.baseline import Baseline, baseline_path, read, require_usable, write_all
+from pytest_peftbench.results.files import InputError, require_writable, resolved, stands
+from pytest_peftbench.results.result import CaseId
 from pytest_peftbench.results.words import plural
-from pytest_peftbench.tasks.registry import specs
-from pytest_peftbench.tasks.spec import TaskSpec
 
-_COUNTS = {
-    "params.trainable": "num_trainable_params",
-    "params.total": "num_total_params",
-    "checkpoint.bytes": "file_size",
-}
 NOT_IMPORTED = {
     "forgetting": "another measure: ours is of the next token",
     "accelerator memory": "of the whole run: ours is by phase",
     "times": "of another machine: ours are ratios to the base model",
 }
-_ACCELERATORS = {"NVIDIA": "cuda", "AMD": "cuda", "Intel": "xpu"}
-
-
-# Of PEFT's result, what a baseline takes; a run that failed may lack some of it.
-
-
-@dataclass(frozen=True)
-class _Status:
-    status: str
-
-
-@dataclass(frozen=True)
-class _Ended:
-    train_info: _Status
-
-
-@dataclass(frozen=True)
-class _RunInfo:
-    experiment_name: str
-    train_config: dict[str, Any]
-    peft_config: dict[str, Any] | None
-
-
-@dataclass(frozen=True)
-class _TrainInfo:
-    num_trainable_params: int
-    num_total_params: int
-    file_size: int
-    metrics: list[dict[str, Any]]
-
-
-@dataclass(frozen=True)
-class _MetaInfo:
-    package_info: dict[str, Any]
-    system_info: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class _PeftResult:
-    run_info: _RunInfo
-    train_info: _TrainInfo
-    meta_info: _MetaInfo
 
 
 def import_results(folder: Path, out: Path, replace_measured: bool, say: Callable[[str], None]) -> int:
@@ -97,25 +36,23 @@ def import_results(folder: Path, out: Path, replace_measured: bool, say: Callabl
         raise InputError(f"{folder}: no such folder; it should hold PEFT's result files, results/*.json")
     if resolved(folder) == resolved(out):
         raise InputError(f"--out {out}: is the folder of the results; baselines need one of their own")
+    found = read_results([folder])
+    for problem in found.problems:
+        raise InputError(problem)
     baselines: dict[CaseId, tuple[Path, Baseline]] = {}
-    others = 0
-    for file in sorted(folder.rglob("*.json")):
-        data = read_json(file)
-        if not {"run_info", "train_info", "meta_info"} <= data.keys():
-            others += 1
+    others = found.others + sum(entry.origin == "baseline" for entry in found.entries)
+    for line in found.passed_over:
+        say(line)
+    for entry in found.entries:
+        if entry.origin == "baseline":
             continue
-        if (status := converted(file, data, _Ended).train_info.status) != "success":
-            error = converted(file, data["run_info"], dict[str, Any], "run_info").get("error_msg", "")
-            say(f"{file}: passed over: status {status}: {error}")
+        if entry.origin == "published" and entry.error:
+            say(f"{entry.file}: passed over: status {entry.error}")
             continue
-        baseline = read_result(file, data)
-        try:
-            require_usable(baseline, baseline_path(out, baseline.case))
-        except InputError as error:
-            raise InputError(f"{file}: {error}") from error
-        first, _ = baselines.setdefault(baseline.case, (file, baseline))
-        if first != file:
-            raise InputError(f"{file}: {first} is case {baseline.case} too; import one at a time")
+        baseline = _baseline_of(entry, out)
+        first, _ = baselines.setdefault(entry.case, (entry.file, baseline))
+        if first != entry.file:
+            raise InputError(f"{entry.file}: {first} is case {entry.case} too; import one at a time")
     if not baselines:
         raise InputError(f"{folder}: holds no result that succeeded; {others} JSON files are no results")
     if others:
@@ -150,71 +87,17 @@ def _check_replaced(path: Path, file: Path, new: Baseline) -> None:
         )
 
 
-def read_result(file: Path, data: dict[str, Any]) -> Baseline:
-    """The baseline that a result file stands for: ours holds all of it, PEFT's what is the same measure in both."""
-    if "peftbench" in data:
-        # a result's witness has no bound; one is measured where a baseline is recorded
-        ours = Result.from_json(data, str(file))
-        if ours.status != "success":
-            raise InputError(f"{file}: peftbench.status is {ours.status!r}, not 'success'; it is no baseline")
-        return replace(from_result(ours), witness=None)
-    result = converted(file, data, _PeftResult)
-    run, train, metrics = result.run_info, result.run_info.train_config, result.train_info.metrics
-    if not metrics:
-        raise InputError(f"{file}: train_info.metrics is empty; its last entry holds the figures of the test")
-    last, place = metrics[-1], f"train_info.metrics[{len(metrics) - 1}]"
-    task = _task_of(last, f"{file}: {place}")
-    if missing := [item.figure for item in task.published if item.figure not in last]:
-        raise InputError(f"{file}: {place} lacks {missing[0]!r}, which is compared; the whole result has it")
-    method, _, name = run.experiment_name.partition("/")
-    quality: dict[str, Value] = {
-        item.metric: rounded(item.factor * converted(file, last[item.figure], float, f"{place}.{item.figure}"))
-        for item in task.published
-    }
-    definition = json.dumps([train, run.peft_config], sort_keys=True)
-    return Baseline(
-        case=CaseId(task.name, Path(str(train.get("model_id", ""))).name, method, name),
-        case_version=MARK + hashlib.sha256(definition.encode()).hexdigest()[:16],
-        environment=_environment(file, result.meta_info),
-        metrics={ours: getattr(result.train_info, theirs) for ours, theirs in _COUNTS.items()},
-        seeds=[SeedRun(converted(file, train.get("seed", 0), int, "run_info.train_config.seed"), quality)],
-        imported={"file": file.name, **_kept(data)},
-    )
-
-
-def _task_of(figures: dict[str, Any], place: str) -> TaskSpec:
-    """The task whose first published figure is among these. Raises InputError for none or several."""
-    published = [spec for spec in specs().values() if spec.published]
-    found = [spec for spec in published if spec.published[0].figure in figures]
-    if len(found) != 1:
-        known = ", ".join(spec.published[0].figure for spec in published)
-        raise InputError(f"{place}: holds {'several' if found else 'none'} of {known}")
-    return found[0]
-
-
-def _kept(data: dict[str, Any]) -> dict[str, Any]:
-    """What a baseline keeps of a result: not the machine, whose description is long and part of no comparison."""
-    packages = {"package_info": data["meta_info"]["package_info"]}
-    return {"run_info": data["run_info"], "train_info": data["train_info"], "meta_info": packages}
-
-
-def _environment(file: Path, meta: _MetaInfo) -> dict[str, str]:
-    packages, system = meta.package_info, meta.system_info
-    place = "meta_info.system_info.accelerator"
-    accelerator = converted(file, system.get("accelerator", "unknown"), str, place)
-    if not accelerator.strip():
-        raise InputError(f"{file}: {place} is empty, so nobody knows what it was measured on")
-    versions = {name: str(packages.get(f"{name}-version")).split("+")[0] for name in ("torch", "transformers", "peft")}
-    return dict(
-        sorted(
-            {
-                **versions,
-                "machine": str(system.get("machine", "unknown")),
-                "device": _ACCELERATORS.get(accelerator.partition(" ")[0], "unknown"),
-                "accelerator": accelerator,
-            }.items()
-        )
-    )
+def _baseline_of(entry: Entry, out: Path) -> Baseline:
+    """The baseline that a result stands for: ours holds all of it, PEFT's what is the same measure in both."""
+    if entry.error:
+        raise InputError(f"{entry.file}: peftbench.status is {entry.result.status!r}, not 'success'; it is no baseline")
+    # a result's witness has no bound; one is measured where a baseline is recorded
+    baseline = replace(entry.baseline, witness=None) if entry.origin == "result" else entry.baseline
+    try:
+        require_usable(baseline, baseline_path(out, baseline.case))
+    except InputError as error:
+        raise InputError(f"{entry.file}: {error}") from error
+    return baseline
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:

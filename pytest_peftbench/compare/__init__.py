@@ -19,8 +19,8 @@ from pytest_peftbench.compare.stages import second_stage
 from pytest_peftbench.compare.verdicts import GREEN_BY_DEFAULT, SEVERITY, CaseVerdict, Finding, Verdict, is_green
 from pytest_peftbench.compare.witness import witnessed
 from pytest_peftbench.results.baseline import Baseline, from_result, problem
-from pytest_peftbench.results.metrics import Metric
-from pytest_peftbench.results.result import Result, mean
+from pytest_peftbench.results.metrics import METRICS, Metric
+from pytest_peftbench.results.result import Measured, Result, mean
 
 __all__ = [
     "GREEN_BY_DEFAULT",
@@ -34,6 +34,7 @@ __all__ = [
     "is_green",
     "margin_problems",
     "second_stage",
+    "values_of",
     "with_margins",
 ]
 
@@ -50,7 +51,7 @@ def compare(result: Result, baseline: Baseline | None, metrics: Mapping[str, Met
         findings=tuple(findings),
         baseline=baseline.path.as_posix() if baseline and baseline.path else "",
         environment_note=environment_note(result.environment, baseline.environment) if baseline else "",
-        values=_values(result, metrics),
+        values=values_of(result, metrics),
         environment_drift=tuple(drift),
         detectable={name: noise.detectable for name, noise in baseline.noise.items()} if baseline else {},
     )
@@ -62,7 +63,8 @@ def _findings(
     """What comparing gives, the whole case and its environment first, and how the environment drifted."""
     if result.status != "success":
         first, *rest = result.error_msg.strip().splitlines() or ["no error message"]
-        return [Finding.of("case", "failed", f"{result.status}: {first}", rest)], []
+        status = "" if result.status == "failed" else f"{result.status}: "
+        return [Finding.of("case", "failed", status + first, rest)], []
     obtained = from_result(result, metrics)
     bad = unusable(obtained, metrics)
     if baseline is None:
@@ -88,10 +90,10 @@ def _why_not(obtained: Baseline, baseline: Baseline) -> str:
     return f"the baseline contradicts itself: {told}; restore it, or record it anew" if told else ""
 
 
-def _values(result: Result, metrics: Mapping[str, Metric]) -> dict[str, float]:
-    """The finite numbers of a result, means over the seeds; those never compared are among them."""
+def values_of(measured: Measured, metrics: Mapping[str, Metric] = METRICS) -> dict[str, float]:
+    """The finite numbers of a case, means over the seeds; those never compared are among them."""
     found: dict[str, list[float]] = {}
-    for values in (result.metrics, *(run.metrics for run in result.seeds)):
+    for values in (measured.metrics, *(run.metrics for run in measured.seeds)):
         for name, value in values.items():
             if isinstance(value, (int, float)) and not problem(value):
                 found.setdefault(name, []).append(value)

@@ -9,14 +9,19 @@ from pytest_peftbench.compare.environment import differences
 from pytest_peftbench.compare.lanes import worst_of_seeds
 from pytest_peftbench.results import words
 from pytest_peftbench.results.baseline import Baseline
-from pytest_peftbench.results.metrics import Metric
+from pytest_peftbench.results.laws import says_fault
+from pytest_peftbench.results.metrics import WORDED, Metric
+
+_MOST_FAULTS = 10
 
 
 def diff_lines(old: Baseline | None, new: Baseline, metrics: Mapping[str, Metric]) -> list[str]:
     """What an update of the baseline changes, `old -> new` per line; empty when it changes nothing."""
     if old is None:
-        counts = words.plural(len(names_of(new, metrics)), "metric"), words.plural(len(new.seeds), "seed")
-        return [f"new: {', '.join(counts)}"]
+        names = ordered(names_of(new, metrics), metrics)
+        counts = words.plural(len(names), "metric"), words.plural(len(new.seeds), "seed")
+        faults = [f"  {name}: {fault}" for name in names if (fault := _fault(metrics.get(name), by_seed(new, name)))]
+        return [f"new: {', '.join(counts)}", *words.first(faults, _MOST_FAULTS)]
     lines = []
     if old.case_version != new.case_version:
         lines.append(f"case version: {old.case_version} -> {new.case_version}")
@@ -34,7 +39,8 @@ def _of_metric(name: str, metric: Metric | None, old: BySeed, new: BySeed) -> li
     if old == new:
         return []
     if not old or not new:
-        return [f"{name}: {'removed' if old else 'added'}"]
+        fault = _fault(metric, new)
+        return [f"{name}: {'removed' if old else 'added'}{f', {fault}' if fault else ''}"]
     common = old.keys() & new.keys()
     if metric is None or not common:
         return [f"{name}: changed"]
@@ -48,6 +54,16 @@ def _of_metric(name: str, metric: Metric | None, old: BySeed, new: BySeed) -> li
     if finding.verdict == "identical":
         return [f"{name}: changed"]
     return [f"{name}: {finding.arrow() or finding.change}", *(f"  {line}" for line in finding.details)]
+
+
+def _fault(metric: Metric | None, values: BySeed) -> str:
+    """The word that tells of a law that does not hold, or of a check that fails; empty where there is none.
+
+    It is recorded as it is, and compared from now on: who records it should know.
+    """
+    if metric is None or metric.unit not in WORDED:
+        return ""
+    return next((word for word in map(str, values.values()) if says_fault(word)), "")
 
 
 def _of_noise(old: Baseline, new: Baseline, metrics: Mapping[str, Metric]) -> Iterator[str]:

@@ -10,7 +10,8 @@ from typing import Any, Literal, get_args
 import msgspec
 
 from pytest_peftbench.results import words
-from pytest_peftbench.results.metrics import METRICS, Metric, Value
+from pytest_peftbench.results.laws import says_fault
+from pytest_peftbench.results.metrics import METRICS, WORDED, Metric, Value
 from pytest_peftbench.results.result import CaseId
 
 Verdict = Literal[
@@ -39,6 +40,7 @@ GREEN_BY_DEFAULT: frozenset[Verdict] = frozenset(
 
 About = Literal["metric", "case", "environment", "base model", "witness"]
 
+_MOST_FAULTS = 3
 # Alike findings of one cause (another torch moves every counter) are told once.
 _TOLD_TOGETHER: frozenset[Verdict] = frozenset(
     {"environment drift", "same to rounding", "not recorded yet", "not comparable", "missing metric"}
@@ -107,13 +109,24 @@ class Finding:
         """`train_step.flops regressed: 1.204e9 -> 1.806e9 (+50.0 %, must be equal)`, and the details below it."""
         arrow, why = self.arrow(), ", ".join(part for part in (self.change, self.reason) if part)
         told = f"{arrow} ({why})" if arrow and why else arrow or why
-        return "\n".join([f"{self.subject} {self.verdict}: {told}", *(f"  {line}" for line in self.details)])
+        head = f"{self.subject} {self.verdict}"
+        return "\n".join([f"{head}: {told}" if told else head, *(f"  {line}" for line in self.details)])
 
     def short(self) -> str:
         """The same in a few words, for a table: `train_step.flops +50.0 %`."""
         if self.about == "case" or self.verdict == "not comparable":
             return self.reason
-        return f"{self.subject} {self.change or self.arrow() or self.reason}"
+        vanished = self.verdict == "missing metric" and self.reason
+        return f"{self.subject} {vanished or self.change or self.arrow() or self.reason}".rstrip()
+
+    @property
+    def names_fault(self) -> bool:
+        """Whether what was obtained is the word of a law that does not hold, or of a check that fails."""
+        return self.metric in METRICS and METRICS[self.metric].unit in WORDED and says_fault(self.obtained)
+
+    def named(self) -> str:
+        """The metric's name, and the word that it was obtained as where that tells of a fault."""
+        return f"{self.subject} ({self.obtained})" if self.names_fault else self.subject
 
 
 @dataclass(frozen=True)
@@ -141,15 +154,21 @@ class CaseVerdict:
         told = [item for item in self.findings if not (item.verdict == "within noise" and _is_noisy(item.metric))]
         return next((finding.verdict for finding in _worst_first(told)), "identical")
 
-    def text(self, accept_command: str = "") -> str:
-        """All findings but the identical ones, worst first, then the baseline and how to accept the new values."""
+    def message(self) -> str:
+        """What fails the case: what it came to in one line that can stand alone, then `text`."""
+        told, text = _worst_first(self.findings), self.text()
+        if not told or told[0].about == "case":
+            return f"{self.case} {text.removeprefix('case ')}"
+        more = len({finding.subject for finding in told if finding.verdict not in GREEN_BY_DEFAULT}) - 1
+        rest = f", and {more} more" if more > 0 else ""
+        return f"{self.case} {told[0].verdict}: {told[0].short()}{rest}\n{text}"
+
+    def text(self) -> str:
+        """All findings but the identical ones, worst first, then the baseline."""
         lines = _told(self.findings) or ["all metrics identical"]
         if self.baseline:
-            lines.append(f"baseline: {self.baseline} ({self.environment_note})")
-        # a case that failed is never written, so there is no way to accept it
-        if accept_command and self.verdict not in ("identical", "within noise", "recorded", "failed"):
-            verb = "record" if self.verdict in ("improved", "not recorded yet", "no baseline") else "accept"
-            lines.append(f"to {verb}: {accept_command}")
+            held = f"{self.baseline} ({self.environment_note})" if self.environment_note else f"none at {self.baseline}"
+            lines.append(f"baseline: {held}")
         return "\n".join(lines)
 
     def moved(self) -> str:
@@ -160,8 +179,10 @@ class CaseVerdict:
         told = _worst_first(self.findings)
         untold = ("environment drift", "within noise", "same to rounding", "not recorded yet")
         shown = [item.short() for item in told if item.verdict not in untold]
-        if new := sum(finding.verdict == "not recorded yet" for finding in told):
-            shown.append(f"{words.plural(new, 'metric')} not recorded yet")
+        if new := [finding for finding in told if finding.verdict == "not recorded yet"]:
+            faults = [finding.named() for finding in new if finding.names_fault]
+            among = f", among them {', '.join(words.first(faults, _MOST_FAULTS))}" if faults else ""
+            shown.append(f"{words.plural(len(new), 'metric')} not recorded yet{among}")
         return ", ".join(dict.fromkeys(shown))
 
     def to_json(self) -> dict[str, Any]:
@@ -202,7 +223,7 @@ def _told(findings: Iterable[Finding]) -> list[str]:
         groups.setdefault((finding.verdict, cause), []).append(finding)
     texts = []
     for (verdict, cause), group in groups.items():
-        names = textwrap.wrap(", ".join(finding.subject for finding in group), 116, break_long_words=False)
+        names = textwrap.wrap(", ".join(finding.named() for finding in group), 116, break_long_words=False)
         head = f"{len(group)} metrics {verdict}: {cause}"
         texts.append(group[0].text() if len(group) == 1 else "\n".join([head, *(f"  {line}" for line in names)]))
     return texts

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 import warnings
 from collections.abc import Callable, Generator, Iterator
@@ -13,9 +12,11 @@ import pytest
 
 from pytest_peftbench.cases.kinds import KINDS, columns
 from pytest_peftbench.measure import environment
-from pytest_peftbench.plugin import bisection
+from pytest_peftbench.plugin import bisection, timing
+from pytest_peftbench.plugin.accepting import recording_command
 from pytest_peftbench.plugin.bisection import BISECTION, Bisection
 from pytest_peftbench.plugin.check import BaselineCheck, unreadable_baselines, write_recorded
+from pytest_peftbench.plugin.ci import put_properties, tell_github
 from pytest_peftbench.plugin.folders import problems_of_folders
 from pytest_peftbench.plugin.inventory import Inventory, is_whole, orphans, runs_nothing
 from pytest_peftbench.plugin.markers import problem_of_markers
@@ -24,12 +25,14 @@ from pytest_peftbench.plugin.outcome import COLLECTOR, OUTCOME, Collector, forge
 from pytest_peftbench.plugin.progress import Progress
 from pytest_peftbench.plugin.selection import SELECTION, Selection, experiment_of, is_case, takes_our_experiment
 from pytest_peftbench.plugin.surroundings import may_measure, problem_of_root, problem_of_torch
+from pytest_peftbench.plugin.told import tell
+from pytest_peftbench.report.advice import advice_lines
 from pytest_peftbench.report.gaps import gap_lines
 from pytest_peftbench.report.terminal import closing
 from pytest_peftbench.results.baseline import baseline_path
 from pytest_peftbench.results.files import InputError
 from pytest_peftbench.results.result import CaseId
-from pytest_peftbench.results.words import plural
+from pytest_peftbench.results.words import folded, plural
 from pytest_peftbench.suites import Experiment
 
 if TYPE_CHECKING:
@@ -40,6 +43,12 @@ if TYPE_CHECKING:
 
 # Of xdist's `workeroutput`.
 _USAGE_ERROR, _INVENTORY = "peftbench_usage_error", "peftbench_inventory"
+# Who benchmarks a method can act on neither: PEFT asks transformers by a name that is deprecated, and a case that fails
+# before its step is timed leaves pytest-benchmark's fixture unused.
+_NO_NEWS = (
+    "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning",
+    "ignore:Benchmark fixture was not used at all",
+)
 # How many tests were collected, before any was deselected.
 _COLLECTED = pytest.StashKey[int]()
 
@@ -83,6 +92,8 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(f"peftbench: {problem}")
     for line in _markers():
         config.addinivalue_line("markers", line)
+    if may_measure(config):
+        timing.disable_under_xdist(config)
     config.stash[SELECTION] = Selection(settings)
     collector = config.stash[COLLECTOR] = Collector(
         settings.green, compares=not (settings.update_baselines or settings.no_compare)
@@ -113,7 +124,13 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
     settings = config.stash[SETTINGS]
     versions = ", ".join(f"{name} {environment.installed(name)}" for name in ("peft", "torch", "transformers"))
     given = "; ".join(filter(None, (option.origin(config) for option in OPTIONS)))
-    return [f"peftbench: {versions}; device {settings.device}", *([f"peftbench: {given}"] if given else [])]
+    lines = [f"peftbench: {versions}; device {settings.device}", *([f"peftbench: {given}"] if given else [])]
+    return _folded(config, lines)
+
+
+def _folded(config: pytest.Config, lines: list[str]) -> list[str]:
+    width = config.get_terminal_writer().fullwidth
+    return [part for line in lines for part in folded(line, width)]
 
 
 # Collection -----------------------------------------------------------------------------------------------------------
@@ -147,6 +164,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if any(map(is_case, items)):
         environment.pin()
         selection.problems += filter(None, [problem_of_torch()])
+    for case in filter(is_case, items):
+        case.add_marker(pytest.mark.filterwarnings(*_NO_NEWS))
     experiments = [experiment for item in items if (experiment := experiment_of(item))]
     cases, settings = [experiment.case for experiment in experiments], config.stash[SETTINGS]
     problems = [*selection.problems, *unreadable_baselines(cases, settings)]
@@ -198,7 +217,8 @@ def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Ite
     cases = [experiment for item in items if (experiment := experiment_of(item))]
     settings, known = config.stash[SETTINGS], len(config.stash[SELECTION].known)
     if not cases:
-        return [f"peftbench: none of {plural(known, 'case')} is selected, so none is compared"] if known else []
+        none = f"peftbench: none of {plural(known, 'case')} is selected, so none is compared"
+        return _folded(config, [none] if known else [])
     suites = ", ".join(sorted({short_path(case.suite, config) for case in cases}))
     folder = short_path(settings.baselines, config)
     if settings.update_baselines:
@@ -208,7 +228,7 @@ def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Ite
     else:
         there = sum(baseline_path(settings.baselines, case.case).exists() for case in cases)
         mode = f"compared with {folder}, which holds {there} of them"
-    return [f"peftbench: {plural(len(cases), 'case')} of {suites}; {mode}"]
+    return _folded(config, [f"peftbench: {plural(len(cases), 'case')} of {suites}; {mode}"])
 
 
 # Fixtures -------------------------------------------------------------------------------------------------------------
@@ -296,7 +316,15 @@ def pytest_runtest_makereport(
     if is_case(item):
         put_on_report(item, call, report)
         write_recorded(item, report)
+        if not item.config.stash[SETTINGS].no_ci:
+            put_properties(item, report)
     return report
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Have a case's failure shown once, whatever process it comes from."""
+    tell(report)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
@@ -314,12 +342,21 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 def pytest_terminal_summary(terminalreporter: TerminalReporter, exitstatus: int, config: pytest.Config) -> None:
     """What an update changed, the table, the count of every verdict, and what is missing."""
-    command = shlex.join(["pytest", *config.invocation_params.args, "--peft-update-baselines"])
-    collector = config.stash[COLLECTOR]
-    lines = closing(collector.outcomes, columns(), command)
+    collector, width = config.stash[COLLECTOR], terminalreporter._tw.fullwidth
+    lines = closing(collector.outcomes, columns(), width)
+    lines += advice_lines(collector.outcomes, partial(recording_command, config), width)
     if exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED) and not runs_nothing(config):
-        lines += gap_lines(collector.gaps, removing=config.stash[SETTINGS].update_baselines)
+        lines += gap_lines(collector.gaps, config.stash[SETTINGS].update_baselines, width)
     if lines:
         terminalreporter.section("PEFT benchmark")
     for line, markup in lines:
         terminalreporter.write_line(line, **markup)
+    if not config.stash[SETTINGS].no_ci and not runs_nothing(config):
+        tell_github(terminalreporter, collector)
+
+
+@pytest.hookimpl(wrapper=True, optionalhook=True)  # one of pytest-benchmark's
+def pytest_benchmark_group_stats(config: pytest.Config) -> Generator[None, Any, Any]:
+    """Leave the steps of cases out of its table, unless it is asked for."""
+    groups = yield
+    return timing.without_cases(config, groups)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path, PurePath
@@ -23,7 +22,8 @@ from pytest_peftbench.compare import (
 )
 from pytest_peftbench.compare.noise import check_pairs, refreshed, with_noise
 from pytest_peftbench.compare.witness import bounded, next_rate
-from pytest_peftbench.plugin.options import OPTIONS, SETTINGS, Settings, relative_path, short_path
+from pytest_peftbench.plugin.accepting import recording_command
+from pytest_peftbench.plugin.options import SETTINGS, Settings, short_path
 from pytest_peftbench.plugin.outcome import COLLECTOR, OUTCOME, RED, forget
 from pytest_peftbench.plugin.selection import SELECTION, experiment_of
 from pytest_peftbench.report.outcome import CaseOutcome
@@ -39,6 +39,7 @@ from pytest_peftbench.results.baseline import (
 from pytest_peftbench.results.files import InputError, format_json, require_name, stands, write_files
 from pytest_peftbench.results.kept import kept_path
 from pytest_peftbench.results.metrics import by_lane
+from pytest_peftbench.results.raised import raised_in
 from pytest_peftbench.results.result import CaseId, SecondStage
 from pytest_peftbench.results.words import error_line, plural
 from pytest_peftbench.suites import Experiment
@@ -102,7 +103,7 @@ class BaselineCheck:
         except BaseException as error:
             found = self._item.stash[OUTCOME]
             if not found.red:
-                failed = Finding.of("case", "failed", error_line(error))
+                failed = Finding.of("case", "failed", error_line(error) + raised_in(error))
                 found = replace(found, red=True, verdict=CaseVerdict(result.case, (failed,)))
             self._item.stash[RED] = found
             raise
@@ -145,7 +146,7 @@ class BaselineCheck:
         red, verdict = settled != verdict or not is_green(settled, self._settings.green), settled
         self._note(verdict=verdict, red=red)
         if red:
-            pytest.fail(verdict.text(_recording_command(self._item)), pytrace=False)
+            pytest.fail(verdict.message(), pytrace=False)
         return verdict
 
     def _update(self, result: Result) -> None:
@@ -161,9 +162,10 @@ class BaselineCheck:
         """Add the noise of pairs to the baseline, which must be that of this program: the noise would be of two."""
         old = baseline_of(result.case, self._settings)
         for finding in self._unlike(self._compare(result)):
+            command = recording_command(self._item.config, [self._item.nodeid])
             raise InputError(
                 f"{result.case}: not calibrated: {finding.subject} is {finding.verdict}, not identical to the "
-                f"baseline, whose noise is asked for; record it first: {_recording_command(self._item)}"
+                f"baseline, whose noise is asked for; record it first: {command}"
             )
         assert old is not None  # or the comparison had failed
         self._record(result, old, self._with_noise(old, result))
@@ -223,7 +225,7 @@ def write_recorded(item: pytest.Item, report: pytest.TestReport) -> None:
             report.outcome, report.longrepr = "failed", reason
             settled = item.stash[OUTCOME].verdict
             verdict = CaseVerdict(settled.case, (Finding.of("case", "failed", reason),)) if settled else None
-            report.peftbench = CaseOutcome(verdict, checked=True).to_json()  # type: ignore[attr-defined]
+            report.peftbench = CaseOutcome(verdict, checked=True, red=True).to_json()  # type: ignore[attr-defined]
 
 
 def _write(baseline: Baseline, settings: Settings) -> None:
@@ -266,17 +268,6 @@ def unreadable_baselines(cases: Iterable[CaseId], settings: Settings) -> list[st
                 f"{case}: --peft-calibrate needs a baseline; add --peft-update-baselines, which records one"
             )
     return problems
-
-
-def _recording_command(item: pytest.Item) -> str:
-    """The command that records this case, with the options that it was found and measured with."""
-    options: list[str] = []
-    for option in OPTIONS:
-        given = item.config.getoption(option.ini) if option.recording else None
-        for value in given if isinstance(given, list) else [] if given is None else [given]:
-            options += [option.flag, value]
-    file, test = relative_path(item.path, item.config.invocation_params.dir), item.nodeid.partition("::")[2]
-    return shlex.join(["pytest", f"{file}::{test}", *options, "--peft-update-baselines"])
 
 
 def _write_result(result: Result, root: Path) -> None:

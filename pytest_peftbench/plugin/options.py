@@ -241,6 +241,9 @@ class Settings:
             default="regressed",
         ),
     ]
+    no_ci: Annotated[
+        bool, Option("leave out the step summary, the annotations and the JUnit properties that a run has in CI")
+    ]
 
     @classmethod
     def from_pytest_config(cls, config: pytest.Config) -> Settings:

@@ -15,6 +15,7 @@ from pytest_peftbench.plugin.selection import experiment_of
 from pytest_peftbench.report.gaps import Gaps
 from pytest_peftbench.report.outcome import CaseOutcome
 from pytest_peftbench.results.files import InputError
+from pytest_peftbench.results.raised import raised_in
 from pytest_peftbench.results.result import CaseId
 from pytest_peftbench.results.words import error_line, first_line
 from pytest_peftbench.suites import Experiment
@@ -32,16 +33,16 @@ def put_on_report(item: pytest.Item, call: pytest.CallInfo[None], report: pytest
     """Put on a case's report what the case came to, and fail a case that was never compared or was red before."""
     experiment, outcome = experiment_of(item), item.stash.get(OUTCOME, None)
     error = call.excinfo.value if call.excinfo else None
-    reason = error_line(error) if error else report.outcome
+    reason = error_line(error) + raised_in(error) if error else report.outcome
     expected = report.skipped and hasattr(report, "wasxfail")
     red = item.stash.get(RED, None)
     name = experiment.case if experiment else item.name
     if red is not None and not expected and (report.skipped or (report.passed and report.when == "call")):
-        text = red.verdict.text() if red.verdict else red.unmeasured
+        text = red.verdict.message() if red.verdict else red.unmeasured
         report.outcome, report.longrepr = "failed", f"{name}: was red, which stands whatever came after\n{text}"
         outcome = red
     else:
-        if report.failed and isinstance(error, InputError):
+        if report.failed and _says_it_all(error, outcome):
             report.longrepr = str(error)
         elif report.passed and report.when == "call" and (outcome is None or not outcome.checked):
             reason = NEVER_COMPARED
@@ -50,10 +51,17 @@ def put_on_report(item: pytest.Item, call: pytest.CallInfo[None], report: pytest
     if expected:
         outcome = replace(outcome, expected=outcome.red or outcome.verdict is None, red=False, skipped=False)
     if (report.when == "call" and outcome.verdict) or report.failed or report.skipped:
+        outcome = replace(outcome, file=experiment.file.as_posix() if experiment else "")
         report.peftbench = outcome.to_json()  # type: ignore[attr-defined]
     elif report.when == "setup" and experiment:
         # were its process killed, nobody else would know which case it was
         report.peftbench_case = experiment.case.to_json()  # type: ignore[attr-defined]
+
+
+def _says_it_all(error: BaseException | None, outcome: CaseOutcome | None) -> bool:
+    """Whether a failure needs no traceback: bad input, or the verdict of a check."""
+    verdict = isinstance(error, pytest.fail.Exception) and not error.pytrace
+    return isinstance(error, InputError) or (verdict and outcome is not None and outcome.red)
 
 
 def forget(stash: pytest.Stash, key: pytest.StashKey[Any]) -> None:
@@ -73,8 +81,8 @@ def _with_end(
     outcome = replace(outcome, changes=())
     verdict = outcome.verdict or (CaseVerdict(experiment.case, ()) if experiment else None)
     if verdict is None:  # of a user's own experiment nobody knows the case before its result is checked
-        return replace(outcome, unmeasured=reason)
-    return replace(outcome, verdict=replace(verdict, findings=(Finding.of("case", "failed", reason),)))
+        return replace(outcome, unmeasured=reason, red=True)
+    return replace(outcome, red=True, verdict=replace(verdict, findings=(Finding.of("case", "failed", reason),)))
 
 
 class Collector:
@@ -145,7 +153,8 @@ class Collector:
         """A case whose process was killed failed; of another test nobody knows what it would have shown."""
         for nodeid, reason in self._killed.items():
             if case := self._started.get(nodeid) or self.inventory.cases.get(nodeid):
-                self._reported[nodeid] = CaseOutcome(CaseVerdict(case, (Finding.of("case", "failed", reason),)))
+                verdict = CaseVerdict(case, (Finding.of("case", "failed", reason),))
+                self._reported[nodeid] = CaseOutcome(verdict, red=True)
             else:
                 self.broken.add(nodeid)
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pytest_peftbench.report.terminal import Line
-from pytest_peftbench.results.words import first, plural
+from pytest_peftbench.report.terminal import WIDTH, Line, fold
+from pytest_peftbench.results.words import command_line, first, plural
 
 _MOST = 10
 
@@ -56,12 +55,12 @@ class Gaps:
             yield f"{plural(len(self.orphans), 'baseline')} without an experiment: {_names(self.orphans)}"
 
 
-def gap_lines(gaps: Gaps, removing: bool) -> list[Line]:
+def gap_lines(gaps: Gaps, removing: bool, width: int = WIDTH) -> list[Line]:
     """What closes a session beside its table. removing: whether the run may offer to remove what is left over."""
-    lines: list[Line] = [(note, {"yellow": True}) for note in gaps.notes()]
+    lines = fold(((note, {"yellow": True}) for note in gaps.notes()), width)
     if removing and gaps.orphans and gaps.removable:
-        lines.append((f"to remove them: {shlex.join(['git', 'rm', '-r', *gaps.orphans])}", {"yellow": True}))
-    return [*lines, *((f"the run fails: {problem}", {"red": True}) for problem in gaps.problems())]
+        lines.append((f"to remove them: {command_line(['git', 'rm', '-r', *gaps.orphans])}", {"yellow": True}))
+    return [*lines, *fold(((f"the run fails: {problem}", {"red": True}) for problem in gaps.problems()), width)]
 
 
 def _names(names: tuple[str, ...]) -> str:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pytest_peftbench.compare import CaseVerdict
+from pytest_peftbench.compare import SEVERITY, CaseVerdict
 
 
 @dataclass(frozen=True)
@@ -16,9 +16,10 @@ class CaseOutcome:
     verdict: None where nobody knows of which case it would be, or where there is none yet. changes: what an update of
     the baseline changed, in words. checked: whether the test gave its result to `peft_baseline.check`. red: whether
     the verdict fails the case. unmeasured: why nothing was measured; empty where something was. skipped: whether that
-    is by pytest's `skip`. expected: whether the test is red and marked xfail, so that pytest passes it. The rest is
-    known once the session has ended. turned: whether the case is red by Holm's correction over all tests of the
-    session alone. nodeid: of the test. wall_s: how long the whole case took, its fixtures included.
+    is by pytest's `skip`. expected: whether the test is red and marked xfail, so that pytest passes it. file: of the
+    experiment, absolute; empty where there is none. The rest is known once the session has ended. turned: whether the
+    case is red by Holm's correction over all tests of the session alone. nodeid: of the test. wall_s: how long the
+    whole case took, its fixtures included.
     """
 
     verdict: CaseVerdict | None = None
@@ -28,9 +29,25 @@ class CaseOutcome:
     unmeasured: str = ""
     skipped: bool = False
     expected: bool = False
+    file: str = ""
     turned: bool = False
     nodeid: str = ""
     wall_s: float = 0.0
+
+    @property
+    def name(self) -> str:
+        """The case's id; that of the test where nobody knows which case it would be."""
+        return str(self.verdict.case) if self.verdict else self.nodeid
+
+    @property
+    def word(self) -> str:
+        """Its verdict, or that it has none."""
+        return self.verdict.verdict if self.verdict else "not measured"
+
+    @property
+    def text(self) -> str:
+        """What the case came to, in the words of the terminal."""
+        return self.verdict.text() if self.verdict else self.unmeasured
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, which xdist's workers send to the controller with the test's report."""
@@ -42,6 +59,7 @@ class CaseOutcome:
             "unmeasured": self.unmeasured,
             "skipped": self.skipped,
             "expected": self.expected,
+            "file": self.file,
         }
 
     @classmethod
@@ -49,3 +67,12 @@ class CaseOutcome:
         """The outcome that `to_json` wrote."""
         verdict = data["verdict"]
         return cls(**{**data, "verdict": verdict and CaseVerdict.from_json(verdict), "changes": tuple(data["changes"])})
+
+
+def red_cases(outcomes: Iterable[CaseOutcome]) -> list[CaseOutcome]:
+    """The red ones, the worst first: what was not measured, then by verdict, then by name."""
+
+    def rank(outcome: CaseOutcome) -> tuple[int, str]:
+        return (-SEVERITY.index(outcome.verdict.verdict) if outcome.verdict else -len(SEVERITY), outcome.name)
+
+    return sorted((found for found in outcomes if found.red), key=rank)

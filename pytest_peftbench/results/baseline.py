@@ -79,7 +79,7 @@ class Baseline(Measured):
     """What a case is expected to measure, as far as it is compared.
 
     noise: of each quality metric, where there are at least two seeds. imported: what is kept of PEFT's own result,
-    where the baseline stands for one (see `commands.importing`). path: the file it was read from, if any. intervals:
+    where the baseline stands for one (see `commands.published`). path: the file it was read from, if any. intervals:
     of the values that a result measured, by the name of their metric; no file holds them. Two baselines that differ
     in nothing but the last two are equal.
     """
@@ -305,10 +305,11 @@ class _Imported:
 
 def read(path: Path, metrics: Mapping[str, Metric] = METRICS) -> Baseline:
     """The baseline in `path`. Raises InputError, naming file and key, for one that cannot be compared with."""
-    return _from_json(read_json(path), path, metrics)
+    return from_json(read_json(path), path, metrics)
 
 
-def _from_json(data: dict[str, Any], path: Path, metrics: Mapping[str, Metric]) -> Baseline:
+def from_json(data: dict[str, Any], path: Path, metrics: Mapping[str, Metric] = METRICS) -> Baseline:
+    """The baseline that a file's content stands for; path: of the file, for errors. Raises InputError as `read`."""
     _check_schema(path, converted(path, data.get("schema"), int, "schema"))
     file = converted(path, _with_nothing_trained(data), _File)
     if file.imported:
@@ -356,7 +357,7 @@ def _content(baseline: Baseline, path: Path, metrics: Mapping[str, Metric]) -> b
         raise InputError(f"{path}: not written: {reason}")
     data = _to_json(baseline, metrics)
     try:
-        again = _from_json(data, path, metrics)
+        again = from_json(data, path, metrics)
     except InputError as error:
         raise InputError(f"{path}: not written: {str(error).removeprefix(f'{path}: ')}") from error
     if again != baseline:

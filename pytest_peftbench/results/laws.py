@@ -81,6 +81,12 @@ def ends_in_error(word: str) -> bool:
     return word != HOLDS and size_of(word) is None
 
 
+def says_fault(word: str) -> bool:
+    """Whether a word tells that something is wrong: a law is broken, a check fails. One that is refused is not."""
+    found = standing(word)
+    return found == "broken" if found else word not in ("", OK)
+
+
 def same_size(obtained: float, expected: float) -> bool:
     """Whether two sizes are one but for rounding: within SIZE_FACTOR, or both below ROUNDING. NaN is like NaN."""
     if math.isnan(obtained) or math.isnan(expected):

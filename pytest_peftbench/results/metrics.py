@@ -12,6 +12,8 @@ Lane = Literal["exact", "numerics", "quality", "noisy", "info"]
 Direction = Literal["lower", "higher", "equal"]
 Kind = Literal["number", "text", "list", "table"]
 Value = int | float | str | list[float] | dict[str, str]
+# Units of metrics whose values are the words of `laws`.
+WORDED = ("law", "outcome")
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
+import shlex
+import textwrap
 from collections.abc import Collection, Iterable, Sequence
 
 from pytest_peftbench.results.metrics import Metric, Value
@@ -24,6 +27,39 @@ def error_line(error: BaseException) -> str:
     """`ValueError: shapes differ`, or the type alone where there is no message."""
     kind, line = type(error).__name__, first_line(error)
     return kind if line == kind else f"{kind}: {line}"
+
+
+def folded(text: str, width: int) -> list[str]:
+    """The lines of a text, each folded to `width` columns where words allow; what follows is indented by two more."""
+    lines = []
+    for line in text.split("\n"):
+        shown = printable(line)
+        indent = " " * (len(shown) - len(shown.lstrip()) + 2)
+        parts = textwrap.wrap(shown, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+        lines += [shown] if len(shown) <= width else parts
+    return lines
+
+
+def printable(text: str) -> str:
+    """The text with what would move a terminal's cursor, or colour it, as it is written in Python: `\\x1b`."""
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", lambda found: repr(found[0])[1:-1], text.replace("\t", "    "))
+
+
+def one_line(text: str) -> str:
+    """The same on one line, whatever ends one."""
+    return printable(" ".join(text.splitlines()))
+
+
+def command_line(arguments: Iterable[str]) -> str:
+    """A command as it is typed in sh, cmd and PowerShell alike, wherever quotes allow that."""
+    return " ".join(map(_quoted, arguments))
+
+
+def _quoted(argument: str) -> str:
+    if re.fullmatch(r"[\w./:=,+@-]+", argument, re.ASCII):
+        return argument
+    # between double quotes these mean something, each to another shell
+    return shlex.quote(argument) if re.search(r'["$`!%]|\\$', argument) else f'"{argument}"'
 
 
 def aligned(rows: Sequence[Sequence[str]], left: Collection[int] = (0,), gap: str = "  ") -> list[str]:

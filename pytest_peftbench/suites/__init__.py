@@ -8,6 +8,7 @@ from pytest_peftbench.suites.experiment import (
     WEIGHTS_FILE,
     Experiment,
     expert_folders,
+    marker_of,
 )
 from pytest_peftbench.suites.reading import find_suites, peft_types, read_suite
 
@@ -20,6 +21,7 @@ __all__ = [
     "Experiment",
     "expert_folders",
     "find_suites",
+    "marker_of",
     "peft_types",
     "read_suite",
 ]

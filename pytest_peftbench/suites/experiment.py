@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePath
 from typing import Any
 
-from pytest_peftbench.results.files import InputError, converted, read_json, require_name
+from pytest_peftbench.results.files import InputError, converted, read_json, require_name, resolved
 from pytest_peftbench.results.result import CaseId
 from pytest_peftbench.tasks.config import TINY, Place, TrainConfig
 from pytest_peftbench.tasks.registry import spec_of
@@ -17,6 +17,11 @@ PARAMS_FILE = "training_params.json"
 ADAPTER_FILE = "adapter_config.json"
 MARGINS_FILE = "margins.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
+
+
+def marker_of(method: str) -> str:
+    """The marker that selects a method's cases: `peft_lora`."""
+    return "peft_" + "".join(c if c.isalnum() else "_" for c in method)
 
 
 @dataclass(frozen=True)
@@ -72,9 +77,15 @@ class Experiment:
         return self.path.parents[2]
 
     @property
+    def file(self) -> Path:
+        """The file that a reader opens to see what is run: the experiment's first one, or its suite's defaults."""
+        own = [self.path / name for name in (ADAPTER_FILE, PARAMS_FILE)]
+        return resolved(next((file for file in own if file.is_file()), None) or self.file_of("seed"))
+
+    @property
     def marker(self) -> str:
         """The marker that selects this experiment's method: `peft_lora`."""
-        return "peft_" + "".join(c if c.isalnum() else "_" for c in self.case.method)
+        return marker_of(self.case.method)
 
     def located(self, problem: object) -> str:
         """`file: key: what` of a problem `key: what`; of another, the experiment's folder stands before it."""

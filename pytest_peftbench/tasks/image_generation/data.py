@@ -147,15 +147,21 @@ def _check_splits(config: ImageTrainConfig, splits: list[list[Example]]) -> None
                 )
 
 
+def in_dtype(name: str) -> dict[str, torch.dtype]:
+    """The argument of diffusers' `from_pretrained` for the type of weights, by the name that its version knows."""
+    from diffusers.utils import deprecation_utils
+
+    known = hasattr(deprecation_utils, "_resolve_dtype")  # it came with the warning that `torch_dtype` is deprecated
+    return {"dtype" if known else "torch_dtype": getattr(torch, name)}
+
+
 def _load_pipeline(flux: hub.Source, config: ImageTrainConfig) -> Any:
     from diffusers import Flux2KleinPipeline
     from diffusers.utils import logging
 
     logging.disable_progress_bar()  # of its own components; the plugin shows its own progress
     with hub.loading(flux):
-        pipeline = Flux2KleinPipeline.from_pretrained(
-            flux.path, transformer=None, torch_dtype=getattr(torch, config.dtype)
-        )
+        pipeline = Flux2KleinPipeline.from_pretrained(flux.path, transformer=None, **in_dtype(config.dtype))
     pipeline.set_progress_bar_config(disable=True)
     multiple = 2 * pipeline.vae_scale_factor
     if config.resolution % multiple:  # the pipeline would draw in another size, with no more than a warning

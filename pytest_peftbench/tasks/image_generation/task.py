@@ -22,7 +22,7 @@ from pytest_peftbench.results.metrics import Value
 from pytest_peftbench.results.result import Picture
 from pytest_peftbench.tasks import hub
 from pytest_peftbench.tasks.config import Place
-from pytest_peftbench.tasks.image_generation.data import NO_PROMPT, Example, ImageData, load
+from pytest_peftbench.tasks.image_generation.data import NO_PROMPT, Example, ImageData, in_dtype, load
 from pytest_peftbench.tasks.image_generation.scores import drift, similarity
 from pytest_peftbench.tasks.image_generation.spec import EMBEDDED, ImageTrainConfig
 from pytest_peftbench.tasks.task import Batch, Evaluation, Extra, Progress, Task, silent
@@ -76,8 +76,8 @@ class ImageGeneration(Task):
             model, info = Flux2Transformer2DModel.from_pretrained(
                 source.path,
                 subfolder="transformer",
-                torch_dtype=getattr(torch, config.dtype),
                 output_loading_info=True,
+                **in_dtype(config.dtype),
             )
         hub.require_all_weights(source, info)
         return checkpointed(model, config)
