@@ -63,17 +63,12 @@ def test_a_checkout_s_own_suites_and_baselines_are_the_shipped_ones():
     assert shipped().baselines == REPOSITORY / "baselines"
 
 
-def test_the_wheel_holds_every_suite_test_and_baseline(wheel):
-    for name in ("benchmarks", "baselines"):
-        tracked = subprocess.run(["git", "ls-files", name], cwd=REPOSITORY, capture_output=True, text=True, check=True)
-        held = {
-            f"{name}/{path.relative_to(wheel / 'pytest_peftbench/shipped' / name).as_posix()}"
-            for path in (wheel / "pytest_peftbench" / "shipped" / name).rglob("*")
-            if path.is_file()
-        }
+@pytest.mark.parametrize("name", ["benchmarks", "baselines"])
+def test_the_wheel_holds_every_suite_test_and_baseline(name, wheel):
+    here, held = files(REPOSITORY / name), files(wheel / "pytest_peftbench" / "shipped" / name)
 
-        assert len(held) > 400
-        assert sorted(set(tracked.stdout.split()) - held) == []
+    assert len(held) > 400
+    assert sorted(path for path in here if "__pycache__" not in path.parts and path not in held) == []
 
 
 def test_in_a_folder_of_another_project_the_shipped_cases_are_found_with_baselines_and_nothing_is_written(

@@ -18,12 +18,13 @@ def problem_of_markers(config: pytest.Config, experiments: list[Experiment]) -> 
     A method's marker is made of its folder's name, `lntuning`; that of its type in PEFT, `LN_TUNING`, is often meant.
     """
     lines: list[str] = config.getini("markers")
-    known = {re.split(r"\W", line, maxsplit=1)[0] for line in lines if line.startswith(PREFIX)} - {PREFIX}
+    known = {re.split(r"\W", line, maxsplit=1)[0] for line in lines if line.startswith(PREFIX)}
     asked = re.findall(rf"\b{PREFIX}\w+", config.option.markexpr)
     if not experiments or not asked or known.intersection(asked):
         return ""
-    meant = _markers_of_type(asked[0], experiments) or difflib.get_close_matches(asked[0], sorted(known), cutoff=0.8)
-    hint = f"meant may be {' or '.join(meant)}" if meant else f"there are {', '.join(sorted(known))}"
+    methods = sorted({experiment.marker for experiment in experiments})
+    meant = _markers_of_type(asked[0], experiments) or difflib.get_close_matches(asked[0], methods, cutoff=0.8)
+    hint = f"meant may be {' or '.join(meant)}" if meant else f"there are {', '.join(methods)}"
     return f"-m: no case is marked {asked[0]}; a method's marker is {PREFIX} and the name of its folder: {hint}"
 
 

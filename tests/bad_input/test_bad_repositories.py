@@ -1,7 +1,5 @@
 """`peftbench init`: folders that are no repository, or would lead out of it, and methods that there are not."""
 
-from pathlib import Path
-
 import pytest
 from spoiling import broken, content, folder, loop, nested, rows
 from support import write_json
@@ -83,12 +81,19 @@ def test_a_link_in_place_of_a_file_is_left_alone(tmp_path, capsys):
     [
         (__file__, "test_bad_repositories.py: is a file; give the folder of a repository"),
         ("no-such-folder", "no-such-folder: is no folder; give the folder of a repository"),
-        (Path(__file__).parent, "and GitHub reads workflows from its top alone"),
         ("/proc", "/proc: cannot be written: No such file or directory"),
     ],
 )
 def test_what_is_no_repository_is_refused(directory, words, capsys):
     assert words in refused(capsys, directory)
+
+
+def test_a_folder_of_a_repository_that_is_not_its_top_is_refused(tmp_path, capsys):
+    (tmp_path / ".git").mkdir()
+    (tmp_path / "below").mkdir()
+
+    words = f"lies in the repository {tmp_path}, and GitHub reads workflows from its top alone; give {tmp_path}, or"
+    assert words in refused(capsys, tmp_path / "below")
 
 
 def test_a_folder_without_git_is_told(tmp_path, capsys):

@@ -43,7 +43,8 @@ class Repository:
         has_git = stands(folder / ".git")
         if above and not has_git:
             raise InputError(
-                f"{root}: lies in the repository {above}, and GitHub reads workflows from its top alone; give {above}"
+                f"{root}: lies in the repository {above}, and GitHub reads workflows from its top alone; give {above}, "
+                "or make this one with git init"
             )
         require_writable(str(root), folder)
         is_peft = (folder / "src" / "peft" / "__init__.py").is_file()
