@@ -392,6 +392,36 @@ def test_json_tells_every_figure_that_is_not_identical(sides):
     assert "| regressed | `MetaMathQA-mini-loha-r4` | `test_accuracy` |" in Path("out.md").read_text()
 
 
+def test_a_page_shows_the_new_side_with_what_moved(sides):
+    nasty = replace(CASE, name="<script>alert(1)<script>")
+    put(sides[0], measured(nasty))
+    put(sides[1], measured(seeds=1, test_accuracy=0.4), measured(nasty))
+    (sides[1] / "bad.json").write_text("{")
+
+    assert main(["compare", "old", "new", "--html", "out.html"]) == 1
+
+    text = Path("out.html").read_text(encoding="utf-8")
+    assert "old -&gt; new" in text
+    assert "test_accuracy regressed: 50 % -\\u003e 40 %" in text
+    assert "by size, margin 5 points" in text
+    assert "<script>alert" not in text
+    assert "bad.json: no valid JSON" in text
+
+
+def test_the_comment_of_a_report_holds_findings_and_what_could_not_be_read(sides, capsys):
+    write(from_result(OLD), baseline_path(sides[0].parent / "baselines", CASE))
+    put(sides[1], measured(**{"train_step.calls": 3_007}))
+    (sides[1] / "bad.json").write_text("{")
+
+    assert main(["report", "new", "--baselines", "baselines", "--markdown", "out.md"]) == 1
+
+    text = Path("out.md").read_text(encoding="utf-8")
+    assert text.startswith("<!-- peftbench -->\n## PEFT benchmark: 1 of 1 case red\n\n1 regressed\n")
+    assert "train_step.calls regressed: 3,006 -&gt; 3,007" in text
+    assert "bad.json: no valid JSON" in text
+    assert "1 case, 1 red: out.md" in capsys.readouterr().out
+
+
 # PEFT's own results ---------------------------------------------------------------------------------------------------
 
 

@@ -8,7 +8,19 @@ import sys
 from collections.abc import Sequence
 
 from pytest_peftbench import __version__
-from pytest_peftbench.commands import build, comparing, fit, importing, init, laws, ranking, run, selftest, sweep
+from pytest_peftbench.commands import (
+    build,
+    comparing,
+    fit,
+    importing,
+    init,
+    laws,
+    ranking,
+    report,
+    run,
+    selftest,
+    sweep,
+)
 from pytest_peftbench.commands.command import Command
 from pytest_peftbench.measure import environment
 from pytest_peftbench.results.files import InputError
@@ -19,6 +31,7 @@ COMMANDS: tuple[Command, ...] = (
     build.COMMAND,
     sweep.COMMAND,
     importing.COMMAND,
+    report.COMMAND,
     selftest.COMMAND,
     fit.COMMAND,
     laws.COMMAND,

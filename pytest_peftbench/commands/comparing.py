@@ -5,59 +5,79 @@ from __future__ import annotations
 import argparse
 import tempfile
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from pytest_peftbench.cases.kinds import columns
 from pytest_peftbench.commands.command import Command, say, tell_progress
 from pytest_peftbench.commands.reading import Entry, Reading, catalogue, read_results
 from pytest_peftbench.compare import CaseVerdict, Finding
 from pytest_peftbench.compare.between import Change, between, quality_tests, settled
-from pytest_peftbench.report.changes import Changes, lines, markdown, to_json
+from pytest_peftbench.report.changes import Changes, is_red, lines, markdown, to_json
+from pytest_peftbench.report.html import Page, details, html_page
+from pytest_peftbench.report.outcome import CaseOutcome
 from pytest_peftbench.results.baseline import Baseline
 from pytest_peftbench.results.files import InputError, require_writable_file, write_json, write_text
 from pytest_peftbench.results.metrics import Metric
 from pytest_peftbench.results.result import CaseId
 from pytest_peftbench.results.revisions import is_revision, write_folder
+from pytest_peftbench.tasks.structures.causes import explained
 
 _EPILOG = "1 when something regressed, 2 when a file or a case could not be compared, or none could."
 
 
+@dataclass(frozen=True)
+class Side:
+    """A folder, a file or `REV:DIR`, by the name it was given as, and what it holds."""
+
+    name: str
+    reading: Reading
+    entries: Mapping[CaseId, Entry]
+
+
 def compared(old: str, new: str) -> Changes:
-    """What moved between two sides, each a folder, a file, or `REV:DIR`. Raises InputError where one holds nothing."""
-    sides = [read_side(text) for text in (old, new)]
-    before, after = (_by_case(side) for side in sides)
-    metrics = catalogue()
+    """What moved between two sides. Raises InputError where one of them holds nothing."""
+    return moved_between(read_side(old), read_side(new))
+
+
+def moved_between(old: Side, new: Side) -> Changes:
+    """Every case of both sides held against itself, and what is told of the others."""
+    before, after, metrics = old.entries, new.entries, catalogue()
     both = [case for case in before if case in after]
     tests = quality_tests([_expected(before[case]) for case in both if not before[case].error], metrics)
     found = {str(case): _change(before[case], after[case], metrics, tests) for case in both}
     return Changes(
-        old=old,
-        new=new,
+        old=old.name,
+        new=new.name,
         cases=settled(found),
         only_old=sorted(str(case) for case in before if case not in after),
         only_new=sorted(str(case) for case in after if case not in before),
-        unread=[problem for side in sides for problem in side.problems],
+        unread=[problem for side in (old, new) for problem in side.reading.problems],
         notes=[
-            f"{name}: {note}"
-            for name, side in zip((old, new), sides, strict=True)
-            for note in side.notes()
-            if note not in side.problems
+            f"{side.name}: {note}"
+            for side in (old, new)
+            for note in side.reading.notes()
+            if note not in side.reading.problems
         ],
     )
 
 
-def read_side(text: str) -> Reading:
-    """The results and baselines of a side; of a commit's, problems name it."""
-    if not is_revision(text):
-        return read_results([Path(text)])
+def read_side(name: str) -> Side:
+    """The results and baselines of a side. Raises InputError where it holds nothing that can be read."""
+    reading = _read_commit(name) if is_revision(name) else read_results([Path(name)])
+    return Side(name, reading, _by_case(reading))
+
+
+def _read_commit(name: str) -> Reading:
+    """What a commit holds, by way of a folder that no message names."""
     with tempfile.TemporaryDirectory(prefix="peftbench-") as folder:
-        write_folder(text, Path(folder))
+        write_folder(name, Path(folder))
         try:
             reading = read_results([Path(folder)])
         except InputError as error:
-            raise InputError(str(error).replace(folder, text)) from error
+            raise InputError(str(error).replace(folder, name)) from error
     problems, passed_over = (
-        [line.replace(folder, text) for line in found] for found in (reading.problems, reading.passed_over)
+        [line.replace(folder, name) for line in found] for found in (reading.problems, reading.passed_over)
     )
     return replace(reading, problems=problems, passed_over=passed_over)
 
@@ -89,20 +109,45 @@ def _about_failures(old: str, new: str) -> Finding:
     return Finding.of("case", "failed", new) if new else Finding.of("case", "improved", f"failed before: {old}")
 
 
+def page(old: Side, new: Side, changes: Changes) -> Page:
+    """The new side as a report shows it, with what moved as its verdicts."""
+    return Page(
+        title=f"{old.name} -> {new.name}",
+        outcomes=[_outcome(change, old, new) for change in changes.cases],
+        columns=columns(),
+        metrics=catalogue(),
+        explain=explained,
+        problems=changes.unread,
+        notes=[*changes.beside()],
+    )
+
+
+def _outcome(change: Change, old: Side, new: Side) -> CaseOutcome:
+    entry, before = new.entries[change.verdict.case], old.entries[change.verdict.case]
+    shown = details(entry.measured, None if before.error else _expected(before))
+    return CaseOutcome(
+        change.verdict, red=is_red(change), details={"origin": entry.origin, "others": entry.others, **shown}
+    )
+
+
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     for name in ("old", "new"):
         parser.add_argument(name, metavar=name.upper(), help="a folder or file of results or baselines, or REV:DIR")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write it as a page that opens offline, too")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write it in GitHub's Markdown, too")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write it for other programs, too")
 
 
 def _run(options: argparse.Namespace) -> int:
-    for flag, file in (("--markdown", options.markdown), ("--json", options.json)):
+    for flag, file in (("--html", options.html), ("--markdown", options.markdown), ("--json", options.json)):
         if file is not None:
             require_writable_file(f"{flag} {file}", file)
-    changes = compared(options.old, options.new)
+    old, new = read_side(options.old), read_side(options.new)
+    changes = moved_between(old, new)
     for line in lines(changes):
         say(line)
+    if options.html is not None:
+        write_text(options.html, html_page(page(old, new, changes)))
     if options.markdown is not None:
         write_text(options.markdown, markdown(changes))
     if options.json is not None:

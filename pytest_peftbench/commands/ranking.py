@@ -251,14 +251,15 @@ def _run(options: argparse.Namespace) -> int:
         say(line)
     if options.json is not None:
         write_json(options.json, to_json(found, reading))
-    return 2 if reading.problems else 0
+    return 1 if reading.problems else 0
 
 
 COMMAND = Command(
     name="rank",
     help="where a method stands among the others",
     description="Rank the cases of each task and base model by a metric, or tell where one method stands by all of "
-    "them. A place is an interval where seeds or samples tell how sure a figure is. 2 when a file could not be read.",
+    "them. A place is an interval where seeds or samples tell how sure a figure is. 1 when a file could not be read, "
+    "2 when none could.",
     add_arguments=_add_arguments,
     run=_run,
 )

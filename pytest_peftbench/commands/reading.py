@@ -7,16 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from pytest_peftbench.commands import published
 from pytest_peftbench.compare import values_of
 from pytest_peftbench.results import baseline as baselines
 from pytest_peftbench.results.baseline import Baseline, from_result
-from pytest_peftbench.results.files import InputError, read_json, resolved, stands
+from pytest_peftbench.results.files import InputError, converted, read_json, require_name, resolved, stands
 from pytest_peftbench.results.metrics import METRICS, Metric
-from pytest_peftbench.results.result import CaseId, Measured, Result
+from pytest_peftbench.results.result import CaseId, Measured, Picture, Result
 from pytest_peftbench.results.words import first, plural
 
 # What wrote a file: `--peft-json`, PEFT's own scripts, or `--peft-update-baselines`.
@@ -33,7 +33,7 @@ class Entry:
     measured: a `Result` of ours, or of a run of PEFT's that failed; a `Baseline` of a baseline, and of a published
     result as far as its figures are the same measure as ours. others: figures that PEFT publishes and that are no
     measure of ours, by their names in `published.PUBLISHED`. created: when the run began, as PEFT's schema has it;
-    empty where the file does not say.
+    empty where the file does not say. pictures: where each lies and what it is of, without its content.
     """
 
     file: Path
@@ -41,6 +41,7 @@ class Entry:
     measured: Result | Baseline
     others: dict[str, float] = field(default_factory=dict)
     created: str = ""
+    pictures: tuple[tuple[Path, Picture], ...] = ()
 
     @property
     def case(self) -> CaseId:
@@ -68,11 +69,6 @@ class Entry:
         """All figures that are numbers, means over the seeds, in the catalogue's order; PEFT's other ones last."""
         return {**values_of(self.measured), **self.others}
 
-    def pictures(self) -> list[Path]:
-        """Where its pictures lie, if they are still there."""
-        names = [item.name for item in self.measured.pictures] if isinstance(self.measured, Result) else []
-        return [self.file.parent / name for name in names]
-
 
 @dataclass
 class Reading:
@@ -92,6 +88,10 @@ class Reading:
         """What a command tells beside its own work: what could not be read, and what was passed over."""
         yield from self.problems
         yield from self.passed_over
+        yield from self.others_note()
+
+    def others_note(self) -> Iterator[str]:
+        """How many files were passed over for what they are; nothing for none."""
         if self.others:
             yield f"{plural(self.others, 'JSON file')} passed over: neither results nor baselines"
 
@@ -150,7 +150,7 @@ def read_entry(file: Path, data: dict[str, Any]) -> Entry | None:
         published.status_of(file, data)  # what PEFT's own dashboard would stumble over
     if "peftbench" in data:
         result = Result.from_json(data, str(file))
-        return Entry(file, "result", result, created=_created(data))
+        return Entry(file, "result", result, created=_created(data), pictures=_pictures(file, data))
     if is_pefts:
         measured = published.read_published(file, data)
         return Entry(file, "published", measured, published.other_figures(data), _created(data))
@@ -179,6 +179,23 @@ def _nothing(paths: Sequence[Path], reading: Reading) -> str:
     if reading.others:
         return f"{names}: holds no result; {plural(reading.others, 'JSON file')} found, neither results nor baselines"
     return f"{names}: holds no JSON file; expected results of --peft-json or of PEFT, or baselines"
+
+
+@dataclass(frozen=True)
+class _PictureRow:
+    file: str
+    prompt: str
+    seed: int
+
+
+def _pictures(file: Path, data: dict[str, Any]) -> tuple[tuple[Path, Picture], ...]:
+    """Where a result's pictures lie, below its folder and nowhere else."""
+    place = "peftbench.pictures"
+    rows = converted(file, data["peftbench"].get("pictures", []), list[_PictureRow], place)
+    for row in rows:
+        for part in PurePosixPath(row.file).parts:
+            require_name(f"{file}: {place}", part)
+    return tuple((file.parent / row.file, Picture(row.file, row.prompt, row.seed, b"")) for row in rows)
 
 
 def _created(data: dict[str, Any]) -> str:

@@ -22,6 +22,7 @@ from pytest_peftbench.plugin.inventory import Inventory, is_whole, orphans, runs
 from pytest_peftbench.plugin.markers import problem_of_markers
 from pytest_peftbench.plugin.options import OPTIONS, SETTINGS, Settings, add_options, short_path
 from pytest_peftbench.plugin.outcome import COLLECTOR, OUTCOME, Collector, forget, put_on_report
+from pytest_peftbench.plugin.page import PAGE, write_page
 from pytest_peftbench.plugin.progress import Progress
 from pytest_peftbench.plugin.selection import SELECTION, Selection, experiment_of, is_case, takes_our_experiment
 from pytest_peftbench.plugin.surroundings import may_measure, problem_of_root, problem_of_torch
@@ -334,6 +335,10 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         return
     collector = config.stash[COLLECTOR]
     collector.close()
+    if not runs_nothing(config) and session.exitstatus != pytest.ExitCode.USAGE_ERROR:
+        interrupted = session.exitstatus == pytest.ExitCode.INTERRUPTED
+        if not write_page(config, interrupted) and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
     if session.exitstatus != pytest.ExitCode.OK or runs_nothing(config):
         return
     if any(outcome.red for outcome in collector.outcomes) or any(collector.gaps.problems()):
@@ -351,6 +356,8 @@ def pytest_terminal_summary(terminalreporter: TerminalReporter, exitstatus: int,
         terminalreporter.section("PEFT benchmark")
     for line, markup in lines:
         terminalreporter.write_line(line, **markup)
+    if PAGE in config.stash:
+        terminalreporter.write_line(config.stash[PAGE])
     if not config.stash[SETTINGS].no_ci and not runs_nothing(config):
         tell_github(terminalreporter, collector)
 

@@ -26,6 +26,7 @@ from pytest_peftbench.plugin.accepting import recording_command
 from pytest_peftbench.plugin.options import SETTINGS, Settings, short_path
 from pytest_peftbench.plugin.outcome import COLLECTOR, OUTCOME, RED, forget
 from pytest_peftbench.plugin.selection import SELECTION, experiment_of
+from pytest_peftbench.report.html import details
 from pytest_peftbench.report.outcome import CaseOutcome
 from pytest_peftbench.results.baseline import (
     Baseline,
@@ -125,6 +126,8 @@ class BaselineCheck:
         self._note(checked=True)
         if settings.json is not None:
             _write_result(result, settings.json)
+        if settings.html is not None:
+            self._note(details=self._details(result))
         for text in result.warnings:
             self._item.add_report_section("call", "peftbench", text)
         if result.status != "success":
@@ -137,6 +140,12 @@ class BaselineCheck:
             self._calibrate(result)
         else:
             self._compare(result)
+
+    def _details(self, result: Result) -> dict[str, Any]:
+        """What a page shows of the result, beside what it is compared with."""
+        compares = not (self._settings.no_compare or self._settings.update_baselines)
+        expected = baseline_of(result.case, self._settings) if compares else None
+        return details(result, expected, result.pictures, self._metrics)
 
     def _compare(self, result: Result) -> CaseVerdict:
         found = compare(result, baseline_of(result.case, self._settings), self._metrics, self._tests)

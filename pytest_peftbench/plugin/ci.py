@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_peftbench.cases.kinds import columns
-from pytest_peftbench.plugin.accepting import recording_command
+from pytest_peftbench.plugin.accepting import accepting_command
 from pytest_peftbench.plugin.outcome import Collector
-from pytest_peftbench.report.advice import acceptable
 from pytest_peftbench.report.ci import PREFIX, properties, workflow_commands
 from pytest_peftbench.report.markdown import SUMMARY_LIMIT, summary
 from pytest_peftbench.report.outcome import CaseOutcome
@@ -56,9 +55,7 @@ def _append(file: Path, collector: Collector, config: pytest.Config) -> None:
     held = file.stat().st_size if file.exists() else 0
     if SUMMARY_LIMIT - held < _LEAST:
         raise OSError(errno.EFBIG, f"it holds {bytes_text(held)}, and GitHub takes {bytes_text(SUMMARY_LIMIT)}")
-    found = [outcome.nodeid for outcome in acceptable(collector.outcomes)]
-    accept = recording_command(config, found) if found else ""
-    problems = [*collector.gaps.problems()]
-    text = summary(collector.outcomes, columns(), accept, problems, SUMMARY_LIMIT - held - 1)
+    notes = [*(f"the run fails: {problem}" for problem in collector.gaps.problems()), *collector.gaps.notes()]
+    text = summary(collector.outcomes, columns(), accepting_command(config), notes, SUMMARY_LIMIT - held - 1)
     with file.open("a", encoding="utf-8", newline="\n") as opened:
         opened.write(("\n" if held else "") + text)

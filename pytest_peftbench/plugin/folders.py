@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pytest_peftbench.cases.kinds import KINDS
 from pytest_peftbench.plugin.options import Settings
-from pytest_peftbench.results.files import InputError, require_plain, require_writable, resolved
+from pytest_peftbench.results.files import InputError, require_plain, require_writable, require_writable_file, resolved
 from pytest_peftbench.suites import Experiment
 from pytest_peftbench.suites.shipped import is_installed
 
@@ -24,6 +24,11 @@ def problems_of_folders(experiments: Collection[Experiment], settings: Settings,
             "give each a folder of its own"
         )
         return
+    if settings.html is not None and writes:
+        try:
+            require_writable_file(f"--peft-html {settings.html}", settings.html)
+        except InputError as error:
+            yield str(error)
     folders = {} if json is None else {"--peft-json": json}
     if settings.update_baselines or settings.calibrate:
         if is_installed(baselines):

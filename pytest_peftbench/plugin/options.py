@@ -194,6 +194,10 @@ class Settings:
         ),
     ]
     json: Annotated[Path | None, Option("write each case's result here, in PEFT's schema plus our block", "DIR", _path)]
+    html: Annotated[
+        Path | None,
+        Option("write a page to look at when the session ends: one file, which opens offline", "FILE", _path),
+    ]
     no_compare: Annotated[bool, Option("measure only: compare with no baseline")]
     data: Annotated[
         Path | None,

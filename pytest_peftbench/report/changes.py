@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from pytest_peftbench.compare import GREEN_BY_DEFAULT, SEVERITY, Finding
+from pytest_peftbench.compare import GREEN_BY_DEFAULT, SEVERITY, Finding, Verdict
 from pytest_peftbench.compare.between import Change
 from pytest_peftbench.report.markdown import (
     COMMENT_LIMIT,
@@ -28,7 +28,7 @@ WIDTH = 80
 _MOST_DETAILS, _MOST_NAMES = 3, 10
 # What did not move, or by no more than it may; and what is no change of a figure.
 _UNTOLD = ("identical", "within noise", "same to rounding", "environment drift", "not recorded yet")
-_UNCOMPARED = ("not comparable", "unknown metric")
+_UNCOMPARED: tuple[Verdict, ...] = ("not comparable", "unknown metric")
 _HEADER = ("verdict", "case", "figure", "old", "new", "change", "by which rule")
 # In Markdown: characters of a rule and of a note, how many notes, bytes for the head of the table and what is left out.
 _RULE, _NOTE, _MOST_NOTES, _RESERVE = 120, 300, 20, 400
@@ -52,14 +52,10 @@ class Changes:
 
     def exit_code(self) -> int:
         """1 where something regressed; else 2 where a file or a case could not be compared, or none was; else 0."""
-        if any(finding.verdict not in GREEN_BY_DEFAULT for finding in self._compared()):
+        if any(map(is_red, self.cases)):
             return 1
         complete = self.cases and not self.unread and all(change.compared for change in self.cases)
         return 0 if complete else 2
-
-    def _compared(self) -> Iterator[Finding]:
-        for change in self.cases:
-            yield from (finding for finding in change.verdict.findings if finding.verdict not in _UNCOMPARED)
 
     def count_line(self) -> str:
         """`65 cases on both sides: 63 identical, 2 regressed`."""
@@ -68,7 +64,7 @@ class Changes:
         return f"{plural(len(self.cases), 'case')} on both sides{f': {told}' if told else ''}"
 
     def beside(self) -> Iterator[str]:
-        """What is told beside the figures: how they were compared, which were not, cases of one side, bad files."""
+        """What is told beside the figures: how they were compared, which were not, cases of one side."""
         for why, names in _grouped((change.why, str(change.verdict.case)) for change in self.cases if change.why):
             yield f"by size alone, {plural(len(names), 'case')}: {why}: {_named(names)}"
         untold = ((reason, name) for change in self.cases for name, reason in change.untold.items())
@@ -78,7 +74,16 @@ class Changes:
             if only:
                 yield f"only on the {side} side, {name}, {plural(len(only), 'case')}: {_named(only)}"
         yield from self.notes
-        yield from (f"not read: {problem}" for problem in self.unread)
+
+    def told(self) -> list[str]:
+        """All that, and what could not be read."""
+        return [*self.beside(), *(f"not read: {problem}" for problem in self.unread)]
+
+
+def is_red(change: Change) -> bool:
+    """Whether something got worse: what could not be compared did not."""
+    told = {finding.verdict for finding in change.verdict.findings}
+    return bool(told - GREEN_BY_DEFAULT - {*_UNCOMPARED})
 
 
 def lines(changes: Changes, width: int = WIDTH) -> list[str]:
@@ -86,7 +91,7 @@ def lines(changes: Changes, width: int = WIDTH) -> list[str]:
     found: list[str] = []
     for change in changes.cases:
         found += _block(change, width)
-    for text in changes.beside():
+    for text in changes.told():
         found += folded(one_line(text), width)
     return [*found, *folded(changes.count_line(), width)]
 
@@ -122,7 +127,7 @@ def _cells(change: Change, finding: Finding) -> list[str]:
 def markdown(changes: Changes, limit: int = COMMENT_LIMIT) -> str:
     """The same in GitHub's Markdown. limit: bytes of UTF-8; rows that find no room are counted."""
     head = f"## {code(changes.old)} -> {code(changes.new)}\n\n{changes.count_line()}\n"
-    beside = "".join(f"\n- {code(clipped(line, _NOTE))}" for line in first([*changes.beside()], _MOST_NOTES))
+    beside = "".join(f"\n- {code(clipped(line, _NOTE))}" for line in first(changes.told(), _MOST_NOTES))
     rows = [row for change in changes.cases for row in _rows(change)]
     kept = fitting(rows, limit - size(head + beside) - _RESERVE)
     table = "".join(["\n", table_line(_HEADER), table_line(":--" for _ in _HEADER), *kept]) if kept else ""

@@ -18,7 +18,7 @@ from pytest_peftbench.results.words import first, one_line, plural
 SUMMARY_LIMIT = 2**20
 COMMENT_LIMIT = 65_536
 # Lines of a case's findings, and characters of each: those of one case must not crowd out the others.
-_MOST_LINES, _LINE = 60, 500
+_MOST_LINES, _LINE, _MOST_NOTES = 60, 500, 20
 # For what is said of cases that were left out.
 _RESERVE = 400
 # Beyond so many rows a table is folded.
@@ -30,17 +30,17 @@ def summary(
     outcomes: Collection[CaseOutcome],
     columns: Mapping[str, Sequence[Column]],
     accept: str = "",
-    problems: Sequence[str] = (),
+    notes: Sequence[str] = (),
     limit: int = SUMMARY_LIMIT,
 ) -> str:
     """Counts, the red cases with their findings folded, the command that accepts them, and the tables.
 
     columns: those of each table, by task or kind of case. accept: the one command for all red cases; empty: there is
-    none. problems: what the run fails for beside its cases. limit: bytes of UTF-8. Whole cases are left out where there
+    none. notes: what else a reader must know, a line each. limit: bytes of UTF-8. Whole cases are left out where there
     is no room for them, the greenest first, and how many is said.
     """
     red = red_cases(outcomes)
-    text = "".join(_head(outcomes, red, problems)) + _accepting(accept, limit)
+    text = "".join(_head(outcomes, red, notes)) + _accepting(accept, limit)
     # the tables may have what the findings leave, and at least a quarter
     text += _findings(red, (limit - _RESERVE - size(text)) * 3 // 4)
     return text + _tables(outcomes, columns, limit - _RESERVE - size(text))
@@ -50,22 +50,22 @@ def comment(
     outcomes: Collection[CaseOutcome],
     columns: Mapping[str, Sequence[Column]],
     accept: str = "",
-    problems: Sequence[str] = (),
+    notes: Sequence[str] = (),
 ) -> str:
     """The same as a comment on a pull request, behind a mark by which the next run finds and replaces it."""
     mark = "<!-- peftbench -->\n"
-    return mark + summary(outcomes, columns, accept, problems, COMMENT_LIMIT - len(mark))
+    return mark + summary(outcomes, columns, accept, notes, COMMENT_LIMIT - len(mark))
 
 
-def _head(outcomes: Collection[CaseOutcome], red: Collection[CaseOutcome], problems: Sequence[str]) -> Iterator[str]:
+def _head(outcomes: Collection[CaseOutcome], red: Collection[CaseOutcome], notes: Sequence[str]) -> Iterator[str]:
     cases = plural(len(outcomes), "case")
     yield f"## PEFT benchmark: {f'{len(red)} of {cases} red' if red else f'{cases}, none red'}\n"
     counts = Counter(found.word for found in outcomes)
     told = [f"{counts[word]} {word}" for word in (*SEVERITY, CaseOutcome().word) if counts[word]]
     if told:
         yield f"\n{', '.join(told)}\n"
-    for problem in problems:
-        yield f"\n**The run fails:** {code(problem)}\n"
+    yield from (f"\n- {code(clipped(note, _LINE))}" for note in first([*notes], _MOST_NOTES))
+    yield "\n" if notes else ""
 
 
 def _folded(outcome: CaseOutcome) -> str:

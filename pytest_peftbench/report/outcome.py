@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pytest_peftbench.compare import SEVERITY, CaseVerdict
@@ -17,9 +17,10 @@ class CaseOutcome:
     the baseline changed, in words. checked: whether the test gave its result to `peft_baseline.check`. red: whether
     the verdict fails the case. unmeasured: why nothing was measured; empty where something was. skipped: whether that
     is by pytest's `skip`. expected: whether the test is red and marked xfail, so that pytest passes it. file: of the
-    experiment, absolute; empty where there is none. The rest is known once the session has ended. turned: whether the
-    case is red by Holm's correction over all tests of the session alone. nodeid: of the test. wall_s: how long the
-    whole case took, its fixtures included.
+    experiment, absolute; empty where there is none. details: what a page shows beside the verdict, see
+    `report.html.details`; empty where no page was asked for. The rest is known once the session has ended. turned:
+    whether the case is red by Holm's correction over all tests of the session alone. nodeid: of the test. wall_s: how
+    long the whole case took, its fixtures included.
     """
 
     verdict: CaseVerdict | None = None
@@ -33,6 +34,7 @@ class CaseOutcome:
     turned: bool = False
     nodeid: str = ""
     wall_s: float = 0.0
+    details: dict[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -60,6 +62,7 @@ class CaseOutcome:
             "skipped": self.skipped,
             "expected": self.expected,
             "file": self.file,
+            "details": self.details,
         }
 
     @classmethod

@@ -86,7 +86,7 @@ def closing(outcomes: Iterable[CaseOutcome], columns: Mapping[str, Sequence[Colu
     columns: those of each table, by task or kind of case. width: of the terminal. Nothing where no case has a verdict.
     """
     judged = [(outcome.verdict, outcome) for outcome in outcomes if outcome.verdict]
-    rows = [row(verdict, outcome.wall_s) for verdict, outcome in judged]
+    rows = [row(verdict, outcome.wall_s or None) for verdict, outcome in judged]
     return [
         *fold(change_lines({str(verdict.case): outcome.changes for verdict, outcome in judged}), width),
         *fold(environment_drift_lines(verdict for verdict, _ in judged), width),

@@ -18,6 +18,9 @@ SIZE_FACTOR = 2.0
 # Below this a size is that of rounding in single precision, and what it is depends on the machine.
 ROUNDING = 1e-5
 
+# What is undone, and what it undoes: one group of laws.
+_UNDOES = {"enable": "disable", "thaw": "freeze"}
+
 Standing = Literal["holds", "refused", "broken", "not reached"]
 _WORD = re.compile(r"(holds|not reached|refused|broken)(?:: (\S+))?")
 
@@ -93,3 +96,9 @@ def same_size(obtained: float, expected: float) -> bool:
         return math.isnan(obtained) and math.isnan(expected)
     low, high = sorted((abs(obtained), abs(expected)))
     return high <= ROUNDING or (low > 0 and high <= SIZE_FACTOR * low)
+
+
+def group_of(law: str) -> str:
+    """What a law belongs to, `merge` of `merge.safe`; what undoes something, to what it undoes."""
+    group = law.partition(".")[0]
+    return _UNDOES.get(group, group)

@@ -11,13 +11,12 @@ from pytest_peftbench.commands.laws.broken import broken_lines, cell_lines
 from pytest_peftbench.commands.laws.cells import DEFAULT, Cell, cells, groups
 from pytest_peftbench.commands.laws.scripts import script
 from pytest_peftbench.results.files import InputError
-from pytest_peftbench.results.laws import standing
+from pytest_peftbench.results.laws import group_of, standing
 from pytest_peftbench.results.words import aligned, plural
 
 # The marks of the matrix: a method's is the first that some cell of it has.
 _MARKS = {"broken": "!", "refused": "-", "holds": "+", "not reached": "?"}
 _BOTH = "o"
-_UNDOES = {"enable": "disable", "thaw": "freeze"}
 # Words that a count says otherwise.
 _TOLD = {"by design": "broken by design"}
 _SUITES = Path("benchmarks")
@@ -27,11 +26,11 @@ def matrix_lines(found: Sequence[Cell]) -> list[str]:
     """Methods at their defaults against groups of laws, a mark each, and what the marks mean."""
     at_defaults = {cell.method for cell in found if cell.setting == DEFAULT}
     found = [cell for cell in found if cell.setting == DEFAULT or cell.method not in at_defaults]
-    groups = list(dict.fromkeys(_group(cell.law) for cell in found))
+    groups = list(dict.fromkeys(group_of(cell.law) for cell in found))
     methods = sorted({cell.method for cell in found})
     words: dict[tuple[str, str], set[str]] = {}
     for cell in found:
-        words.setdefault((cell.method, _group(cell.law)), set()).add(standing(cell.word) or "broken")
+        words.setdefault((cell.method, group_of(cell.law)), set()).add(standing(cell.word) or "broken")
     rows = [["", *letters] for letters in zip(*_heads(groups), strict=True)]
     rows += [[method, *(_mark(words.get((method, group), set())) for group in groups)] for method in methods]
     legend = [f"{head} {group}" for head, group in zip(_heads(groups), groups, strict=True)]
@@ -41,12 +40,6 @@ def matrix_lines(found: Sequence[Cell]) -> list[str]:
         "+ works, - refused, o works or refused, ! broken in some cell, ? not reached",
         *_wrapped(legend),
     ]
-
-
-def _group(law: str) -> str:
-    """What a law belongs to: what is undone, to what it undoes."""
-    group = law.partition(".")[0]
-    return _UNDOES.get(group, group)
 
 
 def _heads(groups: Sequence[str]) -> list[str]:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pytest_peftbench.results.laws import size_of
+from pytest_peftbench.results.result import CaseId
 from pytest_peftbench.tasks.structures.laws import LAWS
 
 
@@ -274,3 +276,10 @@ CAUSES: tuple[Cause, ...] = (
 def cause_of(method: str, setting: str, structure: str, law: str, error: str) -> Cause | None:
     """Why a law is broken; None for what no other shares. error: its class, or `size`."""
     return next((cause for cause in CAUSES if cause.explains(method, setting, structure, law, error)), None)
+
+
+def explained(case: CaseId, law: str, word: str) -> tuple[str, bool] | None:
+    """Why a law of a case is broken, and whether PEFT means it; None for what no other case shares."""
+    error = "size" if size_of(word) is not None else word.partition(": ")[2]
+    found = cause_of(case.method, case.name, case.base_model, law, error)
+    return (found.why, found.by_design) if found else None
