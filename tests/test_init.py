@@ -106,6 +106,7 @@ def test_baselines_of_other_versions_are_left_out_and_the_command_that_records_i
     assert f"{package} {versions[package]}" in text
     assert f"{package} 99.0" in text
     assert "pytest benchmarks -n 2 --peft-update-baselines" in text
+    assert "pip install 'pytest-peftbench[recorded]'" in text
 
 
 def test_constraints_are_the_installed_versions_and_leave_peft_out_where_it_is_developed(written, tmp_path, capsys):

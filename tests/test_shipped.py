@@ -1,5 +1,7 @@
 """The wheel holds suites, tests and baselines, and `peftbench run` runs them in any folder, without a file there."""
 
+import json
+import re
 import subprocess
 import sys
 import zipfile
@@ -7,6 +9,7 @@ import zipfile
 import pytest
 from support import REPOSITORY, assert_usage_error, output, skip_under_an_older_peft, unmeasured
 
+from pytest_peftbench.commands.init.cases import STACK
 from pytest_peftbench.suites import shipped as places
 from pytest_peftbench.suites.shipped import shipped
 
@@ -61,6 +64,15 @@ def peftbench_run(package, folder, *arguments):
 def test_a_checkout_s_own_suites_and_baselines_are_the_shipped_ones():
     assert shipped().benchmarks == REPOSITORY / "benchmarks"
     assert shipped().baselines == REPOSITORY / "baselines"
+
+
+def test_the_extra_of_what_baselines_were_recorded_with_is_what_they_say():
+    pyproject = (REPOSITORY / "pyproject.toml").read_text(encoding="utf-8")
+    (extra,) = re.findall(r"^recorded = \[(.+)\]$", pyproject, re.M)
+    (file, *_) = sorted((REPOSITORY / "baselines" / "MetaMathQA").rglob("*.json"))
+    environment = json.loads(file.read_text(encoding="utf-8"))["environment"]
+
+    assert re.findall(r'"(.+?)"', extra) == [f"{name}=={environment[name]}" for name in STACK]
 
 
 @pytest.mark.parametrize("name", ["benchmarks", "baselines"])

@@ -131,6 +131,7 @@ def _next_steps(chosen: Chosen) -> list[str]:
         f"The package's other {plural(chosen.others, 'baseline')} cannot be compared with what is installed:",
         *(f"  {stack}" for stack in sorted(chosen.recorded)),
         "next, to record what is missing: pytest benchmarks -n 2 --peft-update-baselines",
+        "or, to have those versions: pip install 'pytest-peftbench[recorded]', and init again",
     ]
 
 
