@@ -107,6 +107,17 @@ def test_the_shipped_baselines_are_not_updated(bench, monkeypatch):
     )
 
 
+def test_a_red_case_of_the_package_asks_for_a_repository(bench, monkeypatch):
+    bench.record("-k", "lora")
+    bench.measures("lora", {"train_step.flops": 1_500_000_000})
+    monkeypatch.setattr(places, "INSTALLED", bench.path)
+
+    text = output(bench.run("-k", "lora"))
+
+    assert "  peftbench init\n" in text
+    assert "--peft-update-baselines" not in text
+
+
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="an older Python looks for modules in the working directory")
 def test_pytest_s_exit_code_is_the_command_s_and_no_module_of_the_folder_is_imported(tmp_path):
     (tmp_path / "pytest.py").write_text("raise SystemExit('the module of the folder was imported')\n")

@@ -7,11 +7,12 @@ from collections.abc import Collection, Sequence
 import pytest
 from _pytest.compat import running_on_ci
 
-from pytest_peftbench.plugin.options import OPTIONS, relative_path
+from pytest_peftbench.plugin.options import OPTIONS, SETTINGS, relative_path
 from pytest_peftbench.plugin.outcome import COLLECTOR
 from pytest_peftbench.report.advice import acceptable
 from pytest_peftbench.results.words import command_line
 from pytest_peftbench.suites import marker_of
+from pytest_peftbench.suites.shipped import is_installed
 
 # More cases than these are named by what they have in common.
 _MOST_NAMED = 3
@@ -25,6 +26,8 @@ def accepting_command(config: pytest.Config) -> str:
 
 def recording_command(config: pytest.Config, nodeids: Sequence[str]) -> str:
     """The command that records these cases and no others, with the options that they were found and measured with."""
+    if is_installed(config.stash[SETTINGS].baselines):  # those are the package's; a copy may be recorded
+        return command_line(["peftbench", "init"])
     options: list[str] = []
     for option in OPTIONS:
         given = config.getoption(option.ini) if option.recording else None
