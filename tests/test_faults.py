@@ -75,7 +75,7 @@ def base_model(base_model):
         return model
 
     def change(output):
-        return output * (1 + 2**-20) if os.environ.get("ANOTHER_BASE") else output * 3 / 3
+        return output * (1 + 2**-20) if os.environ.get("ANOTHER_BASE") else output * 3 / 3 * 7 / 7 * 1.1 / 1.1
 
     return of_another_torch if os.environ.get("ANOTHER_TORCH") or os.environ.get("ANOTHER_BASE") else base_model
 
