@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from pytest_peftbench.results.baseline import baseline_path
 from pytest_peftbench.results.files import InputError
 from pytest_peftbench.results.metrics import METRICS, Metric
 from pytest_peftbench.results.result import CaseId, mean
+from pytest_peftbench.results.revisions import blob_contents, git, json_blobs
 from pytest_peftbench.results.words import change, plural
 
 # Series that a page offers, those that moved furthest.
@@ -62,19 +61,19 @@ def history_of(baselines: Path, cases: Collection[CaseId], most: int) -> dict[st
     pefts: list[set[str]] = [set() for _ in commits]
     series: list[dict[str, Any]] = []
     unread: set[str] = set()
-    with _blobs(baselines) as read:
-        known: dict[str, State | None] = {}
-        for case in sorted(cases, key=str):
-            states = {}
-            for place, blob in _blobs_of(case, commits):
-                if blob not in known:
-                    known[blob] = _state(read(blob))
-                if (state := known[blob]) is None:
-                    unread.add(blob)
-                    continue
-                states[place] = state
-                pefts[place].add(state.peft)
-            series += _moved(case, states)
+    places = {case: dict(_blobs_of(case, commits)) for case in sorted(cases, key=str)}
+    blobs = list(dict.fromkeys(blob for found in places.values() for blob in found.values()))
+    contents = blob_contents(_about(baselines), blobs, baselines)
+    known = {blob: _state(content) for blob, content in zip(blobs, contents, strict=True)}
+    for case, found in places.items():
+        states = {}
+        for place, blob in found.items():
+            if (state := known[blob]) is None:
+                unread.add(blob)
+                continue
+            states[place] = state
+            pefts[place].add(state.peft)
+        series += _moved(case, states)
     series.sort(key=lambda item: (-item["size"], item["case"], item["metric"]["name"]))
     return {
         "notes": list(_notes(baselines, len(commits), len(series), len(unread))),
@@ -154,50 +153,15 @@ def _size(metric: Metric, values: Sequence[float]) -> float:
     return farthest / scale if scale else farthest
 
 
-# git
-
-
 def _commits(folder: Path, most: int) -> Iterator[Commit]:
     """The last commits that touched the folder, oldest first, with the files that it held in each."""
-    log = git(folder, "log", f"--max-count={most}", "--format=%H%x09%as%x09%s", "--", ".")
+    about = _about(folder)
+    log = git(about, "log", f"--max-count={most}", "--format=%H%x09%as%x09%s", "--", ".", folder=folder)
     for line in reversed(log.splitlines()):
         sha, date, subject = line.split("\t", 2)
         # names are relative to the folder, which git is run in
-        rows = [row.partition("\t") for row in git(folder, "ls-tree", "-r", "-z", sha, ".").split("\0") if row]
-        yield Commit(sha, date, subject, {name: head.split()[2] for head, _, name in rows})
+        yield Commit(sha, date, subject, json_blobs(about, sha, ".", folder=folder))
 
 
-def git(folder: Path, *arguments: str) -> str:
-    """What git answers about the folder. Raises InputError, in git's words, where it does not."""
-    command = ["git", "-c", "core.quotePath=false", *arguments]
-    try:
-        answer = subprocess.run(
-            command, cwd=folder, capture_output=True, encoding="utf-8", errors="replace", check=True
-        )
-    except FileNotFoundError as error:
-        raise InputError("--history: git is not installed") from error
-    except subprocess.CalledProcessError as error:
-        words = error.stderr.strip().splitlines() or ["git failed"]
-        raise InputError(f"--history: {folder}: {words[0]}") from error
-    return answer.stdout
-
-
-@contextmanager
-def _blobs(folder: Path) -> Iterator[Any]:
-    """A function that gives a blob's content, all from one process: there are thousands."""
-    command = ["git", "cat-file", "--batch"]
-    with subprocess.Popen(command, cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        asked, answers = process.stdin, process.stdout
-        yield lambda blob: _asked(blob, asked, answers)
-        asked.close()
-
-
-def _asked(blob: str, asked: IO[bytes], answers: IO[bytes]) -> bytes:
-    asked.write(f"{blob}\n".encode())
-    asked.flush()
-    size = int(answers.readline().split()[2])
-    content = answers.read(size)
-    answers.read(1)  # the line's end
-    return content
+def _about(folder: Path) -> str:
+    return f"--history: {folder}"

@@ -1,9 +1,9 @@
-"""The JSON files of a folder as a commit of git holds them. Imports no torch."""
+"""The JSON files of a folder as commits of git hold them. Imports no torch."""
 
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from pytest_peftbench.results.files import InputError, require_name
@@ -32,25 +32,41 @@ def write_folder(text: str, out: Path) -> None:
 
 
 def _contents(text: str) -> Iterator[tuple[str, bytes]]:
-    tree = _git(text, "rev-parse", "--verify", "--end-of-options", f"{text}").decode().strip()
-    rows = (row.partition("\t") for row in _git(text, "ls-tree", "-r", "-z", tree).decode().split("\0") if row)
-    blobs = [(name, head.split()[2]) for head, _, name in rows if head.startswith(_FILES) and name.endswith(".json")]
-    answer = _git(text, "cat-file", "--batch", given="".join(f"{blob}\n" for _, blob in blobs).encode())
+    tree = git(text, "rev-parse", "--verify", "--end-of-options", text).strip()
+    files = json_blobs(text, tree)
+    return zip(files, blob_contents(text, files.values()), strict=True)
+
+
+def json_blobs(about: str, tree: str, *paths: str, folder: Path | None = None) -> dict[str, str]:
+    """The blob of each JSON file of a commit or tree, by its path; below `paths` alone, if any are given."""
+    rows = git(about, "ls-tree", "-r", "-z", tree, *paths, folder=folder).split("\0")
+    found = (row.partition("\t") for row in rows if row)
+    return {name: head.split()[2] for head, _, name in found if head.startswith(_FILES) and name.endswith(".json")}
+
+
+def blob_contents(about: str, blobs: Iterable[str], folder: Path | None = None) -> Iterator[bytes]:
+    """What the blobs hold, in their order."""
+    answer = _answer(about, ("cat-file", "--batch"), folder, given="".join(f"{blob}\n" for blob in blobs).encode())
     place = 0
-    for name, _ in blobs:
+    while place < len(answer):
         # `<hash> blob <size>`, the content, and the end of a line
         start = answer.index(b"\n", place) + 1
         size = int(answer[place:start].split()[2])
-        yield name, answer[start : start + size]
+        yield answer[start : start + size]
         place = start + size + 1
 
 
-def _git(text: str, *arguments: str, given: bytes = b"") -> bytes:
+def git(about: str, *arguments: str, folder: Path | None = None) -> str:
+    """What git answers in a folder. Raises InputError that begins with `about`, in git's words, where it does not."""
+    return _answer(about, arguments, folder).decode(errors="replace")
+
+
+def _answer(about: str, arguments: Sequence[str], folder: Path | None, given: bytes = b"") -> bytes:
     try:
-        answer = subprocess.run(["git", *arguments], input=given, capture_output=True, check=False)
+        answer = subprocess.run(["git", *arguments], cwd=folder, input=given, capture_output=True, check=False)
     except OSError as error:
-        raise InputError(f"{text}: git cannot be run: {error.strerror}") from error
+        raise InputError(f"{about}: git cannot be run: {error.strerror}") from error
     if answer.returncode:
         words = answer.stderr.decode(errors="replace").strip().splitlines() or ["git failed"]
-        raise InputError(f"{text}: {words[0].removeprefix('fatal: ')}")
+        raise InputError(f"{about}: {words[0].removeprefix('fatal: ')}")
     return answer.stdout
