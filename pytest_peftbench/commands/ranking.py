@@ -14,7 +14,7 @@ from pytest_peftbench.cases.kinds import FOOTPRINT, TRAINED
 from pytest_peftbench.commands.command import Command, say
 from pytest_peftbench.commands.reading import Entry, Reading, catalogue, read_results
 from pytest_peftbench.compare.ranking import Contender, Place, contender, ranking
-from pytest_peftbench.report.changes import WIDTH
+from pytest_peftbench.report.terminal import WIDTH
 from pytest_peftbench.results import words
 from pytest_peftbench.results.files import InputError, require_writable_file, write_json
 from pytest_peftbench.results.metrics import Column, Metric

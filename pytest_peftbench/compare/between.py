@@ -20,6 +20,8 @@ from pytest_peftbench.results.result import Result
 
 # Of the old value, for a figure that another torch moves and whose margin the catalogue does not tell.
 SIZE_MARGIN = 0.05
+# What says that two sides could not be held against each other, and not that one is worse.
+UNCOMPARED: frozenset[Verdict] = frozenset({"not comparable", "unknown metric"})
 # Of a machine's own figures nothing follows for those of another.
 _OF_A_MACHINE = "accelerator"
 
@@ -42,7 +44,7 @@ class Change:
     @property
     def compared(self) -> bool:
         """Whether all of the case could be that is no evidence alone."""
-        return not any(finding.verdict in ("not comparable", "unknown metric") for finding in self.verdict.findings)
+        return not any(finding.verdict in UNCOMPARED for finding in self.verdict.findings)
 
     def rank(self) -> tuple[int, bool, float, str]:
         """Sorts the worst first: by verdict, by rule before by size, then by how far its figures are."""

@@ -9,8 +9,8 @@ from typing import Any
 
 import msgspec
 
-from pytest_peftbench.compare import GREEN_BY_DEFAULT, SEVERITY, Finding, Verdict
-from pytest_peftbench.compare.between import Change
+from pytest_peftbench.compare import GREEN_BY_DEFAULT, SEVERITY, Finding
+from pytest_peftbench.compare.between import UNCOMPARED, Change
 from pytest_peftbench.report.markdown import (
     COMMENT_LIMIT,
     clipped,
@@ -21,14 +21,13 @@ from pytest_peftbench.report.markdown import (
     size,
     table_line,
 )
+from pytest_peftbench.report.terminal import WIDTH
 from pytest_peftbench.results.words import aligned, first, folded, one_line, plural
 
-WIDTH = 80
 # Causes below a figure, and cases of one side, that are named.
 _MOST_DETAILS, _MOST_NAMES = 3, 10
 # What did not move, or by no more than it may; and what is no change of a figure.
 _UNTOLD = ("identical", "within noise", "same to rounding", "environment drift", "not recorded yet")
-_UNCOMPARED: tuple[Verdict, ...] = ("not comparable", "unknown metric")
 _HEADER = ("verdict", "case", "figure", "old", "new", "change", "by which rule")
 # In Markdown: characters of a rule and of a note, how many notes, bytes for the head of the table and what is left out.
 _RULE, _NOTE, _MOST_NOTES, _RESERVE = 120, 300, 20, 400
@@ -83,7 +82,7 @@ class Changes:
 def is_red(change: Change) -> bool:
     """Whether something got worse: what could not be compared did not."""
     told = {finding.verdict for finding in change.verdict.findings}
-    return bool(told - GREEN_BY_DEFAULT - {*_UNCOMPARED})
+    return bool(told - GREEN_BY_DEFAULT - UNCOMPARED)
 
 
 def lines(changes: Changes, width: int = WIDTH) -> list[str]:
