@@ -107,7 +107,7 @@ def test_every_law_is_asked_and_holds_somewhere():
 
 
 @pytest.mark.parametrize(
-    "place", ["llama/lora/rslora", "conv2d/ia3/default", "opt/road/default", "llama/ptuning/default"]
+    "place", ["llama1/lora/rslora", "conv2d/ia3/default", "opt/road/default", "llama/ptuning/default"]
 )
 def test_a_case_is_as_it_was_recorded(place):
     assert findings(place) == {}
@@ -229,7 +229,7 @@ FURTHER_FAULTS = {
         ),
     ),
     "an adapter that loses a last digit of half precision on its way": (
-        "llama/lora/bfloat16",
+        "llama1/lora/bfloat16",
         "law.save.load",
         Edit(
             "peft.peft_model:PeftModel.load_adapter",
@@ -536,7 +536,7 @@ def listed(capsys, *arguments):
 @pytest.mark.parametrize(
     ("method", "law", "place"),
     [
-        ("lora", "weighted", "llama rslora"),
+        ("lora", "weighted", "llama1 rslora"),
         ("road", "safe.nothing", "opt"),
         ("adamss", "safe.nothing", "opt"),
     ],

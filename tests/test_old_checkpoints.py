@@ -54,7 +54,7 @@ FORMATS = {
         ),
     ),
     "a projection that is not saved is drawn otherwise": (
-        "llama/vera/unsaved",
+        "llama1/vera/unsaved",
         Edit(
             "peft.tuners.vera.model:VeraModel._init_vera_A_vera_B",
             "manual_seed(config.projection_prng_key)",

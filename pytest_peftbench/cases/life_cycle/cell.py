@@ -158,7 +158,7 @@ class Cell:
 
     def trained(self) -> Any:
         """The base model with a trained adapter, named NAME."""
-        return self._trained()
+        return self._training[0]()
 
     def two(self) -> Any:
         """The same with a second adapter beside it, SECOND_NAME, which is not active and not the same."""
@@ -244,12 +244,17 @@ class Cell:
         """The names of the base model's tensors."""
         return set(self.base().state_dict())
 
+    @property
+    def losses(self) -> list[float]:
+        """The loss before each step of the trained adapter's training."""
+        return self._training[1]
+
     @cached_property
-    def _trained(self) -> Callable[[], Any]:
+    def _training(self) -> tuple[Callable[[], Any], list[float]]:
         model = self.untrained()
-        self.train(model)
+        losses = self.train(model)
         state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-        return self._copies_or(model, lambda: self._with_state(state))
+        return self._copies_or(model, lambda: self._with_state(state)), losses
 
     def _with_state(self, state: dict[str, Tensor]) -> Any:
         model = self.untrained()

@@ -15,8 +15,8 @@ from pytest_peftbench.tasks.structures.causes import Cause, cause_of
 # The setting of a method's defaults; a method that cannot be without any has none of that name.
 DEFAULT = "default"
 # Structures from the simplest on; what single precision shows.
-_SIMPLE = """linear conv1d conv2d conv2d-groups conv3d embedding attention experts llama gpt2 opt gemma bert bert-tokens
-    bert-answers bert-features t5 sd3""".split()
+_SIMPLE = """linear conv1d conv2d conv2d-groups conv3d embedding attention experts llama1 llama gpt2 opt gemma bert
+    bert-tokens bert-answers bert-features t5 sd3""".split()
 _VISIBLE = 1e-4
 
 

@@ -47,6 +47,10 @@ def _transformer(kind: str, head: str, sizes: str, output: str = ".logits", inpu
     return Base(f"base = {kind}{head}({folded(f'{kind}Config', sizes)}).eval()", inputs, "**inputs", output)
 
 
+def _llama(layers: int) -> Base:
+    return _transformer("Llama", "ForCausalLM", f"{_DECODER}{layers}, num_key_value_heads=2, intermediate_size=48")
+
+
 _DECODER = "vocab_size=48, hidden_size=32, num_attention_heads=4, num_hidden_layers="
 _SHORT = "max_position_embeddings=32, "
 _BERT = _DECODER + "1, intermediate_size=48"
@@ -100,7 +104,8 @@ BASES: dict[str, Base] = {
         "base = nn.Sequential(OrderedDict(experts=Experts()))",
         "x = torch.randn(2, 6, 16)",
     ),
-    "llama": _transformer("Llama", "ForCausalLM", _DECODER + "2, num_key_value_heads=2, intermediate_size=48"),
+    "llama": _llama(2),
+    "llama1": _llama(1),
     "gpt2": _transformer("GPT2", "LMHeadModel", "vocab_size=48, n_embd=32, n_layer=1, n_head=4"),
     "opt": _transformer(
         "OPT", "ForCausalLM", _DECODER + "1, ffn_dim=48, word_embed_proj_dim=32, init_std=0.3, " + _SHORT.strip(", ")

@@ -72,7 +72,8 @@ def experiments_of(structure: str) -> Brought:
     methods = [method for method in METHODS if _has_a_place(method, shape)]
     found: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}
     for method in methods:
-        for name, settings in {"default": {}, **settings_of(method, structure)}.items():
+        default: dict[str, dict[str, Any]] = {} if structure == "llama1" else {"default": {}}
+        for name, settings in {**default, **settings_of(method, structure)}.items():
             found[f"{folder_of(method)}/{name}"] = adapter_of(method, shape, settings), {}
         for name, params in params_of(method, structure).items():
             found[f"{folder_of(method)}/{name}"] = adapter_of(method, shape), params

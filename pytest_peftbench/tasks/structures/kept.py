@@ -5,9 +5,9 @@
 _KEPT = {
     "linear": """adalora adamss beft deft delora fourierft frod glora hira hra ia3 lily lntuning loha lokr lora
         lora/lora-only miss oft osf peanut psoft pvera randlora shira supertuning tinylora unilora vera waveft""",
-    "llama": """adaptionprompt boft c3a cartridge cpt gralora lora/dora lora/patterns-rslora lora/tokens
-        multitaskprompttuning poly prefixtuning prompttuning ptuning road shadow vblora vblora/topk vera/unsaved
-        xlora/experts2""",
+    "llama": """adaptionprompt boft c3a cartridge cpt gralora multitaskprompttuning poly prefixtuning prompttuning
+        ptuning road shadow vblora xlora/experts2""",
+    "llama1": "lora/dora lora/patterns-rslora lora/tokens vblora/topk vera/unsaved",
     "bert": "lora",
     "embedding": "trainabletokens",
     "experts": "lora",

@@ -74,17 +74,19 @@ def _tokens(generator: torch.Generator) -> Batch:
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
 
-def _llama(hidden: int = _HIDDEN, feedforward: int = 48) -> nn.Module:
-    from transformers import LlamaConfig, LlamaForCausalLM
+def _llama(layers: int, hidden: int = _HIDDEN, feedforward: int = 48) -> Callable[[], nn.Module]:
+    def build() -> nn.Module:
+        from transformers import LlamaConfig, LlamaForCausalLM
 
-    sizes = {**_decoder(), "hidden_size": hidden, "intermediate_size": feedforward, "num_key_value_heads": 2}
-    sizes["num_hidden_layers"] = 2
-    return _initialised(LlamaForCausalLM(LlamaConfig(**sizes, tie_word_embeddings=False)))
+        sizes = {**_decoder(), "hidden_size": hidden, "intermediate_size": feedforward, "num_key_value_heads": 2}
+        sizes["num_hidden_layers"] = layers
+        return _initialised(LlamaForCausalLM(LlamaConfig(**sizes, tie_word_embeddings=False)))
+
+    return build
 
 
-def _wide_llama() -> nn.Module:
-    """Rows of 64 weights and of 128: bitsandbytes' scales of 64 weights each belong to one row."""
-    return _llama(64, 128)
+# Rows of 64 weights and of 128: bitsandbytes' scales of 64 weights each belong to one row.
+_wide_llama = _llama(2, 64, 128)
 
 
 def _quantised(config: Callable[[], Any]) -> Callable[[], nn.Module]:
@@ -410,7 +412,8 @@ class Experts(nn.Module):
 
 
 MODELS: dict[str, Structure] = {
-    "llama": Structure(_llama, _tokens, generates=True),
+    "llama": Structure(_llama(2), _tokens, generates=True),
+    "llama1": Structure(_llama(1), _tokens, generates=True),
     "llama-bnb8": Structure(_quantised(_bnb8), _tokens, quantised=_BNB8),
     "llama-bnb4": Structure(_quantised(_bnb4), _tokens, quantised=_BNB4),
     "llama-torchao": Structure(_quantised(_torchao), _tokens, quantised=_TORCHAO),

@@ -276,12 +276,15 @@ _TIED: dict[str, Keys] = {
     "tied-head": {"target_modules": ["embed_tokens", "lm_head"], "ensure_weight_tying": True},
 }
 _HEADS = ("LOHA", "LORA", "OFT", "VERA")
+# Settings that tell layers apart, or name how many there are: these alone need a decoder of two.
+_OF_LAYERS = frozenset("both-layers explicit placed regex replication spared strides tied".split())
 
 
 def settings_of(method: str, structure: str) -> dict[str, Keys]:
     """The settings of a method on a structure by name, beside its defaults."""
-    if structure == "llama":
-        return {**_shared(method), **_OWN.get(method, {})}
+    if structure in ("llama", "llama1"):
+        settings = {**_shared(method), **_OWN.get(method, {})}
+        return {name: keys for name, keys in settings.items() if (name in _OF_LAYERS) == (structure == "llama")}
     if structure == "opt":
         return {**_on_biases_and_a_tied_head(method), **_ON_BIASES.get(method, {})}
     if structure == "deep" and method == "LORA":
@@ -303,7 +306,7 @@ def settings_of(method: str, structure: str) -> dict[str, Keys]:
 
 def params_of(method: str, structure: str) -> dict[str, Keys]:
     """Other training parameters of a method on a structure by name: the type of the base weights, how it is run."""
-    if structure != "llama":
+    if structure != "llama1":
         return {}
     found: dict[str, Keys] = {"bfloat16": {"dtype": "bfloat16"}}
     if method == "LORA":

@@ -50,6 +50,8 @@ _CONVOLUTION = Shape(targets=("first", "strided", "point"), norms=("norm",), val
 STRUCTURES: dict[str, Shape] = {
     # without biases, heads that share keys, embeddings that are not tied
     "llama": Shape("CAUSAL_LM", embeddings=("embed_tokens",)),
+    # the same with one layer, for settings that ask nothing of a second one: they take half the time
+    "llama1": Shape("CAUSAL_LM", embeddings=("embed_tokens",)),
     # the same, its weights quantised
     "llama-bnb8": Shape("CAUSAL_LM", only=_ON_QUANTISED, package="bitsandbytes", dtype="int8"),
     "llama-bnb4": Shape("CAUSAL_LM", only=_ON_QUANTISED, package="bitsandbytes", dtype="int4"),
