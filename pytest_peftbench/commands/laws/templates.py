@@ -164,7 +164,7 @@ HOMES: dict[str, str] = {
 
 PERTURBED = """\
 for p in model.parameters():
-    p.data += 0.1 * torch.randn_like(p) * p.requires_grad  # as if trained"""
+    p.data += 0.2 * torch.randn_like(p) * p.requires_grad  # as if trained"""
 ALLOCATED = """\
 optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.1)
 for step in range(1, 4):
@@ -188,7 +188,7 @@ model.add_adapter("second", another$options)
 for name in ("second", "default"):
     model.set_adapter(name)
     for p in model.parameters():
-        p.data += 0.1 * torch.randn_like(p) * p.requires_grad  # as if trained
+        p.data += 0.2 * torch.randn_like(p) * p.requires_grad  # as if trained
 model.eval()
 """
 _TWO_SAVED = _TWO.replace("$model", "untouched = copy.deepcopy(base)\n$model")

@@ -117,7 +117,7 @@ _OWN: dict[str, dict[str, Keys]] = {
         "random": {"init_weights": False},
     },
     "HIRA": {"pattern": {"rank_pattern": {"v_proj": 2}, "init_weights": False}},
-    "HRA": {"schmidt": {"apply_GS": True}, "random": {"init_weights": False}},
+    "HRA": {"schmidt": {"apply_GS": True, "init_weights": False}, "random": {"init_weights": False}},
     "IA3": {"random": {"init_ia3_weights": False, "feedforward_modules": ["down_proj", "v_proj"]}},
     "LILY": {"strides": {"stride_A": 2, "num_B": 3, "scaling": 2.0}, "random": {"init_weights": False}},
     "LOHA": {"patterns": {"rank_pattern": {"v_proj": 2}, "alpha_pattern": {"q_proj": 3}, "init_weights": False}},

@@ -90,7 +90,7 @@ _MERGING = (
     ),
     _law(
         "merging in training mode drops out rows",
-        "llama/loha/dropout",
+        "llama1/loha/dropout",
         "a probability of 0.3",
         "merge.train",
         Edit(f"{LOHA}.get_delta_weight", "if apply_rank_dropout:", "if self.training and rank_dropout:"),
@@ -196,7 +196,7 @@ _MERGING = (
     ),
     _law(
         "a magnitude is not merged",
-        "llama/lora/dora",
+        "llama1/lora/dora",
         "all layers",
         "merge",
         Edit(
@@ -207,7 +207,7 @@ _MERGING = (
     ),
     _law(
         "a magnitude's norm is of the merged weight",
-        "llama/lora/dora",
+        "llama1/lora/dora",
         "the second of two adapters",
         "both.merge.apart",
         Edit(
@@ -255,7 +255,7 @@ _MERGING = (
     ),
     _law(
         "the hybrid part is not merged",
-        "llama/gralora/hybrid",
+        "llama1/gralora/hybrid",
         "rank 2 of 6",
         "merge",
         Edit(_layer("gralora", "Linear.get_delta_weight"), "if hybrid_r > 0:", "if False:"),
@@ -577,7 +577,7 @@ _SAVING = (
     ),
     _law(
         "the best vectors are saved with all weights of one size",
-        "llama/vblora/topk",
+        "llama1/vblora/topk",
         "3 vectors",
         "save.load",
         Edit(
@@ -888,7 +888,7 @@ _SWITCHING = (
 _CONFIG = (
     _fault(
         "the rank of a pattern is ignored",
-        "llama/lora/patterns",
+        "llama1/lora/patterns",
         "2 -> 4 in half of the layers",
         "params.trainable",
         Edit(
@@ -899,7 +899,7 @@ _CONFIG = (
     ),
     _fault(
         "the alpha of a pattern is ignored",
-        "llama/lora/patterns",
+        "llama1/lora/patterns",
         "3 -> 6 in half of the layers",
         "witness",
         Edit(
@@ -928,7 +928,7 @@ _CONFIG = (
     ),
     _fault(
         "a random start is ignored",
-        "llama/loha/patterns",
+        "llama1/loha/patterns",
         "an update of zero",
         "witness",
         Edit(f"{LOHA}.update_layer", "if init_weights:", "if True:"),
@@ -960,7 +960,7 @@ _CONFIG = (
     ),
     _fault(
         "an adapter of half precision is not widened",
-        "llama/loha/bfloat16",
+        "llama1/loha/bfloat16",
         "bfloat16 for float32",
         "checkpoint.tensors",
         Edit(f"{TUNER}:cast_adapter_dtype", "if not autocast_adapter_dtype:", "if True:"),
@@ -978,7 +978,7 @@ _CONFIG = (
     ),
     _fault(
         "a frozen part of a prefix is trained",
-        "llama/cartridge/frozen",
+        "llama1/cartridge/frozen",
         "2 of 4 tokens",
         "params.trainable",
         Edit(
