@@ -112,13 +112,6 @@ def test_noise_never_excuses_more_than_the_baseline_says_it_can_tell():
     ) in verdict.text()
 
 
-def test_each_committed_baseline_can_tell_what_it_says():
-    told = [disagreement(read(path)) for path in sorted((REPOSITORY / "baselines").rglob("*--*.json"))]
-
-    assert len(told) >= 200
-    assert not any(told)
-
-
 # Samples
 
 

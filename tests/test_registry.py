@@ -4,7 +4,6 @@ import json
 from dataclasses import replace
 
 import pytest
-from own_functions import own_names, owners_of
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from support import IMAGE_SUITE, REPOSITORY, TINY_SUITE, skip_under_an_older_peft
 
@@ -95,39 +94,6 @@ def test_each_experiment_has_a_baseline(experiment):
     assert [run.seed for run in baseline.seeds] == list(range(first, first + BASELINE_SEEDS))
 
 
-def test_each_trained_case_has_a_witness_with_a_narrow_bound():
-    baselines = [read(path) for path in BASELINES.rglob("*--*.json")]
-    trained = [baseline for baseline in baselines if baseline.case.kind == ""]
-    quantised = [baseline for baseline in trained if baseline.case.name.endswith("-int8")]
-
-    assert len(trained) == 127
-    assert [baseline.witness for baseline in quantised] == [None]  # its kernels know no double precision
-    for baseline in trained:
-        if baseline in quantised:
-            continue
-        assert baseline.witness is not None, baseline.case
-        assert baseline.witness.bound <= 3e-8
-
-
-# What the witness tells where a check had an outcome other than an exception.
-OUTPUTS = {
-    "disable.restores_base": "disabled output",
-    "reload.same_output": "reloaded output",
-    "merge.same_output": "merged output",
-    "unmerge.restores_base": "unmerged output",
-}
-
-
-def test_a_witness_holds_each_output_that_its_case_can_give():
-    """One that failed in double precision alone would be missed by every comparison, on both sides."""
-    baselines = [read(path) for path in BASELINES.rglob("*--*.json")]
-    for baseline in (baseline for baseline in baselines if baseline.witness):
-        checked = [name for name in OUTPUTS if str(baseline.metrics.get(name)).partition(":")[0] in ("ok", "differs")]
-        unreached = {output for name, output in OUTPUTS.items() if baseline.metrics.get(name) == "not reached"}
-        told = (baseline.witness.quantities.keys() & set(OUTPUTS.values())) - unreached
-        assert told == {OUTPUTS[name] for name in checked}, baseline.case
-
-
 def test_no_baseline_is_left_of_an_experiment_that_is_gone():
     known = {
         baseline_path(BASELINES, replace(experiment.case, kind=kind))
@@ -150,25 +116,6 @@ def test_each_image_experiment_has_the_best_of_the_same_trials_as_learning_rate(
     assert sorted(scores) == [0.001, 0.003, 0.01, 0.03, 0.1]
     assert all("moved" in trials[rate] for rate in better)  # asked whether it keeps still, and did not
     assert experiment.train.optimizer_kwargs["lr"] == outcome["chosen"]
-
-
-def test_all_baselines_of_a_kind_were_recorded_in_one_environment():
-    """But for the processor's last digits, which the witness makes no matter of."""
-    baselines = [read(path) for path in BASELINES.rglob("*--*.json")]
-    environments = {
-        (baseline.case.kind, json.dumps({**baseline.environment, "arithmetic": ""})) for baseline in baselines
-    }
-
-    assert sorted(kind for kind, _ in environments) == sorted(KINDS)
-
-
-def test_no_baseline_names_a_function_of_ours():
-    """It would change with each renaming. A library that has one of the same name asks for another name of ours."""
-    baselines = [read(path) for path in BASELINES.rglob("*--*.json")]
-    of_cases = [phases for baseline in baselines for phases in (baseline.operators, baseline.peak_tensors)]
-    of_base_models = [baseline.base.operators for baseline in baselines if baseline.base is not None]
-
-    assert not owners_of(*of_cases, *of_base_models) & own_names()
 
 
 @pytest.mark.parametrize("suite", [TINY_SUITE, IMAGE_SUITE], ids=lambda suite: suite.parent.name)

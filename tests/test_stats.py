@@ -161,3 +161,14 @@ def test_holm_adjusts_each_probability_for_those_that_are_not_smaller():
 
     assert adjusted == pytest.approx({"a": 0.03, "c": 0.06, "b": 0.06})
     assert stats.holm({}) == {}
+
+
+def test_quantiles_and_tails_are_those_of_scipy_to_the_bit():
+    from scipy.stats import t
+
+    for freedom in (1, 2, 3.7, 8, 199):
+        for probability in (1e-9, stats.RARE, stats.ALPHA, 0.5, stats.POWER):
+            assert stats.quantile(probability, freedom) == t.ppf(probability, freedom)
+            assert -stats.quantile(probability, freedom) == t.isf(probability, freedom)
+        for value in (-3.5, 0.0, 1e-12, 2.25, 1e9):
+            assert stats.tail(value, freedom) == t.sf(value, freedom)

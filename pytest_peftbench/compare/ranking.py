@@ -92,10 +92,8 @@ def _place(name: str, contenders: Mapping[str, Contender], metric: Metric, sign:
 
 def _half(own: Contender) -> float | None:
     """The larger of what seeds and samples tell: both kinds of noise are in the figure."""
-    from scipy.stats import t
-
     found = [
-        float(t.isf(stats.ALPHA / 2, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
+        -stats.quantile(stats.ALPHA / 2, len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
         for values in (own.seeds, own.samples)
         if len(values) > 1
     ]
@@ -131,8 +129,6 @@ def _paired(one: Sequence[float], other: Sequence[float]) -> float:
 
 
 def _two_sided(difference: float, error: float, freedom: float) -> float:
-    from scipy.stats import t
-
     if not error:  # no spread at all: any difference is one
         return float(not difference)
-    return float(2 * t.sf(abs(difference) / error, freedom))
+    return 2 * stats.tail(abs(difference) / error, freedom)

@@ -35,6 +35,23 @@ ALARM = 0.01
 RESAMPLES = 99_999
 
 
+def quantile(probability: float, freedom: float) -> float:
+    """Value below which a variable of Student's t distribution lies with this probability.
+
+    As `scipy.stats` gives it, to the bit, without the second that importing all distributions takes.
+    """
+    from scipy.special import stdtrit
+
+    return float(stdtrit(freedom, probability))
+
+
+def tail(value: float, freedom: float) -> float:
+    """Probability that a variable of Student's t distribution lies above `value`."""
+    from scipy.special import stdtr
+
+    return float(stdtr(freedom, -value))
+
+
 def spread(values: Sequence[float]) -> float:
     """Standard deviation between seeds, of at least two values, in the metric's unit."""
     return statistics.stdev(values)
@@ -58,9 +75,7 @@ def noise_floor(sd: float, known_seeds: int, seeds: int, *, paired: bool = False
     paired: sd is the `paired_spread` of so many pairs. The floor of the mean of `seeds` pairs is then exceeded with a
     probability of `level`.
     """
-    from scipy.stats import t
-
-    return float(t.isf(level, _freedom(known_seeds, seeds, paired))) * _standard_error(sd, seeds, paired)
+    return -quantile(level, _freedom(known_seeds, seeds, paired)) * _standard_error(sd, seeds, paired)
 
 
 def detectable(margin: float, sd: float, known_seeds: int, seeds: int, *, paired: bool = False) -> float:
@@ -69,9 +84,7 @@ def detectable(margin: float, sd: float, known_seeds: int, seeds: int, *, paired
     margin: differences up to this one pass, the noise floor included. paired: as in `noise_floor`; of a regression
     that moves all seeds alike, for pairs that scatter more with it than unchanged code does are less certain.
     """
-    from scipy.stats import t
-
-    return margin + float(t.ppf(POWER, _freedom(known_seeds, seeds, paired))) * _standard_error(sd, seeds, paired)
+    return margin + quantile(POWER, _freedom(known_seeds, seeds, paired)) * _standard_error(sd, seeds, paired)
 
 
 def seeds_needed(margin: float, sd: float, *, paired: bool = False) -> int:
@@ -116,15 +129,13 @@ def worse_by_pair(old: Sequence[float], new: Sequence[float]) -> float:
     that digit at least. Two pairs that agree to it are then less certain than five; pairs that do not differ at all
     give a half. A metric of few steps, of which many differences are equal by chance, needs its samples' test beside.
     """
-    from scipy.stats import t
-
     differences = [after - before for before, after in zip(old, new, strict=True)]
     last_digit = max(map(abs, (*old, *new))) * 10.0 ** (1 - DIGITS)
     size = statistics.fmean(differences)
     if not size:
         return 0.5
     error = max(spread(differences), last_digit) / math.sqrt(len(differences))
-    return float(t.sf(size / error, len(differences) - 1))
+    return tail(size / error, len(differences) - 1)
 
 
 def worse_by_sample(old: Sequence[Sample], new: Sequence[Sample], sign: int) -> float:

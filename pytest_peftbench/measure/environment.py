@@ -116,7 +116,9 @@ def lacking(package: str) -> str:
 
 
 def check_device(device: str) -> None:
-    """Raise InputError unless torch can run on `device`."""
+    """Raise InputError unless torch can run on `device`. For the CPU, where it always can, torch is not imported."""
+    if device == "cpu":
+        return
     import torch
 
     try:
