@@ -241,6 +241,23 @@ def test_a_folder_against_baselines(sides, capsys):
     assert main(["compare", "new", "baselines"]) == 0
 
 
+def test_a_case_that_vanished_is_red_unless_the_new_side_is_a_part_on_purpose(sides, capsys):
+    put(sides[0], measured(case("gone")))
+
+    assert main(["compare", "old", "new"]) == 1
+    assert "vanished, 1 case of old that new does not hold: MetaMathQA-mini-loha-gone\n" in capsys.readouterr().out
+
+    assert main(["compare", "old", "new", "--partial"]) == 0
+    assert "only on the old side, old, 1 case: MetaMathQA-mini-loha-gone\n" in capsys.readouterr().out
+
+
+def test_one_case_of_several_that_cannot_be_compared_ends_with_1(sides):
+    for folder in sides:
+        put(folder, measured(case("x"), status="failed", error_msg="RuntimeError"))
+
+    assert main(["compare", "old", "new"]) == 1
+
+
 def test_sides_without_a_common_case_end_with_2(sides, capsys):
     put(sides[0].parent / "other", measured(case("x")))
 
@@ -282,7 +299,7 @@ def test_a_file_that_cannot_be_read_is_worded_and_the_rest_compared(sides, capsy
     content, words = DAMAGED[damage]
     (sides[1] / "bad.json").write_text(content)
 
-    assert main(["compare", "old", "new", "--json", "out.json"]) == 2
+    assert main(["compare", "old", "new", "--json", "out.json"]) == 1
     told = " ".join(capsys.readouterr().out.split())
     assert "not read: new/bad.json: " in told.replace("\\", "/")
     assert words in told
@@ -293,7 +310,7 @@ def test_a_file_that_cannot_be_read_is_worded_and_the_rest_compared(sides, capsy
 def test_a_case_that_stands_twice_is_told(sides, capsys):
     shutil.copy(CASE.file(sides[1]), sides[1] / "again.json")
 
-    assert main(["compare", "old", "new"]) == 2
+    assert main(["compare", "old", "new"]) == 1
     assert "is case MetaMathQA-mini-loha-r4 too" in " ".join(capsys.readouterr().out.split())
 
 

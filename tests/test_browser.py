@@ -6,9 +6,10 @@ A machine without one skips; in CI, where the variable CI is set, that is a fail
 import os
 import re
 import shutil
+from dataclasses import replace
 
 import pytest
-from pages import HOSTILE, images, math, report, results, save
+from pages import HOSTILE, images, living, math, report, results, save
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 QUIET = """--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking
@@ -84,6 +85,7 @@ def opened(browser, file):
 
 def test_a_page_opens_without_an_error_and_without_a_request(opened):
     assert opened.page.title().endswith("baselines")
+    assert "torch 2.13.0" in opened.text("header")
     assert [url for url in opened.requests if url.startswith("file:")] == [opened.page.url]
 
 
@@ -94,6 +96,8 @@ def test_red_cases_come_first_with_words_losses_witness_and_tensors(opened):
     assert "train_step.flops regressed" in loha.locator("pre").inner_text()
     assert loha.locator("figure svg path").count() >= 2
     assert "1 of 2 quantities of the witness are beyond its bound" in loha.inner_text()
+    assert "[8, 8] float32 @ LoHaLayer.forward" not in loha.inner_text()  # the peak is not what moved
+    loha.get_by_text("What is alive at the peak").click()
     assert "[8, 8] float32 @ LoHaLayer.forward" in loha.inner_text()
 
 
@@ -116,6 +120,50 @@ def test_another_reference_gives_another_answer(opened):
     card.get_by_label("as good as").select_option(label="ia3/rank8")
 
     assert card.locator("tbody tr").first.inner_text().split()[0] == "ia3/rank8"
+
+
+def test_two_methods_stand_side_by_side_with_how_far_apart_they_are(opened):
+    opened.choose("#pair", "method", "loha/rank8")
+    rows = opened.page.locator("#pair tbody tr").all_inner_texts()
+    cells = {row.split("\t")[0].split("\n")[0]: row.split("\t")[1:] for row in rows}
+
+    assert opened.page.locator("#pair thead").inner_text().split() == [
+        "figure",
+        "loha/rank8",
+        "lora/rank8",
+        "difference",
+    ]
+    assert cells["verdict"][:2] == ["▼ regressed", "✓ identical"]
+    assert cells["accuracy"][2:] == ["0", "the same"]
+    assert cells["forgetting (nats)"][2:] == ["-0.050", "better"]
+    assert cells["step FLOP"][2:] == ["+0.1 %", "worse"]
+    opened.choose("#pair", "against", "ia3/rank8")
+    assert "+20.0 points\tbetter" in opened.text("#pair tbody")
+    opened.choose("#pair", "against", "oft/rank8")
+    assert "-2.0 points\ttoo close to call" in opened.text("#pair tbody")
+    assert "train_loss" not in opened.text("#pair")
+    opened.page.locator("#pair").get_by_label("all figures").check()
+    assert "train_loss" in opened.text("#pair")
+
+
+def test_two_life_cycles_are_compared_by_the_laws_on_which_they_differ(opened):
+    opened.choose("#pair", "cases of", "life-cycle · structures · llama (2)")
+
+    table = opened.text("#pair tbody")
+    assert re.search(r"merge\s+broken: 0.25\s+holds\s+not alike", table)
+    assert "save.load" not in table
+    assert "1 check or law says the same of both" in opened.text("#pair")
+
+
+def test_a_row_is_compared_with_another_and_a_choice_keeps_the_focus(opened):
+    opened.page.locator("#methods").get_by_role("button", name="oft/rank8", exact=True).click()
+    opened.page.get_by_role("button", name="compare with another method").click()
+
+    focus = "document.activeElement.getAttribute('aria-label')"
+    assert opened.page.locator("#pair thead").inner_text().split()[1:3] == ["oft/rank8", "lora/rank8"]
+    assert opened.page.evaluate(focus) == "against"
+    opened.page.keyboard.press("ArrowUp")
+    assert opened.page.evaluate(focus) == "against"
 
 
 def test_columns_sort_both_ways_the_best_first(opened):
@@ -223,6 +271,9 @@ def test_the_gallery_shows_each_prompt_and_a_picture_large_beside_the_base_model
     opened.page.keyboard.press("Escape")
     assert opened.page.locator("dialog[open]").count() == 0
 
+    opened.choose("#gallery", "order", "similarity, the best first")
+    names = gallery.locator(".prompt", has_text="sks cat — seed 1").locator(".tile span").all_inner_texts()
+    assert names == ["base model", "loha/rank8", "lora/rank8"]
     opened.choose("#gallery", "prompts", "Unrelated prompts")
     assert gallery.locator("h4").all_inner_texts() == ["a house — seed 2"]
 
@@ -233,6 +284,18 @@ def test_the_matrix_of_life_cycles_opens_on_its_cells(opened):
     assert "ia3, merge: 0 of 1 laws hold" in opened.text("#laws")
     assert "broken: 0.25" in opened.text("#laws")
     assert opened.page.get_by_role("button", name="lora, merge: works or refused").count() == 1
+
+
+def test_the_matrix_is_of_one_structure_where_one_is_chosen(browser, tmp_path):
+    save(tmp_path / "results", living("lora", merge="holds"))
+    conv = living("lora", merge="refused: ValueError")
+    save(tmp_path / "results", replace(conv, case=replace(conv.case, base_model="conv2d")))
+    opened = Opened(browser.new_page(), report(tmp_path, expected=0))
+
+    assert opened.page.get_by_role("button", name="lora, merge: works or refused").count() == 1
+    opened.choose("#laws", "on", "conv2d")
+    assert opened.page.get_by_role("button", name="lora, merge: refused in words").count() == 1
+    opened.close()
 
 
 def test_html_in_names_messages_and_prompts_is_shown_as_text(opened):

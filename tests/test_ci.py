@@ -8,6 +8,7 @@ import pytest
 from support import CASES, LOHA_CASE, LORA, LORA_CASE, make_suite, output
 
 from pytest_peftbench.compare import CaseVerdict, Finding
+from pytest_peftbench.report.advice import Advice
 from pytest_peftbench.report.ci import properties, workflow_commands
 from pytest_peftbench.report.markdown import comment, summary
 from pytest_peftbench.report.outcome import CaseOutcome
@@ -17,7 +18,7 @@ from pytest_peftbench.suites import read_suite
 
 COLUMNS = {"MetaMathQA": [Column("accuracy", "test_accuracy", ".1%")]}
 SLOWER = {"train_step.flops": 2_000_000_000}
-ACCEPT = "pytest benchmarks --peft-update-baselines"
+ACCEPT = Advice("to accept what changed, where it is meant:", "pytest benchmarks --peft-update-baselines")
 
 
 def outcome(verdict="identical", method="loha", name="r4", details=(), **fields):
@@ -42,7 +43,7 @@ def tags(text):
 def test_a_summary_holds_counts_findings_the_command_and_the_table():
     red = outcome("regressed", details=["aten.mm  48 -> 96 calls (+602 MFLOP) in LoHaLayer.forward"])
 
-    text = summary([outcome(method="lora"), red], COLUMNS, ACCEPT)
+    text = summary([outcome(method="lora"), red], COLUMNS, [ACCEPT])
 
     assert text.startswith("## PEFT benchmark: 1 of 2 cases red\n\n1 identical, 1 regressed\n")
     assert (
@@ -51,8 +52,8 @@ def test_a_summary_holds_counts_findings_the_command_and_the_table():
         "train_step.flops regressed: 1.204e9 -&gt; 2.000e9 (+66.1 %, must be equal)\n"
         "  aten.mm  48 -&gt; 96 calls (+602 MFLOP) in LoHaLayer.forward\n</pre>\n\n</details>\n"
     ) in text
-    assert text.count(ACCEPT) == 1
-    assert f"```sh\n{ACCEPT}\n```\n" in text
+    assert text.count(ACCEPT.command) == 1
+    assert f"\n{ACCEPT.words}\n\n```sh\n{ACCEPT.command}\n```\n" in text
     assert (
         "| case | verdict | accuracy | step FLOP | wall | what moved |\n| :-- | :-- | --: | --: | --: | :-- |\n" in text
     )
@@ -87,7 +88,7 @@ NASTY = "r4</pre></details><script>alert(1)</script>`|`@octocat\n# x\x1b[2J"
 def test_what_names_and_messages_hold_is_shown_and_never_obeyed():
     red = outcome("regressed", name=NASTY, details=[f"  {NASTY}"])
 
-    text = summary([red], COLUMNS, f"pytest '{NASTY}'")
+    text = summary([red], COLUMNS, [Advice("to accept:", f"pytest '{NASTY}'")])
 
     assert set(tags(text)) == {
         *("<details>", "</details>", "<summary>", "</summary>", "<b>", "</b>", "<code>", "</code>", "<pre>", "</pre>")
@@ -105,7 +106,7 @@ def test_what_finds_no_room_is_left_out_whole_and_counted(limit):
     outcomes = [outcome("regressed", name=f"bad{n}", details=details) for n in range(9)]
     outcomes += [outcome(name=f"good{n}") for n in range(200)]
 
-    text = summary(outcomes, COLUMNS, ACCEPT, limit=limit)
+    text = summary(outcomes, COLUMNS, [ACCEPT], limit=limit)
 
     assert len(text.encode()) <= limit
     told, rows = text.count("</pre>"), len(re.findall(r"^\| `", text, re.MULTILINE))
@@ -114,7 +115,7 @@ def test_what_finds_no_room_is_left_out_whole_and_counted(limit):
     assert rows > 0
     assert text.count("<details>") == text.count("</details>") == text.count("<summary>") == told + 1
     assert text.count("<pre>") == told
-    assert text.count(ACCEPT) == 1
+    assert text.count(ACCEPT.command) == 1
 
 
 def test_a_case_of_a_thousand_lines_leaves_room_for_others():
@@ -126,7 +127,7 @@ def test_a_case_of_a_thousand_lines_leaves_room_for_others():
 
 
 def test_a_command_that_is_too_long_gives_way_to_the_findings():
-    text = summary([outcome("regressed")], COLUMNS, "pytest " + "x" * 30_000, limit=65_536)
+    text = summary([outcome("regressed")], COLUMNS, [Advice("to accept:", "pytest " + "x" * 30_000)], limit=65_536)
 
     assert "too long for here: see the log" in text
     assert "</pre>" in text
@@ -134,7 +135,7 @@ def test_a_command_that_is_too_long_gives_way_to_the_findings():
 
 def test_a_comment_carries_the_mark_by_which_the_next_run_finds_it_and_fits():
     text = comment(
-        [outcome("regressed", name=f"bad{n}", details=["x" * 400] * 50) for n in range(300)], COLUMNS, ACCEPT
+        [outcome("regressed", name=f"bad{n}", details=["x" * 400] * 50) for n in range(300)], COLUMNS, [ACCEPT]
     )
 
     assert text.startswith("<!-- peftbench -->\n## PEFT benchmark: 300 of 300 cases red\n")

@@ -376,7 +376,9 @@ def test_a_session_writes_its_page_with_xdist_too(bench, arguments):
     assert loha["losses"] == {"obtained": [2.5, 2.25, 2.0], "expected": [2.5, 2.25, 2.0]}
     assert loha["nodeid"].endswith(f"[{LOHA_CASE}]")
     assert loha["wall_s"] >= 0
-    assert data["accept"].endswith("--peft-update-baselines")
+    (advice,) = data["advice"]
+    assert advice["command"].endswith("--peft-update-baselines")
+    assert f"{advice['words']}\n  {advice['command']}\n" in result.stdout.str()
     assert {case["verdict"] for case in data["cases"]} == {"identical", "regressed"}
 
 

@@ -121,6 +121,17 @@ def test_files_of_another_kind_are_counted_and_a_folder_of_nothing_else_is_refus
         read_results([tmp_path / "foreign" / "package.json"])
 
 
+def test_files_of_a_kept_adapter_are_not_counted(folder, tmp_path):
+    for place in (folder, tmp_path / "alone"):
+        for name in ("adapter_config.json", "kept.json"):
+            write_json(place / "loha--rank8" / name, {"peft_type": "LOHA"})
+        (place / "loha--rank8" / "adapter_model.safetensors").write_bytes(b"")
+
+    assert list(read_results([folder]).notes()) == []
+    with pytest.raises(InputError, match="alone: holds adapters alone, neither results nor baselines"):
+        read_results([tmp_path / "alone"])
+
+
 def test_a_failed_run_gives_way_to_one_that_succeeded(folder):
     write_json(folder / "again.json", of_peft(status="failed"))
     write_json(folder / "alone.json", of_peft("loha/r4", status="failed"))

@@ -23,7 +23,9 @@ from pytest_peftbench.results.result import CaseId
 from pytest_peftbench.results.revisions import is_revision, write_folder
 from pytest_peftbench.tasks.structures.causes import explained
 
-_EPILOG = "1 when something regressed, 2 when a file or a case could not be compared, or none could."
+_EPILOG = (
+    "1 when something regressed, a case vanished, or a file or a case could not be compared; 2 when nothing could be."
+)
 
 
 @dataclass(frozen=True)
@@ -40,8 +42,11 @@ def compared(old: str, new: str) -> Changes:
     return moved_between(read_side(old), read_side(new))
 
 
-def moved_between(old: Side, new: Side) -> Changes:
-    """Every case of both sides held against itself, and what is told of the others."""
+def moved_between(old: Side, new: Side, partial: bool = False) -> Changes:
+    """Every case of both sides held against itself, and what is told of the others.
+
+    partial: whether the new side is a part on purpose, so that no case vanished.
+    """
     before, after, metrics = old.entries, new.entries, catalogue()
     both = [case for case in before if case in after]
     tests = quality_tests([_expected(before[case]) for case in both if not before[case].error], metrics)
@@ -59,6 +64,7 @@ def moved_between(old: Side, new: Side) -> Changes:
             for note in side.reading.notes()
             if note not in side.reading.problems
         ],
+        partial=partial,
     )
 
 
@@ -117,7 +123,7 @@ def page(old: Side, new: Side, changes: Changes) -> Page:
         columns=columns(),
         metrics=catalogue(),
         explain=explained,
-        problems=changes.unread,
+        problems=[*changes.problems()],
         notes=[*changes.beside()],
     )
 
@@ -133,6 +139,9 @@ def _outcome(change: Change, old: Side, new: Side) -> CaseOutcome:
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     for name in ("old", "new"):
         parser.add_argument(name, metavar=name.upper(), help="a folder or file of results or baselines, or REV:DIR")
+    parser.add_argument(
+        "--partial", action="store_true", help="NEW is a part on purpose: cases of OLD alone have not vanished"
+    )
     parser.add_argument("--html", type=Path, metavar="FILE", help="write it as a page that opens offline, too")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write it in GitHub's Markdown, too")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write it for other programs, too")
@@ -143,7 +152,7 @@ def _run(options: argparse.Namespace) -> int:
         if file is not None:
             require_writable_file(f"{flag} {file}", file)
     old, new = read_side(options.old), read_side(options.new)
-    changes = moved_between(old, new)
+    changes = moved_between(old, new, options.partial)
     for line in lines(changes):
         say(line)
     if options.html is not None:

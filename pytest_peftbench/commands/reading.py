@@ -23,6 +23,8 @@ from pytest_peftbench.results.words import first, plural
 Origin = Literal["result", "published", "baseline"]
 # Problems that an error tells in full.
 _MOST = 10
+# What stands beside the JSON files of an adapter, such as those that baselines keep.
+_ADAPTER = "adapter_model.safetensors"
 _BASELINE_KEYS = frozenset({"schema", "case"})
 
 
@@ -76,7 +78,7 @@ class Reading:
 
     entries: in the order of the arguments, and of the files' paths in each. problems: what could not be read and why,
     a line each that begins with the file. passed_over: likewise, failed runs of cases that have a run that succeeded.
-    others: how many JSON files are no results at all, such as configs.
+    others: how many JSON files are no results at all, such as configs; those of an adapter are not counted.
     """
 
     entries: list[Entry] = field(default_factory=list)
@@ -118,7 +120,7 @@ def read_results(paths: Sequence[Path]) -> Reading:
             reading.problems.append(str(error))
             continue
         if entry is None:
-            reading.others += 1
+            reading.others += not (file.parent / _ADAPTER).exists()
         else:
             _add(entry, known, reading)
     reading.entries = list(known.values())
@@ -178,6 +180,8 @@ def _nothing(paths: Sequence[Path], reading: Reading) -> str:
         return "\n".join([f"{names}: nothing could be read", *first(reading.problems, _MOST)])
     if reading.others:
         return f"{names}: holds no result; {plural(reading.others, 'JSON file')} found, neither results nor baselines"
+    if any(_files(paths)):
+        return f"{names}: holds adapters alone, neither results nor baselines"
     return f"{names}: holds no JSON file; expected results of --peft-json or of PEFT, or baselines"
 
 

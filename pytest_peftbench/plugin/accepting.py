@@ -9,19 +9,12 @@ from _pytest.compat import running_on_ci
 
 from pytest_peftbench.plugin.options import OPTIONS, SETTINGS, relative_path
 from pytest_peftbench.plugin.outcome import COLLECTOR
-from pytest_peftbench.report.advice import acceptable
 from pytest_peftbench.results.words import command_line
 from pytest_peftbench.suites import marker_of
 from pytest_peftbench.suites.shipped import is_installed
 
 # More cases than these are named by what they have in common.
 _MOST_NAMED = 3
-
-
-def accepting_command(config: pytest.Config) -> str:
-    """The one command for all red cases of the session that a new baseline would make green; empty for none."""
-    nodeids = [found.nodeid for found in acceptable(config.stash[COLLECTOR].outcomes)]
-    return recording_command(config, nodeids) if nodeids else ""
 
 
 def recording_command(config: pytest.Config, nodeids: Sequence[str]) -> str:

@@ -65,6 +65,7 @@ class BaselineCheck:
         experiment = experiment_of(item)
         self._margins = experiment.margins if experiment else {}
         self._metrics = with_margins(self._margins)
+        self._baselines: dict[CaseId, Baseline | None] = {}
         item.stash[OUTCOME] = CaseOutcome()
 
     def second_stage(self, result: Result) -> SecondStage:
@@ -72,7 +73,7 @@ class BaselineCheck:
 
         To calibrate, the baseline's seeds once more where it is, or those that are recorded.
         """
-        settings, baseline = self._settings, baseline_of(result.case, self._settings)
+        settings, baseline = self._settings, self._baseline(result.case)
         if settings.update_baselines:
             experiment = experiment_of(self._item)
             moved = experiment.seeds if experiment and settings.calibrate else ()
@@ -85,6 +86,12 @@ class BaselineCheck:
         if settings.calibrate and self._reproduces(result, baseline):
             stage = replace(stage, moved=tuple(run.seed for run in baseline.seeds))
         return stage
+
+    def _baseline(self, case: CaseId) -> Baseline | None:
+        """The case's baseline, which is read once a test. Raises InputError for one that cannot be read."""
+        if case not in self._baselines:
+            self._baselines[case] = baseline_of(case, self._settings)
+        return self._baselines[case]
 
     def _reproduces(self, result: Result, baseline: Baseline) -> bool:
         """Whether the case is the baseline's by what it has measured: its checks are yet to come."""
@@ -144,11 +151,11 @@ class BaselineCheck:
     def _details(self, result: Result) -> dict[str, Any]:
         """What a page shows of the result, beside what it is compared with."""
         compares = not (self._settings.no_compare or self._settings.update_baselines)
-        expected = baseline_of(result.case, self._settings) if compares else None
+        expected = self._baseline(result.case) if compares else None
         return details(result, expected, result.pictures, self._metrics)
 
     def _compare(self, result: Result) -> CaseVerdict:
-        found = compare(result, baseline_of(result.case, self._settings), self._metrics, self._tests)
+        found = compare(result, self._baseline(result.case), self._metrics, self._tests)
         path = baseline_path(self._settings.baselines, result.case)
         verdict = replace(found, baseline=short_path(path, self._item.config))
         settled = _without_drift(verdict) if self._settings.strict_env else verdict
@@ -159,7 +166,7 @@ class BaselineCheck:
         return verdict
 
     def _update(self, result: Result) -> None:
-        old, measured = baseline_of(result.case, self._settings), from_result(result)
+        old, measured = self._baseline(result.case), from_result(result)
         if result.witness is not None:
             measured = replace(measured, witness=bounded(result.case, result.witness, result.disturbed))
         new = refreshed(old, self._with_noise(measured, result), self._metrics)
@@ -169,7 +176,7 @@ class BaselineCheck:
 
     def _calibrate(self, result: Result) -> None:
         """Add the noise of pairs to the baseline, which must be that of this program: the noise would be of two."""
-        old = baseline_of(result.case, self._settings)
+        old = self._baseline(result.case)
         for finding in self._unlike(self._compare(result)):
             command = recording_command(self._item.config, [self._item.nodeid])
             raise InputError(

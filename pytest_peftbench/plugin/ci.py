@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import errno
 import os
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from pytest_peftbench.cases.kinds import columns
-from pytest_peftbench.plugin.accepting import accepting_command
+from pytest_peftbench.plugin.accepting import recording_command
 from pytest_peftbench.plugin.outcome import Collector
+from pytest_peftbench.report.advice import advice
 from pytest_peftbench.report.ci import PREFIX, properties, workflow_commands
 from pytest_peftbench.report.markdown import SUMMARY_LIMIT, summary
 from pytest_peftbench.report.outcome import CaseOutcome
@@ -56,6 +58,7 @@ def _append(file: Path, collector: Collector, config: pytest.Config) -> None:
     if SUMMARY_LIMIT - held < _LEAST:
         raise OSError(errno.EFBIG, f"it holds {bytes_text(held)}, and GitHub takes {bytes_text(SUMMARY_LIMIT)}")
     notes = [*(f"the run fails: {problem}" for problem in collector.gaps.problems()), *collector.gaps.notes()]
-    text = summary(collector.outcomes, columns(), accepting_command(config), notes, SUMMARY_LIMIT - held - 1)
+    told = advice(collector.outcomes, partial(recording_command, config))
+    text = summary(collector.outcomes, columns(), told, notes, SUMMARY_LIMIT - held - 1)
     with file.open("a", encoding="utf-8", newline="\n") as opened:
         opened.write(("\n" if held else "") + text)

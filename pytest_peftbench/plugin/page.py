@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import shlex
+from functools import partial
 
 import pytest
 
 from pytest_peftbench.cases.kinds import columns
-from pytest_peftbench.plugin.accepting import accepting_command
+from pytest_peftbench.plugin.accepting import recording_command
 from pytest_peftbench.plugin.options import SETTINGS, short_path
 from pytest_peftbench.plugin.outcome import COLLECTOR
+from pytest_peftbench.report.advice import advice
 from pytest_peftbench.report.html import Page, html_page
 from pytest_peftbench.results.files import InputError, write_text
 from pytest_peftbench.tasks.structures.causes import explained
@@ -32,7 +34,7 @@ def write_page(config: pytest.Config, interrupted: bool) -> bool:
         explain=explained,
         problems=[*(["the run was interrupted"] if interrupted else []), *gaps.problems()],
         notes=list(gaps.notes()),
-        accept=accepting_command(config),
+        advice=advice(outcomes, partial(recording_command, config)),
     )
     try:
         write_text(file, html_page(page))

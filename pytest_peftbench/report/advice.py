@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
 
 from pytest_peftbench.compare import Verdict
 from pytest_peftbench.report.outcome import CaseOutcome
@@ -18,29 +19,51 @@ _UNTOLD: frozenset[Verdict] = frozenset({"cannot tell"})
 _UNRECORDED: frozenset[Verdict] = frozenset({"no baseline"})
 
 
+@dataclass(frozen=True)
+class Advice:
+    """One thing to do next.
+
+    words: what it is about. command: what does it; empty where there is nothing to type. colour: of the words in a
+    terminal.
+    """
+
+    words: str
+    command: str = ""
+    colour: str = ""
+
+
 def acceptable(outcomes: Iterable[CaseOutcome]) -> list[CaseOutcome]:
     """The red cases that a new baseline would make green: neither those that failed, nor what is rounding alone."""
     return [found for found in outcomes if found.red and not _failed(found) and not _is(found, _ROUNDING)]
 
 
 def advice_lines(outcomes: Collection[CaseOutcome], command: Command, width: int) -> list[Line]:
-    """What the cases of a session ask for. Commands stand on lines of their own, which are not folded."""
+    """The advice for a terminal. Commands stand on lines of their own, which are not folded."""
+    lines: list[Line] = []
+    for item in advice(outcomes, command):
+        lines += fold([(item.words, {item.colour: True} if item.colour else {})], width)
+        lines += [(f"  {item.command}", {})] if item.command else []
+    return lines
+
+
+def advice(outcomes: Collection[CaseOutcome], command: Command) -> list[Advice]:
+    """What the cases of a session ask for."""
     known = [found for found in outcomes if found.verdict and not found.expected]
     failed, accept = [found for found in known if _failed(found)], acceptable(known)
     better = [found for found in known if not found.red and not _failed(found) and _is(found, _BETTER)]
-    told: list[Line] = []
+    told: list[Advice] = []
     if rounding := [found for found in known if not _failed(found) and _is(found, _ROUNDING)]:
-        told.append((f"nothing to accept: {_cases(rounding)} the same to rounding, as on another machine", {}))
+        told.append(Advice(f"nothing to accept: {_cases(rounding)} the same to rounding, as on another machine"))
     if failed:
-        told.append((f"nothing to accept before it is mended: {plural(len(failed), 'case')} failed", {"red": True}))
+        words = f"nothing to accept before it is mended: {plural(len(failed), 'case')} failed"
+        told.append(Advice(words, colour="red"))
     if untold := [found for found in accept if _is(found, _UNTOLD)]:
-        what = f"{plural(len(untold), 'case')} cannot tell"
-        told.append((f"before accepting: {what}; more seeds (--peft-seeds) or a quiet machine may", {"yellow": True}))
-    lines = fold(told, width)
-    for found, markup in ((accept, "yellow"), (better, "green")):
+        words = f"{plural(len(untold), 'case')} cannot tell; more seeds (--peft-seeds) or a quiet machine may"
+        told.append(Advice(f"before accepting: {words}", colour="yellow"))
+    for found, colour in ((accept, "yellow"), (better, "green")):
         if found:
-            lines += [*fold([(_purpose(found), {markup: True})], width), (_typed(command, found), {})]
-    return lines
+            told.append(Advice(_purpose(found), command([case.nodeid for case in found]), colour))
+    return told
 
 
 def _purpose(cases: Sequence[CaseOutcome]) -> str:
@@ -52,10 +75,6 @@ def _purpose(cases: Sequence[CaseOutcome]) -> str:
     if all(_is(found, _UNTOLD) for found in cases):
         return f"to accept {count} all the same:"
     return f"to accept what changed in {count}, where it is meant:"
-
-
-def _typed(command: Command, cases: Sequence[CaseOutcome]) -> str:
-    return f"  {command([found.nodeid for found in cases])}"
 
 
 def _cases(cases: Sequence[CaseOutcome]) -> str:

@@ -38,7 +38,8 @@ class Changes:
     """Two sides, by the names they were given as.
 
     cases: those of both sides, the worst first. only_old, only_new: cases of one side. unread: what could not be read
-    and why, a line each. notes: what else a reader must know.
+    and why, a line each. notes: what else a reader must know. partial: whether the new side is a part on purpose, so
+    that nothing vanished.
     """
 
     old: str
@@ -48,13 +49,15 @@ class Changes:
     only_new: Sequence[str] = ()
     unread: Sequence[str] = ()
     notes: Sequence[str] = ()
+    partial: bool = False
 
     def exit_code(self) -> int:
-        """1 where something regressed; else 2 where a file or a case could not be compared, or none was; else 0."""
+        """2 where nothing could be compared; 1 where something regressed, vanished or could not be; else 0."""
         if any(map(is_red, self.cases)):
             return 1
-        complete = self.cases and not self.unread and all(change.compared for change in self.cases)
-        return 0 if complete else 2
+        if not any(change.compared for change in self.cases):
+            return 2
+        return 0 if not any(self.problems()) and all(change.compared for change in self.cases) else 1
 
     def count_line(self) -> str:
         """`65 cases on both sides: 63 identical, 2 regressed`."""
@@ -69,14 +72,22 @@ class Changes:
         untold = ((reason, name) for change in self.cases for name, reason in change.untold.items())
         for reason, figures in _grouped(untold):
             yield f"not compared, {reason}: {_named(list(dict.fromkeys(figures)))}"
-        for side, name, only in (("old", self.old, self.only_old), ("new", self.new, self.only_new)):
-            if only:
-                yield f"only on the {side} side, {name}, {plural(len(only), 'case')}: {_named(only)}"
+        if self.only_old and self.partial:
+            yield f"only on the old side, {self.old}, {plural(len(self.only_old), 'case')}: {_named(self.only_old)}"
+        if self.only_new:
+            yield f"only on the new side, {self.new}, {plural(len(self.only_new), 'case')}: {_named(self.only_new)}"
         yield from self.notes
 
+    def problems(self) -> Iterator[str]:
+        """What is not green though no figure got worse: cases that vanished, and what could not be read."""
+        if self.only_old and not self.partial:
+            count = plural(len(self.only_old), "case")
+            yield f"vanished, {count} of {self.old} that {self.new} does not hold: {_named(self.only_old)}"
+        yield from (f"not read: {problem}" for problem in self.unread)
+
     def told(self) -> list[str]:
-        """All that, and what could not be read."""
-        return [*self.beside(), *(f"not read: {problem}" for problem in self.unread)]
+        """All that, and what is not green."""
+        return [*self.beside(), *self.problems()]
 
 
 def is_red(change: Change) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate, groupby
 
 from pytest_peftbench.compare import SEVERITY
+from pytest_peftbench.report.advice import Advice
 from pytest_peftbench.report.outcome import CaseOutcome, red_cases
 from pytest_peftbench.report.terminal import Row, cells, row
 from pytest_peftbench.results.metrics import Column
@@ -29,18 +30,18 @@ _LEFT = ("case", "verdict", "what moved")
 def summary(
     outcomes: Collection[CaseOutcome],
     columns: Mapping[str, Sequence[Column]],
-    accept: str = "",
+    advice: Sequence[Advice] = (),
     notes: Sequence[str] = (),
     limit: int = SUMMARY_LIMIT,
 ) -> str:
-    """Counts, the red cases with their findings folded, the command that accepts them, and the tables.
+    """Counts, what to do next, the red cases with their findings folded, and the tables.
 
-    columns: those of each table, by task or kind of case. accept: the one command for all red cases; empty: there is
-    none. notes: what else a reader must know, a line each. limit: bytes of UTF-8. Whole cases are left out where there
-    is no room for them, the greenest first, and how many is said.
+    columns: those of each table, by task or kind of case. advice: what to do next, in the words of the terminal. notes:
+    what else a reader must know, a line each. limit: bytes of UTF-8. Whole cases are left out where there is no room
+    for them, the greenest first, and how many is said.
     """
     red = red_cases(outcomes)
-    text = "".join(_head(outcomes, red, notes)) + _accepting(accept, limit)
+    text = "".join(_head(outcomes, red, notes)) + "".join(_told(item, limit) for item in advice)
     # the tables may have what the findings leave, and at least a quarter
     text += _findings(red, (limit - _RESERVE - size(text)) * 3 // 4)
     return text + _tables(outcomes, columns, limit - _RESERVE - size(text))
@@ -49,12 +50,12 @@ def summary(
 def comment(
     outcomes: Collection[CaseOutcome],
     columns: Mapping[str, Sequence[Column]],
-    accept: str = "",
+    advice: Sequence[Advice] = (),
     notes: Sequence[str] = (),
 ) -> str:
     """The same as a comment on a pull request, behind a mark by which the next run finds and replaces it."""
     mark = "<!-- peftbench -->\n"
-    return mark + summary(outcomes, columns, accept, notes, COMMENT_LIMIT - len(mark))
+    return mark + summary(outcomes, columns, advice, notes, COMMENT_LIMIT - len(mark))
 
 
 def _head(outcomes: Collection[CaseOutcome], red: Collection[CaseOutcome], notes: Sequence[str]) -> Iterator[str]:
@@ -89,16 +90,15 @@ def _findings(red: Iterable[CaseOutcome], room: int) -> str:
     return told + (more if left else "")
 
 
-def _accepting(command: str, limit: int) -> str:
-    """The command that accepts the red cases; of many cases without a method in common it is long."""
-    if not command:
-        return ""
-    told = f"\nTo accept what is meant:\n\n{_block(command)}"
-    return (
-        told
-        if size(told) <= limit // 4
-        else "\nThe command that accepts what is meant is too long for here: see the log.\n"
-    )
+def _told(advice: Advice, limit: int) -> str:
+    """One thing to do next; the command for many cases without a method in common is long."""
+    words = f"\n{_escaped(advice.words)}\n"
+    if not advice.command:
+        return words
+    block = _block(advice.command)
+    if size(block) > limit // 4:
+        block = "The command is too long for here: see the log.\n"
+    return f"{words}\n{block}"
 
 
 def _tables(outcomes: Iterable[CaseOutcome], columns: Mapping[str, Sequence[Column]], room: int) -> str:

@@ -19,8 +19,8 @@ _FOLDER = Path(__file__).parent
 # In the order in which they run: libraries first, then what each section is made by.
 _LIBRARIES = ("vendor/d3-7.9.2.min.js", "vendor/plot-0.6.17.min.js")
 _SCRIPTS = (
-    *("core.js", "summary.js", "verdicts.js", "table.js", "pareto.js"),
-    *("gallery.js", "footprints.js", "laws.js", "history.js", "main.js"),
+    *("core.js", "verdicts.js", "summary.js", "pair.js", "table.js"),
+    *("pareto.js", "gallery.js", "footprints.js", "laws.js", "history.js", "main.js"),
 )
 
 

@@ -35,8 +35,16 @@ function choice(label, options, chosen, onchange) {
 }
 
 function checkbox(label, checked, onchange, title = null) {
-  const box = el("input", { type: "checkbox", checked, onchange: () => onchange(box.checked) });
+  const box = el("input", { type: "checkbox", "aria-label": label, checked, onchange: () => onchange(box.checked) });
   return el("label", { class: "check", title }, box, " ", label);
+}
+
+/** Put other fields in place of some; who chose in one by the keyboard stays in it. */
+function refill(controls, ...fields) {
+  const label = controls.contains(document.activeElement) ? document.activeElement.getAttribute("aria-label") : null;
+  controls.replaceChildren(...fields);
+  const same = [...controls.querySelectorAll("[aria-label]")].find((each) => each.getAttribute("aria-label") === label);
+  if (same) same.focus();
 }
 
 // Figures -------------------------------------------------------------------------------------------------------------
@@ -65,7 +73,7 @@ function shown(metric, value) {
 /** The unit where the figure itself does not say it. */
 const unitOf = (metric) => (["bytes", "FLOP", "fraction", "ratio", "s"].includes(metric.unit) ? "" : metric.unit);
 
-const withUnit = (metric, name) => (unitOf(metric) && unitOf(metric) !== name ? `${name} (${unitOf(metric)})` : name);
+const withUnit = (metric, name) => (unitOf(metric) && !name.includes(unitOf(metric)) ? `${name} (${unitOf(metric)})` : name);
 
 const PLUS_MINUS = "±: the smallest regression that is caught nine times out of ten.";
 
@@ -73,6 +81,12 @@ const PLUS_MINUS = "±: the smallest regression that is caught nine times out of
 function withPlus(item, metric) {
   const [value, plus] = [item.values[metric], item.plus_minus[metric]];
   return [shown(data.metrics[metric], value), value !== undefined && plus !== undefined ? el("span", { class: "plus" }, ` ±${shown(data.metrics[metric], plus)}`) : null];
+}
+
+/** Whether a difference is smaller than what the seeds of either case can tell; false where nobody knows that. */
+function tooClose(a, b, metric) {
+  const least = Math.max(a.plus_minus[metric] ?? 0, b.plus_minus[metric] ?? 0);
+  return Math.abs(a.values[metric] - b.values[metric]) < least;
 }
 
 function better(metric) {
@@ -98,6 +112,10 @@ const byId = new Map(data.cases.map((item) => [item.id, item]));
 const casesOf = (group) => (group === "" ? data.cases : data.cases.filter((item) => item.group === Number(group)));
 const methodName = (item) => `${item.method}/${item.name}`;
 const link = (item) => `#case=${encodeURIComponent(item.id)}`;
+/** A method's name that may break behind its slash. */
+const breaking = (item) => [item.method, "/", el("wbr"), item.name];
+/** LoRA as it is, without a variant's name behind its own; undefined for none. */
+const plainLora = (cases) => cases.filter((item) => item.method === "lora").sort((a, b) => a.name.length - b.name.length || a.name.localeCompare(b.name, "en"))[0];
 
 // A shape beside each colour: no verdict is told by colour alone.
 const MARKS = {

@@ -29,10 +29,12 @@
   document.body.prepend(svg("svg", { width: 0, height: 0, "aria-hidden": "true", style: "position:absolute" }, svg("defs", {}, ...patterns)));
 
   const GIB = 2 ** 30;
+  // Pixels for the figure behind each bar.
+  const RIGHT = 70;
 
   function draw() {
     const group = data.groups[state.group];
-    controls.replaceChildren(choice("cases of", options, state.group, (value) => { state.group = Number(value); draw(); }));
+    refill(controls, choice("cases of", options, state.group, (value) => { state.group = Number(value); draw(); }));
     const items = casesOf(state.group).filter(counted).sort((a, b) => a.values[peak] - b.values[peak] || a.id.localeCompare(b.id));
     const most = items.at(-1).values[peak];
     const unit = most >= GIB ? [GIB, "GiB"] : [2 ** 20, "MiB"];
@@ -41,16 +43,21 @@
     const used = NAMES.map((_, at) => segments.some((segment) => segment.at === at && segment.bytes));
     legend.replaceChildren(...NAMES.flatMap((name, at) => used[at] ? [el("li", {}, svg("svg", { width: 18, height: 12, "aria-hidden": "true" }, svg("rect", { width: 18, height: 12, fill: FILLS[at] })), ` ${name}`)] : []), ...(lines.length ? [el("li", {}, "┆ memory of cards, GiB")] : []));
     const width = widthOf(plotPlace);
-    const left = Math.min(width * 0.4, 12 + 6.6 * Math.max(...items.map((item) => methodName(item).length)));
+    const left = Math.min(width * 0.47, 12 + 6.6 * Math.max(...items.map((item) => methodName(item).length)));
     const parted = (item) => parts.map((part, at) => [NAMES[at], item.values[part] || 0]).filter(([, bytes]) => bytes).map(([name, bytes]) => `${name} ${scaled(bytes, 1024, BYTES)}`).join("\n");
+    const end = Math.max(most / unit[0], ...lines) * 1.03;
+    const pixels = (gib) => (gib / end) * (width - left - RIGHT);
+    // the names of lines that lie too close for two are left to the table below
+    const named = lines.filter((gib, at) => at === lines.length - 1 || pixels(lines[at + 1] - gib) > 17);
     plotPlace.replaceChildren(Plot.plot({
-      width, height: 60 + 19 * items.length, style: plotStyle, marginLeft: left, marginTop: 34, marginRight: 24,
-      x: { label: null, axis: "top", tickFormat: (value) => `${value} ${unit[1]}`, ticks: Math.max(3, Math.floor(width / 130)), domain: [0, Math.max(most / unit[0], ...lines) * 1.03] },
+      width, height: 60 + 19 * items.length, style: plotStyle, marginLeft: left, marginTop: 34, marginRight: RIGHT,
+      x: { label: null, axis: "top", tickFormat: (value) => (lines.length ? `${value}` : `${value} ${unit[1]}`), ticks: lines.length ? named : Math.max(3, Math.floor(width / 130)), domain: [0, end] },
       y: { label: null, domain: items.map(methodName), tickSize: 0 },
       marks: [
         Plot.barX(segments, { x: (segment) => segment.bytes / unit[0], y: "method", order: "at", fill: { value: (segment) => FILLS[segment.at], scale: null }, insetTop: 1, insetBottom: 1, href: (segment) => link(segment.item) }),
         Plot.ruleX(lines, { stroke: "currentColor", strokeWidth: 1.5, strokeDasharray: "4 3" }),
-        Plot.text(lines, { x: (gib) => gib, frameAnchor: "bottom", text: (gib) => `${gib}`, dy: 14, fill: "currentColor" }),
+        Plot.text(named, { x: (gib) => gib, frameAnchor: "bottom", text: (gib) => `${gib}`, dy: 14, fill: "currentColor" }),
+        Plot.text(items, { y: methodName, frameAnchor: "right", text: (item) => shown(data.metrics[peak], item.values[peak]), textAnchor: "start", dx: 8, fill: "currentColor" }),
         Plot.tip(items, Plot.pointerY({ x: (item) => item.values[peak] / unit[0], y: methodName, title: (item) => `${methodName(item)}\n${shown(data.metrics[peak], item.values[peak])}\n${parted(item)}`, fill: GROUND, fontSize: 12 })),
       ],
       ariaLabel: `peak memory of ${group.label}`,

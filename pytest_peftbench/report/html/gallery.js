@@ -5,9 +5,9 @@
   const options = groupOptions(drawing);
   if (!options.length) return nothing("gallery", "No pictures: a run of image generation writes them beside its results with --peft-json, and into this page with --peft-html.");
   const GROUPS = { concept: "The concept", unrelated: "Unrelated prompts" };
-  const state = { group: options[0][0], kind: "concept", text: "" };
+  const state = { group: options[0][0], kind: "concept", text: "", by: "name" };
   const place = el("div", {});
-  const search = el("input", { type: "search", placeholder: "method …", oninput: () => { state.text = search.value; draw(); } });
+  const search = el("input", { type: "search", "aria-label": "method", placeholder: "method …", oninput: () => { state.text = search.value; draw(); } });
   const controls = el("div", { class: "controls" });
   section("gallery").append(controls, place);
 
@@ -46,19 +46,32 @@
 
   function strip(title, shownTiles, prompt) {
     const buttons = shownTiles.map((tile, at) => el("button", { type: "button", class: tile.base ? "tile base" : "tile", onclick: () => enlarge(shownTiles, at, prompt) },
-      image(tile.source, `${tile.name}: ${prompt}`), el("span", {}, tile.name), ...figures(tile)));
+      image(tile.source, `${tile.name}: ${prompt}`), el("span", {}, ...(tile.item ? breaking(tile.item) : [tile.name])), ...figures(tile)));
     return el("section", { class: "prompt" }, el("h4", {}, title), el("div", { class: "tiles" }, ...buttons));
   }
 
+  /** By name, or the best first by what is won or lost. */
+  function orders() {
+    const group = data.groups[state.group];
+    return [["name", "by name"], ...["gain", "loss"].filter((side) => group[side] !== null).map((side) => [side, `${headerOf(group, group[side])}, the best first`])];
+  }
+
+  function order(a, b) {
+    const metric = data.groups[state.group][state.by] ?? null;
+    const named = methodName(a).localeCompare(methodName(b), "en", { numeric: true });
+    if (metric === null) return named;
+    const worst = state.by === "gain" ? -Infinity : Infinity;
+    const [x, y] = [a, b].map((item) => item.values[metric] ?? worst);
+    return (x === y ? 0 : state.by === "gain" ? y - x : x - y) || named;
+  }
+
   function draw() {
-    const cases = casesOf(state.group).filter(drawing).sort((a, b) => methodName(a).localeCompare(methodName(b), "en", { numeric: true }));
+    const cases = casesOf(state.group).filter(drawing).sort(order);
     const kinds = [...new Set(cases.flatMap((item) => item.pictures.map((picture) => picture.group)))].filter((kind) => kind !== "reference").sort();
     if (!kinds.includes(state.kind)) state.kind = kinds[0];
-    const kept = document.activeElement === search;
-    controls.replaceChildren(choice("cases of", options, state.group, (value) => { state.group = Number(value); draw(); }),
+    refill(controls, choice("cases of", options, state.group, (value) => { state.group = Number(value); draw(); }),
       choice("prompts", kinds.map((kind) => [kind, GROUPS[kind] || kind]), state.kind, (value) => { state.kind = value; draw(); }),
-      el("label", { class: "field" }, el("span", {}, "method"), search));
-    if (kept) search.focus();
+      choice("order", orders(), state.by, (value) => { state.by = value; draw(); }), el("label", { class: "field" }, el("span", {}, "method"), search));
     const prompts = [...new Set(cases.flatMap((item) => item.pictures.filter((picture) => picture.group === state.kind).map(keyOf)))];
     const concept = references(cases);
     place.replaceChildren(

@@ -3,7 +3,10 @@
 (function () {
   const living = data.cases.filter((item) => item.laws.length);
   if (!living.length) return nothing("laws", "No life cycles: pytest benchmarks -k life-cycle asks what each method can do.");
-  const state = { by: "operation", method: "", column: "" };
+  const structureOf = (item) => data.groups[item.group].base_model;
+  const structures = [...new Set(living.map(structureOf))].sort();
+  const state = { by: "operation", on: "" };
+  const asked = () => living.filter((item) => state.by === "structure" || !state.on || structureOf(item) === state.on);
   const controls = el("div", { class: "controls" });
   const place = el("div", { class: "scroll high" });
   const cells = el("div", { class: "scroll", "aria-live": "polite" });
@@ -14,7 +17,7 @@
 
   const standing = (row) => data.law_words[row[1]].standing;
   const byDesign = (row) => row[2] >= 0 && data.causes[row[2]].by_design;
-  const columnOf = (item, row) => (state.by === "operation" ? data.laws[row[0]].group : data.groups[item.group].base_model);
+  const columnOf = (item, row) => (state.by === "operation" ? data.laws[row[0]].group : structureOf(item));
 
   /** What the laws of a cell say together, the worst first. */
   function markOf(rows) {
@@ -34,10 +37,11 @@
   }
 
   function draw() {
-    controls.replaceChildren(choice("columns", [["operation", "operations"], ["structure", "structures"]], state.by, (value) => { state.by = value; cells.replaceChildren(); draw(); }));
+    refill(controls, choice("columns", [["operation", "operations"], ["structure", "structures"]], state.by, (value) => { state.by = value; cells.replaceChildren(); draw(); }),
+      ...(state.by === "operation" && structures.length > 1 ? [choice("on", [["", `all ${structures.length} structures`], ...structures.map((name) => [name, name])], state.on, (value) => { state.on = value; cells.replaceChildren(); draw(); })] : []));
     const grid = new Map();
     const columns = new Set();
-    for (const item of living)
+    for (const item of asked())
       for (const row of item.laws) {
         const column = columnOf(item, row);
         columns.add(column);
@@ -45,7 +49,7 @@
         if (!grid.has(key)) grid.set(key, []);
         grid.get(key).push(row);
       }
-    const methods = [...new Set(living.map((item) => item.method))].sort();
+    const methods = [...new Set(asked().map((item) => item.method))].sort();
     const names = state.by === "operation" ? [...columns] : [...columns].sort();
     const head = el("tr", {}, el("th", { scope: "col" }, "method"), ...names.map((name) => el("th", { scope: "col", class: "tall", title: about(name) }, el("span", {}, name))));
     const rows = methods.map((method) => el("tr", {}, el("th", { scope: "row" }, method), ...names.map((column) => {
@@ -63,7 +67,7 @@
 
   function detail(method, column) {
     const lines = [];
-    for (const item of living.filter((each) => each.method === method))
+    for (const item of asked().filter((each) => each.method === method))
       for (const row of item.laws) if (columnOf(item, row) === column) lines.push([item, row]);
     const order = { broken: 0, refused: 1, "not reached": 2, holds: 3 };
     lines.sort((a, b) => order[standing(a[1])] - order[standing(b[1])]);

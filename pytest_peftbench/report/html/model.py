@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pytest_peftbench.compare import GREEN_BY_DEFAULT, SEVERITY, CaseVerdict, Verdict
+from pytest_peftbench.report.advice import Advice
 from pytest_peftbench.report.html.pictures import Album
 from pytest_peftbench.report.outcome import CaseOutcome
 from pytest_peftbench.results.laws import LAW, group_of, standing
@@ -28,6 +29,8 @@ MOVED: frozenset[Verdict] = frozenset(
 _HASHES = re.compile(r"\b[0-9a-f]{12,}\b")
 # GiB of the cards that footprints are held against.
 CARDS = (8, 12, 16, 24, 48, 80)
+# What a reader must know of where the cases ran.
+_VERSIONS = ("peft", "torch", "transformers", "device", "accelerator")
 # Columns that each table begins with behind those of its task, and what a reader calls them.
 _COMMON = {
     "params.trainable": "trainable",
@@ -51,8 +54,8 @@ class Page:
 
     title: what was run or read. outcomes: of its cases, with their details. columns: of each table, by task or kind of
     case. metrics: the catalogue, with what only PEFT publishes. explain: why a law is broken. problems: what could not
-    be read or measured, a line each. notes: what else a reader must know. accept: the command that records the red
-    cases; empty for none. history: see `history`; None where none was asked for.
+    be read or measured, a line each. notes: what else a reader must know. advice: what to do next, in
+    the words of the terminal. history: see `history`; None where none was asked for.
     """
 
     title: str
@@ -62,7 +65,7 @@ class Page:
     explain: Explain = lambda case, law, word: None
     problems: Sequence[str] = ()
     notes: Sequence[str] = ()
-    accept: str = ""
+    advice: Sequence[Advice] = ()
     history: Mapping[str, Any] | None = None
 
 
@@ -104,7 +107,8 @@ class _Builder:
         unmeasured = [{"test": item.nodeid, "why": item.unmeasured} for item in self.page.outcomes if not item.verdict]
         return {
             "title": self.page.title,
-            "accept": self.page.accept,
+            "versions": _versions(self.environments.values),
+            "advice": [{"words": item.words, "command": item.command} for item in self.page.advice],
             "problems": self.problems,
             "notes": list(self.page.notes),
             "counts": self._counts(cases),
@@ -234,6 +238,14 @@ class _Builder:
 
 # What is said behind a case's name where it is not a result of ours.
 _OF = {"published": "published by PEFT", "baseline": "baseline"}
+
+
+def _versions(environments: Sequence[Mapping[str, str]]) -> str:
+    """`peft 0.21.2, torch 2.12.0 and 2.13.0, device cpu`: each value that some case ran with."""
+    found = {
+        name: sorted({known[name] for known in environments if name in known} - {"none", "meta"}) for name in _VERSIONS
+    }
+    return ", ".join(f"{name} {' and '.join(values)}" for name, values in found.items() if values)
 
 
 def _tally(verdicts: Iterable[str]) -> dict[str, Any]:

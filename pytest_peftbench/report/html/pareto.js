@@ -24,7 +24,7 @@
     const group = data.groups[state.group];
     const names = numeric(state.group).map((metric) => [metric, headerOf(group, metric)]);
     const boxes = [checkbox("logarithmic", state.log, (on) => { state.log = on; draw(); })];
-    controls.replaceChildren(
+    refill(controls,
       choice("cases of", options, state.group, (value) => { state.group = Number(value); start(); draw(); }),
       choice("up", names, state.y, (value) => { state.y = Number(value); draw(); }),
       choice("right", names, state.x, (value) => { state.x = Number(value); draw(); }), ...boxes);
@@ -54,8 +54,6 @@
     });
   }
 
-  /** LoRA as it is, without a variant's name behind its own. */
-  const plain = (points) => points.filter((point) => point.item.method === "lora").sort((a, b) => a.item.name.length - b.item.name.length || a.item.name.localeCompare(b.item.name))[0];
   const worse = (item) => ["failed", "regressed"].includes(item.look);
 
   /** What the marks mean, those alone that are drawn. */
@@ -79,19 +77,21 @@
     const title = (point) => `${methodName(point.item)}\n${headerOf(group, state.y)} ${shown(yMetric, point.y)}\n${headerOf(group, state.x)} ${shown(xMetric, point.x)}\n${point.item.verdict}`;
     const shared = { x: "x", y: "y", href: (point) => link(point.item), ariaLabel: title };
     const few = best.length > 12 ? best.filter((_, at) => at % Math.ceil(best.length / 12) === 0) : best;
-    const lora = plain(points);
+    const plain = plainLora(points.map((point) => point.item));
+    const lora = points.find((point) => point.item === plain);
     const named = lora && !few.includes(lora) ? [...few, lora] : few;
     return Plot.plot({
-      width, height: Math.min(520, Math.max(320, width * 0.55)), style: plotStyle, marginLeft: 70, marginTop: 36, marginBottom: 50, marginRight: 60, insetTop: 18,
-      x: axis(xMetric, headerOf(group, state.x), state.log, points.map((point) => point.x)),
+      width, height: Math.min(520, Math.max(320, width * 0.55)), style: plotStyle, marginLeft: 70, marginTop: 36, marginBottom: 56, marginRight: 60, insetTop: 18,
+      x: { ...axis(xMetric, headerOf(group, state.x), state.log, points.map((point) => point.x)), labelOffset: 42 },
       y: axis(yMetric, headerOf(group, state.y), state.log, points.map((point) => point.y)),
       marks: [
         Plot.line(best, { x: "x", y: "y", stroke: COLOURS[0], strokeWidth: 1.5, strokeOpacity: 0.7, curve: "step-after" }),
+        // below the points: no name hides one
+        Plot.text(named, { x: "x", y: "y", text: (point) => methodName(point.item), dy: -10, fontSize: 11, fill: "currentColor", stroke: GROUND, strokeWidth: 3, lineAnchor: "bottom" }),
         Plot.dot(others, { ...shared, r: 4.5, stroke: "currentColor", fill: "currentColor", fillOpacity: 0.15, strokeOpacity: 0.7 }),
         Plot.dot(best, { ...shared, r: 5.5, symbol: "diamond2", fill: COLOURS[0], stroke: GROUND }),
         Plot.dot(lora ? [lora] : [], { ...shared, r: 7, symbol: "square", stroke: COLOURS[1], strokeWidth: 2 }),
         Plot.dot(points.filter((point) => worse(point.item)), { ...shared, r: 6, symbol: "times", stroke: COLOURS[5], strokeWidth: 2 }),
-        Plot.text(named, { x: "x", y: "y", text: (point) => methodName(point.item), dy: -10, fontSize: 11, fill: "currentColor", stroke: GROUND, strokeWidth: 3, lineAnchor: "bottom" }),
         Plot.tip(points, Plot.pointer({ x: "x", y: "y", title, fill: GROUND, fontSize: 12 })),
       ],
       ariaLabel: `${headerOf(group, state.y)} against ${headerOf(group, state.x)}`,

@@ -9,9 +9,9 @@
     const held = casesOf(place).filter((item) => item.values[group.gain] !== undefined && item.values[group.loss] !== undefined);
     if (held.length < 2) return;
     const names = [headerOf(group, group.gain), headerOf(group, group.loss)];
-    const plain = held.filter((item) => item.method === "lora").sort((a, b) => a.name.length - b.name.length || a.name.localeCompare(b.name));
+    const plain = plainLora(held);
     const sign = gain.direction === "higher" ? 1 : -1;
-    let than = plain[0] || [...held].sort((a, b) => sign * (b.values[group.gain] - a.values[group.gain]))[0];
+    let than = plain || [...held].sort((a, b) => sign * (b.values[group.gain] - a.values[group.gain]))[0];
     const list = el("tbody", {});
     const against = el("th", { scope: "col", class: "number" });
     const table = el("table", { class: "plain answer" }, el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "method"),
@@ -22,9 +22,7 @@
     /** The difference to the reference, and whether it is smaller than what either case's seeds can tell. */
     function difference(item) {
       const size = item.values[group.loss] - than.values[group.loss];
-      const least = Math.max(item.plus_minus[group.loss] ?? 0, than.plus_minus[group.loss] ?? 0);
-      const close = behind && Math.abs(size) < least;
-      return el("td", { class: "number" }, `${size > 0 ? "+" : ""}${shown(loss, size)}`, close ? el("small", {}, "too close to call") : null);
+      return el("td", { class: "number" }, `${size > 0 ? "+" : ""}${shown(loss, size)}`, tooClose(item, than, group.loss) ? el("small", {}, "too close to call") : null);
     }
 
     function line(item, reference) {
@@ -38,7 +36,7 @@
       const enough = held.filter((item) => sign * (item.values[group.gain] - wanted) >= -margin - 1e-12);
       enough.sort((a, b) => a.values[group.loss] - b.values[group.loss] || a.id.localeCompare(b.id));
       const best = enough.slice(0, 5);
-      against.textContent = `to ${than === plain[0] ? "LoRA" : methodName(than)}`;
+      against.textContent = `to ${than === plain ? "LoRA" : methodName(than)}`;
       list.replaceChildren(...best.map((item) => line(item, item === than)), ...(best.includes(than) ? [] : [line(than, true)]));
       const allowed = margin ? `, or at most ${shown(gain, margin).replace(" %", " points")} worse, a difference that nobody cares about` : "";
       const negative = best.some((item) => item.values[group.loss] < 0) && loss.name.endsWith("forgetting") ? " Negative: better than before training." : "";
@@ -49,7 +47,7 @@
     const options = [...held].sort((a, b) => methodName(a).localeCompare(methodName(b))).map((item) => [item.id, methodName(item)]);
     const picker = choice("as good as", options, than.id, (id) => { than = byId.get(id); title(); answer(); });
     const heading = el("h3", {});
-    const title = () => { heading.textContent = `Which method has the least ${names[1]} at ${than === plain[0] ? "LoRA" : methodName(than)}'s ${names[0]}?`; };
+    const title = () => { heading.textContent = `Which method has the least ${names[1]} at ${than === plain ? "LoRA" : methodName(than)}'s ${names[0]}?`; };
     title();
     answer();
     answers.push(el("article", { class: "card" }, heading, el("p", { class: "where" }, group.label), picker, el("div", { class: "scroll" }, table), told));

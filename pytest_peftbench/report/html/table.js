@@ -90,20 +90,22 @@
     return el("td", { class: "number", title: range }, ...withPlus(item, metric));
   }
 
-  function row(item) {
-    const open = el("button", { type: "button", "aria-expanded": "false", class: "open", onclick: () => toggle(item, line) }, state.group === "" ? item.id : methodName(item));
+  function row(item, moved) {
+    const name = state.group === "" ? [item.id] : breaking(item);
+    const open = el("button", { type: "button", "aria-expanded": "false", class: "open", onclick: () => toggle(item, line) }, ...name);
     const line = el("tr", { "data-case": item.id }, el("th", { scope: "row" }, open), el("td", {}, el("span", { title: item.cause }, verdictMark(item))),
-      ...state.columns.map((metric) => cell(item, metric)), el("td", { class: "moved" }, item.shifts));
+      ...state.columns.map((metric) => cell(item, metric)), moved ? el("td", { class: "moved" }, item.shifts) : null);
     return line;
   }
 
   function rows() {
     const all = casesOf(state.group);
     const found = all.filter(matches).sort((a, b) => named(b) - named(a) || compare(a, b));
+    const moved = found.some((item) => item.shifts);
     head.replaceChildren(el("tr", {}, header("case", state.group === "" ? "case" : "method", "", false), header("verdict", "verdict", "", false),
       ...state.columns.map((metric) => header(metric, headerOf(group(), metric), [`${data.metrics[metric].name}: ${data.metrics[metric].what}`, better(data.metrics[metric])].filter(Boolean).join("; "), true)),
-      el("th", { scope: "col", class: "moved" }, "what moved")));
-    body.replaceChildren(...found.map(row));
+      moved ? el("th", { scope: "col", class: "moved" }, "what moved") : null));
+    body.replaceChildren(...found.map((item) => row(item, moved)));
     const judged = found.some((item) => Object.keys(item.plus_minus).length) ? ` ${PLUS_MINUS}` : "";
     count.textContent = `${found.length} of ${all.length} shown.${judged}`;
   }
@@ -114,7 +116,7 @@
     const opened = there && there.classList.contains("detail");
     if (opened) there.remove();
     else {
-      const box = el("td", { colspan: state.columns.length + 3 });
+      const box = el("td", { colspan: line.childElementCount });
       line.after(el("tr", { class: "detail" }, box));
       box.append(el("div", { class: "inside" }, ...caseDetail(item, Math.min(640, document.documentElement.clientWidth - 60))));
     }
@@ -124,8 +126,9 @@
   /** All that is known of a case. */
   function caseDetail(item, width) {
     const parts = [el("h3", {}, item.id)];
+    if (casesOf(item.group).length > 1) parts.push(el("button", { type: "button", onclick: () => compareWith(item) }, "compare with another method"));
     for (const note of item.notes || []) parts.push(el("p", { class: "note" }, note));
-    if (item.findings.length) parts.push(el("pre", { tabindex: "0" }, item.findings.join("\n")));
+    if (item.findings.length) parts.push(el("pre", {}, item.findings.join("\n")));
     if (item.baseline) parts.push(el("p", { class: "note" }, `baseline: ${item.baseline}${item.against ? ` (${item.against})` : ""}`));
     const places = Object.keys(item.values).map(Number).sort((a, b) => a - b);
     const figures = places.map((metric) => el("tr", {}, el("th", { scope: "row", title: `${data.metrics[metric].name}: ${data.metrics[metric].what}` }, headerOf(data.groups[item.group], metric)),

@@ -28,12 +28,13 @@
       ...rows.map(([name, size]) => el("tr", {}, el("td", {}, name), el("td", { class: "number" }, size === null ? "no number" : size.toExponential(1))))));
   }
 
-  function tensorTable(tensors) {
-    return el("div", { class: "scroll" }, el("table", { class: "plain" },
-      el("caption", {}, "What is alive at the peak of a training step, the largest first"),
+  /** Open where the peak is what moved: else it only stands in the way. */
+  function tensorTable(item) {
+    const table = el("div", { class: "scroll" }, el("table", { class: "plain" },
       el("tr", {}, ...["tensor @ owner", "count", "bytes"].map((name, at) => el("th", { scope: "col", class: at ? "number" : "" }, name))),
-      ...tensors.map(([name, count, bytes]) => el("tr", {}, el("td", {}, name), el("td", { class: "number" }, count.toLocaleString("en")),
+      ...item.tensors.map(([name, count, bytes]) => el("tr", {}, el("td", {}, name), el("td", { class: "number" }, count.toLocaleString("en")),
         el("td", { class: "number" }, scaled(bytes, 1024, BYTES))))));
+    return el("details", { class: "peak", open: /peak_bytes/.test(item.shifts) }, el("summary", {}, "What is alive at the peak of a training step, the largest first"), table);
   }
 
   /** What explains a case's figures, as far as the result holds it. */
@@ -41,7 +42,7 @@
     const parts = [];
     if (item.losses && item.losses.obtained) parts.push(el("figure", {}, el("figcaption", {}, "Losses of the first steps"), lossPlot(item.losses, width)));
     if (item.witness) parts.push(witnessTable(item.witness));
-    if (item.tensors) parts.push(tensorTable(item.tensors));
+    if (item.tensors) parts.push(tensorTable(item));
     return parts;
   };
 
