@@ -188,6 +188,7 @@ STANDS_FOR = {
     "path/to/benchmarks": "benchmarks",
     "my-method-my-config": "loha-rank8",
     "my-method": "loha",
+    "$SLURM_ARRAY_TASK_ID": "1",
     "<name>": "loha",
 }
 # The methods that documented commands select, the configs of them that are enough, and a structure.

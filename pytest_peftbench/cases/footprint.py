@@ -133,6 +133,11 @@ def _subject(experiment: Experiment, shapes: Any, folder: Path) -> tuple[Subject
     return subject, stand_in
 
 
+def case_version(experiment: Experiment) -> str:
+    """The version that a footprint of the experiment would have, at its task's usual lengths."""
+    return _case_version(experiment, shapes_of(experiment))
+
+
 def _case_version(experiment: Experiment, shapes: Any) -> str:
     """Hash of all that defines what is counted."""
     lengths = [shapes.lengths.batch, shapes.lengths.tokens]

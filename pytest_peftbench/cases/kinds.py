@@ -22,7 +22,9 @@ class Kind:
     description: what `pytest --markers` says about it. takes: whether such a test takes an experiment, as configured
     (its device is set); the other argument tells whether `--peft-suite` names its suite. lacking: what the suites hold
     no experiment of, where a test of the kind takes none. run: `module:function` that gives the `Result` of an
-    experiment. columns: of the kind's closing table; that of training has those of its task.
+    experiment. version: likewise, that gives the case version which such a result would have; empty: nobody asks.
+    version_needs: the fixtures that it asks for beside the experiment. columns: of the kind's closing table; that of
+    training has those of its task.
     """
 
     name: str
@@ -31,13 +33,23 @@ class Kind:
     takes: Callable[[Experiment, bool], bool]
     lacking: str
     run: str
+    version: str = ""
+    version_needs: tuple[str, ...] = ()
     columns: tuple[Column, ...] = ()
 
     def load(self) -> Callable[..., Any]:
         """The function that runs a case, imported now: it needs torch."""
-        module, _, name = self.run.partition(":")
-        function: Callable[..., Any] = getattr(import_module(module), name)
-        return function
+        return _imported(self.run)
+
+    def load_version(self) -> Callable[..., Any]:
+        """The function that gives a case's version, likewise."""
+        return _imported(self.version)
+
+
+def _imported(place: str) -> Callable[..., Any]:
+    module, _, name = place.partition(":")
+    function: Callable[..., Any] = getattr(import_module(module), name)
+    return function
 
 
 def _can_be_trained(experiment: Experiment, named: bool) -> bool:
@@ -64,6 +76,8 @@ TRAINED = Kind(
     takes=_can_be_trained,
     lacking="on a base model that a CPU can train",
     run="pytest_peftbench.cases.trained:run_experiment",
+    version="pytest_peftbench.cases.trained:case_version",
+    version_needs=("base_model", "task_data"),
 )
 FOOTPRINT = Kind(
     name="footprint",
@@ -72,6 +86,7 @@ FOOTPRINT = Kind(
     takes=_can_be_counted,
     lacking="on a real base model",
     run="pytest_peftbench.cases.footprint:count_footprint",
+    version="pytest_peftbench.cases.footprint:case_version",
     columns=(Column("trainable", "params.trainable", ",.0f"), Column("step calls", "train_step.calls", ",.0f")),
 )
 LIFE_CYCLE = Kind(
@@ -81,6 +96,7 @@ LIFE_CYCLE = Kind(
     takes=_can_be_lived_through,
     lacking="on a structure",
     run="pytest_peftbench.cases.life_cycle.run:live_through",
+    version="pytest_peftbench.cases.life_cycle.run:case_version",
     columns=(Column("trainable", "params.trainable", ",.0f"),),
 )
 KINDS: dict[str, Kind] = {kind.name: kind for kind in (TRAINED, FOOTPRINT, LIFE_CYCLE)}

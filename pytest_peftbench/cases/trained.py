@@ -161,6 +161,14 @@ def validate_base_model(experiment: Experiment, base_model: BaseModel, task_data
         return subject.task.validate(subject.base(), subject.needs.inputs)
 
 
+def case_version(experiment: Experiment, base_model: BaseModel, task_data: TaskData) -> str:
+    """The version that a result of the experiment would have: base model and data are loaded, nothing is trained."""
+    with deterministic(experiment.device), tempfile.TemporaryDirectory() as folder:
+        subject = subject_of(experiment, base_model, task_data, Path(folder))
+        base_digest = digest(subject.injectable_base(experiment.seeds[0]))
+        return _case_version(experiment, base_digest, subject.task.data.digest)
+
+
 def _run_first(
     case: Case,
     subject: Subject,

@@ -15,6 +15,7 @@ from pytest_peftbench.commands import (
     importing,
     init,
     laws,
+    merge,
     ranking,
     report,
     run,
@@ -27,6 +28,7 @@ from pytest_peftbench.results.files import InputError
 
 COMMANDS: tuple[Command, ...] = (
     run.COMMAND,
+    merge.COMMAND,
     init.COMMAND,
     build.COMMAND,
     sweep.COMMAND,

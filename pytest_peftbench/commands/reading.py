@@ -7,16 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Literal
 
 from pytest_peftbench.commands import published
 from pytest_peftbench.compare import values_of
 from pytest_peftbench.results import baseline as baselines
 from pytest_peftbench.results.baseline import Baseline, from_result
-from pytest_peftbench.results.files import InputError, converted, read_json, require_name, resolved, stands
+from pytest_peftbench.results.durations import DURATIONS_FILE
+from pytest_peftbench.results.files import InputError, read_json, resolved, stands
 from pytest_peftbench.results.metrics import METRICS, Metric
 from pytest_peftbench.results.result import CaseId, Measured, Picture, Result
+from pytest_peftbench.results.stored import pictures_of
 from pytest_peftbench.results.words import first, plural
 
 # What wrote a file: `--peft-json`, PEFT's own scripts, or `--peft-update-baselines`.
@@ -152,7 +154,7 @@ def read_entry(file: Path, data: dict[str, Any]) -> Entry | None:
         published.status_of(file, data)  # what PEFT's own dashboard would stumble over
     if "peftbench" in data:
         result = Result.from_json(data, str(file))
-        return Entry(file, "result", result, created=_created(data), pictures=_pictures(file, data))
+        return Entry(file, "result", result, created=_created(data), pictures=pictures_of(file, data))
     if is_pefts:
         measured = published.read_published(file, data)
         return Entry(file, "published", measured, published.other_figures(data), _created(data))
@@ -167,7 +169,8 @@ def _files(paths: Sequence[Path]) -> Iterator[tuple[Path, bool]]:
     for path in paths:
         if not stands(path):
             raise InputError(f"{path}: no such file or folder")
-        for file in sorted(path.rglob("*.json")) if path.is_dir() else [path]:
+        found = sorted(path.rglob("*.json")) if path.is_dir() else [path]
+        for file in (file for file in found if file.name != DURATIONS_FILE or file == path):
             real = file if file.is_symlink() else resolved(file)
             if real not in seen:
                 seen.add(real)
@@ -183,23 +186,6 @@ def _nothing(paths: Sequence[Path], reading: Reading) -> str:
     if any(_files(paths)):
         return f"{names}: holds adapters alone, neither results nor baselines"
     return f"{names}: holds no JSON file; expected results of --peft-json or of PEFT, or baselines"
-
-
-@dataclass(frozen=True)
-class _PictureRow:
-    file: str
-    prompt: str
-    seed: int
-
-
-def _pictures(file: Path, data: dict[str, Any]) -> tuple[tuple[Path, Picture], ...]:
-    """Where a result's pictures lie, below its folder and nowhere else."""
-    place = "peftbench.pictures"
-    rows = converted(file, data["peftbench"].get("pictures", []), list[_PictureRow], place)
-    for row in rows:
-        for part in PurePosixPath(row.file).parts:
-            require_name(f"{file}: {place}", part)
-    return tuple((file.parent / row.file, Picture(row.file, row.prompt, row.seed, b"")) for row in rows)
 
 
 def _created(data: dict[str, Any]) -> str:

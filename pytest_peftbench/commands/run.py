@@ -6,9 +6,12 @@ import argparse
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+from pytest_peftbench.commands import on_ray
 from pytest_peftbench.commands.command import Command
+from pytest_peftbench.results.files import InputError, positive
 from pytest_peftbench.suites.shipped import shipped
 
 # The ini file of a folder of benchmarks, wherever it lies: here, and where `peftbench init` puts it.
@@ -20,14 +23,26 @@ _ENVIRONMENT = {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONSAFEPATH": "1"}
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.usage = "peftbench run [PYTEST ARGUMENTS]"
+    parser.usage = "peftbench run [--on ray [--address ADDRESS] [--tasks N]] [PYTEST ARGUMENTS]"
+    parser.add_argument("--on", choices=["ray"], help="run on a cluster of Ray, or on one that is started here")
+    parser.add_argument("--address", metavar="ADDRESS", help="of the cluster's head; one is started here unless given")
+    parser.add_argument("--tasks", type=positive, metavar="N", help="into how many tasks the tests are divided")
+
+
+def pytest_command(arguments: Sequence[str]) -> list[str]:
+    """What runs the suites that come with the package, on the machine that it is asked on."""
+    folder = shipped().benchmarks
+    own = [f"--rootdir={folder}", f"--confcutdir={folder}", "-c", str(INI), *_ALONE, str(folder)]
+    return [sys.executable, "-m", "pytest", *own, *arguments]
 
 
 def _run(options: argparse.Namespace) -> int:
-    folder = shipped().benchmarks
-    own = [f"--rootdir={folder}", f"--confcutdir={folder}", "-c", str(INI), *_ALONE, str(folder)]
-    command = [sys.executable, "-m", "pytest", *own, *options.passed_on]
-    process = subprocess.Popen(command, env={**os.environ, **_ENVIRONMENT})
+    if options.on == "ray":
+        job = on_ray.Job(pytest_command, options.passed_on, _ENVIRONMENT, count=0)
+        return on_ray.run(job, options, shipped().baselines)
+    if options.address or options.tasks:
+        raise InputError("--address, --tasks: are those of a cluster; add --on ray")
+    process = subprocess.Popen(pytest_command(options.passed_on), env={**os.environ, **_ENVIRONMENT})
     while True:
         try:
             return process.wait()

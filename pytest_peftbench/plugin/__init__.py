@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import replace
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +13,10 @@ import pytest
 
 from pytest_peftbench.cases.kinds import KINDS, columns
 from pytest_peftbench.measure import environment
-from pytest_peftbench.plugin import bisection, timing
+from pytest_peftbench.plugin import bisection, devices, durations, resuming, sharding, timing
 from pytest_peftbench.plugin.accepting import recording_command
 from pytest_peftbench.plugin.bisection import BISECTION, Bisection
-from pytest_peftbench.plugin.check import BaselineCheck, unreadable_baselines, write_recorded
+from pytest_peftbench.plugin.check import WRITTEN, BaselineCheck, unreadable_baselines, write_recorded
 from pytest_peftbench.plugin.ci import put_properties, tell_github
 from pytest_peftbench.plugin.folders import problems_of_folders
 from pytest_peftbench.plugin.inventory import Inventory, is_whole, orphans, runs_nothing
@@ -94,6 +95,7 @@ def pytest_configure(config: pytest.Config) -> None:
         settings = config.stash[SETTINGS] = Settings.from_pytest_config(config)
     except InputError as error:
         raise pytest.UsageError(f"peftbench: {error}") from error
+    devices.use(config)
     if not hasattr(config, "workerinput") and (problem := problem_of_root(config)):
         raise pytest.UsageError(f"peftbench: {problem}")
     for line in _markers():
@@ -185,6 +187,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     cases, settings = [experiment.case for experiment in experiments], config.stash[SETTINGS]
     problems = [*selection.problems, *unreadable_baselines(cases, settings)]
     problems += problems_of_folders(experiments, settings, writes=not config.option.collectonly)
+    if settings.shard is not None:
+        problems += sharding.keep_shard(config, items)
     text = "\n".join(problems) or selection.problem_of_suites(typed=config.getoption("peft_suite") is not None)
     if not text:
         return
@@ -206,6 +210,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
             orphans(settings.baselines, selection.known, config.option.keyword, config.invocation_params.dir)
         ),
         untaken=tuple(short_path(suite, config) for suite in selection.untaken()),
+        shares=config.stash.get(sharding.SHARES, {}),
     )
     config.stash[COLLECTOR].inventory = found
     if hasattr(config, "workeroutput"):
@@ -220,6 +225,7 @@ def _case_of(item: pytest.Item) -> CaseId | None:
 @pytest.hookimpl(optionalhook=True)  # one of xdist's
 def pytest_testnodedown(node: Any, error: object) -> None:
     """Take over on the controller what a worker collected, and raise what it could not."""
+    devices.take_back(node)
     output = getattr(node, "workeroutput", {})
     if problem := output.get(_USAGE_ERROR):
         raise pytest.UsageError(problem)
@@ -244,6 +250,29 @@ def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Ite
         there = sum(baseline_path(settings.baselines, case.case).exists() for case in cases)
         mode = f"compared with {folder}, which holds {there} of them"
     return _folded(config, [f"peftbench: {plural(len(cases), 'case')} of {suites}; {mode}"])
+
+
+@pytest.hookimpl(optionalhook=True)  # one of xdist's
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """Under `-n auto` a worker for each GPU, where cases run on GPUs."""
+    return devices.workers(config)
+
+
+@pytest.hookimpl(optionalhook=True)  # one of xdist's
+def pytest_configure_node(node: Any) -> None:
+    """Give a worker a GPU of its own, where there are several."""
+    devices.give(node)
+
+
+@pytest.hookimpl(optionalhook=True)  # one of xdist's
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Hand the longest cases out first, where durations are recorded, and xdist was not told otherwise."""
+    return durations.scheduler(config, log)
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """What an earlier session of this shard came to is no more."""
+    sharding.forget_shard(session.config)
 
 
 # Fixtures -------------------------------------------------------------------------------------------------------------
@@ -320,6 +349,13 @@ def peft_baseline(request: pytest.FixtureRequest) -> BaselineCheck:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Forget what the test came to when it ran before: it may be run again."""
     forget(item.stash, OUTCOME)
+    forget(item.stash, WRITTEN)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Under `--peft-resume`, compare a stored result anew in place of running its case."""
+    return resuming.take(pyfuncitem) or None
 
 
 @pytest.hookimpl(wrapper=True)
@@ -331,6 +367,8 @@ def pytest_runtest_makereport(
     if is_case(item):
         put_on_report(item, call, report)
         write_recorded(item, report)
+        resuming.mark_result(item, report)
+        resuming.put_on_report(item, report)
         if not item.config.stash[SETTINGS].no_ci:
             put_properties(item, report)
     return report
@@ -349,6 +387,10 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         return
     collector = config.stash[COLLECTOR]
     collector.close()
+    if session.exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED and sharding.is_empty(config):
+        session.exitstatus = pytest.ExitCode.OK
+    unwritten = filter(None, [sharding.write_manifest(config, session.exitstatus), durations.record(config)])
+    collector.gaps = replace(collector.gaps, part=sharding.note(config), unwritten=tuple(unwritten))
     if not runs_nothing(config) and session.exitstatus != pytest.ExitCode.USAGE_ERROR:
         interrupted = session.exitstatus == pytest.ExitCode.INTERRUPTED
         if not write_page(config, interrupted) and session.exitstatus == pytest.ExitCode.OK:
@@ -364,7 +406,8 @@ def pytest_terminal_summary(terminalreporter: TerminalReporter, exitstatus: int,
     collector, width = config.stash[COLLECTOR], terminalreporter._tw.fullwidth
     lines = closing(collector.outcomes, columns(), width)
     lines += advice_lines(collector.outcomes, partial(recording_command, config), width)
-    if exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED) and not runs_nothing(config):
+    came_to_its_end = exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED) or sharding.is_empty(config)
+    if came_to_its_end and not runs_nothing(config):
         lines += gap_lines(collector.gaps, config.stash[SETTINGS].update_baselines, width)
     if lines:
         terminalreporter.section("PEFT benchmark")

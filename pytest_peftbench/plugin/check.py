@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -41,25 +41,27 @@ from pytest_peftbench.results.files import InputError, format_json, require_name
 from pytest_peftbench.results.kept import kept_path
 from pytest_peftbench.results.metrics import by_lane
 from pytest_peftbench.results.raised import raised_in
-from pytest_peftbench.results.result import CaseId, SecondStage
+from pytest_peftbench.results.result import CaseId, Result, SecondStage
 from pytest_peftbench.results.words import error_line, plural
 from pytest_peftbench.suites import Experiment
-
-if TYPE_CHECKING:
-    from pytest_peftbench.results.result import Result
-
 
 # Of a test that has checked a case whose baseline is to be written.
 PENDING = pytest.StashKey[Baseline]()
 # Of the same, the files of an adapter that is to be kept beside it.
 KEPT = pytest.StashKey[Mapping[Path, bytes]]()
+# The file of a test's result, once `--peft-json` has had it written.
+WRITTEN = pytest.StashKey[Path]()
 
 
 class BaselineCheck:
-    """Compares one case's result with its baseline, or updates that, as the options say."""
+    """Compares one case's result with its baseline, or updates that, as the options say.
 
-    def __init__(self, item: pytest.Item) -> None:
+    stored: whether the result is one that an earlier session wrote.
+    """
+
+    def __init__(self, item: pytest.Item, stored: bool = False) -> None:
         self._item = item
+        self._stored = stored
         self._settings = item.config.stash[SETTINGS]
         self._tests = item.config.stash[SELECTION].quality_tests
         experiment = experiment_of(item)
@@ -131,9 +133,9 @@ class BaselineCheck:
     def _check(self, result: Result) -> None:
         settings = self._settings
         self._note(checked=True)
-        if settings.json is not None:
-            _write_result(result, settings.json)
-        if settings.html is not None:
+        if settings.json is not None and not self._stored:
+            self._item.stash[WRITTEN] = _write_result(result, settings.json)
+        if settings.html is not None or settings.shard is not None:  # whoever merges shards may want a page
             self._note(details=self._details(result))
         for text in result.warnings:
             self._item.add_report_section("call", "peftbench", text)
@@ -286,8 +288,8 @@ def unreadable_baselines(cases: Iterable[CaseId], settings: Settings) -> list[st
     return problems
 
 
-def _write_result(result: Result, root: Path) -> None:
-    """Write the result below `root`, and its pictures beside it."""
+def _write_result(result: Result, root: Path) -> Path:
+    """Write the result below `root`, and its pictures beside it; gives its file."""
     file = result.case.file(root)
     contents = {file: (format_json(_finite(result.to_json())) + "\n").encode()}
     for picture in result.pictures:
@@ -295,6 +297,7 @@ def _write_result(result: Result, root: Path) -> None:
             require_name(f"{result.case}: picture {picture.name!r}", part)
         contents[file.parent / picture.name] = picture.png
     write_files(contents)
+    return file
 
 
 def _finite(value: Any) -> Any:

@@ -30,7 +30,7 @@ def problems_of_folders(experiments: Collection[Experiment], settings: Settings,
         except InputError as error:
             yield str(error)
     folders = {} if json is None else {"--peft-json": json}
-    if settings.update_baselines or settings.calibrate:
+    if settings.update_baselines or settings.calibrate or settings.update_durations:
         if is_installed(baselines):
             yield (
                 f"{baselines}: belongs to the installed pytest-peftbench, so nothing is recorded there; "

@@ -32,13 +32,15 @@ class Inventory:
     """What was collected.
 
     cases: of the selected tests, by node id; None where only the test itself knows which. whole: whether no test was
-    left out. untaken: suites that no test takes.
+    left out. untaken: suites that no test takes. shares: under `--peft-shard`, the number of the shard that runs each
+    test, of all selected ones, by node id.
     """
 
     cases: dict[str, CaseId | None] = field(default_factory=dict)
     whole: bool = False
     orphans: tuple[Orphan, ...] = ()
     untaken: tuple[str, ...] = ()
+    shares: dict[str, int] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, which xdist's workers send to the controller."""

@@ -15,6 +15,8 @@ from pytest_peftbench.compare import GREEN_BY_DEFAULT, SEVERITY, Verdict
 from pytest_peftbench.results.files import MOST_SEEDS, InputError, positive, resolved
 
 Parse = Callable[[str, Path], Any]
+# More shards than anyone has machines.
+_MOST_PARTS = 10_000
 
 
 @dataclass(frozen=True)
@@ -133,6 +135,24 @@ def _folder(text: str, start: Path) -> Path:
     return path
 
 
+@dataclass(frozen=True)
+class Part:
+    """One of `count` parts of the selected tests, numbered from 1."""
+
+    number: int
+    count: int
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.count}"
+
+
+def _part(text: str, start: Path) -> Part:
+    number, slash, count = text.partition("/")
+    if not (slash and number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count) <= _MOST_PARTS):
+        raise InputError(f"{text!r}: expected i/n with 1 <= i <= n <= {_MOST_PARTS}, as 2/3")
+    return Part(int(number), int(count))
+
+
 def _verdicts(text: str, start: Path) -> frozenset[Verdict]:
     names = [name.strip() for name in text.split(",")]
     for name in names:
@@ -194,6 +214,23 @@ class Settings:
         ),
     ]
     json: Annotated[Path | None, Option("write each case's result here, in PEFT's schema plus our block", "DIR", _path)]
+    resume: Annotated[
+        bool,
+        Option(
+            "with --peft-json: take a case from the result that lies there, where that is whole and made from the same"
+        ),
+    ]
+    shard: Annotated[
+        Part | None,
+        Option(
+            "run the i-th of n parts of the selected tests, spread by recorded durations; `peftbench merge` joins them",
+            "I/N",
+            _part,
+        ),
+    ]
+    update_durations: Annotated[
+        bool, Option("record how long each case took beside the baselines, for -n and --peft-shard to spread them by")
+    ]
     html: Annotated[
         Path | None,
         Option("write a page to look at when the session ends: one file, which opens offline", "FILE", _path),
@@ -255,6 +292,16 @@ class Settings:
         settings = cls(**{option.name: option.value(config) for option in OPTIONS})
         if settings.calibrate and settings.no_compare and not settings.update_baselines:
             raise InputError("peft_calibrate: needs the comparison that peft_no_compare leaves out; drop one of them")
+        if settings.resume and settings.json is None:
+            raise InputError("peft_resume: takes results from the folder that peft_json names; add --peft-json DIR")
+        if settings.resume and (settings.update_baselines or settings.calibrate):
+            raise InputError(
+                "peft_resume: a baseline needs more than a result holds; drop it, or what records or calibrates"
+            )
+        if settings.update_durations and (settings.update_baselines or settings.calibrate or settings.resume):
+            raise InputError(
+                "peft_update_durations: what records, calibrates or resumes is not as fast as a comparison; drop it"
+            )
         return settings
 
 

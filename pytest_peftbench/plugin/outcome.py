@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from pytest_peftbench.compare import CaseVerdict, Finding, Verdict, corrected, is_green
+from pytest_peftbench.compare import CaseVerdict, Finding, Verdict
 from pytest_peftbench.plugin.inventory import Inventory
 from pytest_peftbench.plugin.selection import experiment_of
 from pytest_peftbench.report.gaps import Gaps
-from pytest_peftbench.report.outcome import CaseOutcome
+from pytest_peftbench.report.outcome import CaseOutcome, settled
 from pytest_peftbench.results.files import InputError
 from pytest_peftbench.results.raised import raised_in
 from pytest_peftbench.results.result import CaseId
@@ -107,6 +107,8 @@ class Collector:
         # cases that were set up, and what xdist said of workers that were killed, by node id
         self._started: dict[str, CaseId] = {}
         self._killed: dict[str, str] = {}
+        # where the case had a stored result: its folder, and why that was not taken
+        self._stored: dict[str, tuple[str, str]] = {}
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         """A file that cannot be collected may hold cases."""
@@ -118,6 +120,8 @@ class Collector:
         self._wall_s[report.nodeid] = self._wall_s.get(report.nodeid, 0.0) + report.duration
         if case := getattr(report, "peftbench_case", None):
             self._started[report.nodeid] = CaseId(**case)
+        if stored := getattr(report, "peftbench_stored", None):
+            self._stored[report.nodeid] = tuple(stored)
         data: dict[str, Any] | None = getattr(report, "peftbench", None)
         if data is not None:
             self._reported[report.nodeid] = CaseOutcome.from_json(data)
@@ -133,21 +137,16 @@ class Collector:
     def close(self) -> None:
         """Correct the verdicts of all cases together, now that their number is known, and find what is missing."""
         self._settle_killed()
-        before = {nodeid: found.verdict for nodeid, found in self._reported.items() if found.verdict}
-        after = corrected(before)
-        turned = {nodeid for nodeid in after if self._passes(before[nodeid]) and not self._passes(after[nodeid])}
-        self.outcomes = [
-            replace(
-                found,
-                verdict=after.get(nodeid),
-                red=found.red or nodeid in turned,
-                turned=nodeid in turned,
-                nodeid=nodeid,
-                wall_s=self._wall_s[nodeid],
-            )
-            for nodeid, found in self._reported.items()
-        ]
+        self.outcomes = settled(self.reported(), self._passing)
         self.gaps = self._gaps()
+
+    def reported(self) -> dict[str, CaseOutcome]:
+        """What each test reported last, by node id, before the correction, and how long it took."""
+        return {nodeid: replace(found, wall_s=self._wall_s[nodeid]) for nodeid, found in self._reported.items()}
+
+    def others(self) -> set[str]:
+        """The tests that ran and are those of no case, by node id."""
+        return set(self._wall_s) - set(self._reported) - self.broken
 
     def _settle_killed(self) -> None:
         """A case whose process was killed failed; of another test nobody knows what it would have shown."""
@@ -165,7 +164,11 @@ class Collector:
             found.nodeid: str(_case(found) or selected.get(found.nodeid) or found.nodeid) for found in self.outcomes
         }
         known = {*names, *self.broken}
+        stored = {names.get(nodeid, nodeid): told for nodeid, told in self._stored.items()}
         return Gaps(
+            taken=tuple(name for name, (_, why_not) in stored.items() if not why_not),
+            again=tuple(f"{name} ({why_not})" for name, (_, why_not) in stored.items() if why_not),
+            stored=next((folder for folder, _ in stored.values()), ""),
             skipped=tuple(names[found.nodeid] for found in self.outcomes if found.skipped),
             unrun=tuple(str(case or nodeid) for nodeid, case in selected.items() if nodeid not in known),
             expected=tuple(names[found.nodeid] for found in self.outcomes if found.expected),
@@ -178,9 +181,6 @@ class Collector:
             or bool(self.broken & selected.keys()),
             removable=self.inventory.whole,
         )
-
-    def _passes(self, verdict: CaseVerdict) -> bool:
-        return is_green(verdict, self._passing)
 
 
 def _case(outcome: CaseOutcome) -> CaseId | None:

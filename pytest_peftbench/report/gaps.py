@@ -15,12 +15,18 @@ _MOST = 10
 class Gaps:
     """Each case or file by name.
 
-    skipped: cases that pytest's `skip` left out. unrun: selected cases that nothing is known of. expected: red cases
-    that are marked xfail. twice: cases that two tests checked. orphans: baselines whose experiment is not there.
-    asked: those of them that `-k` names. untaken: suites that no test takes. selected: how many cases were. measured:
-    whether any of them was. removable: whether orphans may be removed: nothing was left out of the run.
+    taken: cases that were not run again, since their results were taken from the folder `stored`. again: cases that
+    were, though they have a result there, and why. skipped: cases that pytest's `skip` left out. unrun: selected cases
+    that nothing is known of. expected: red cases that are marked xfail. twice: cases that two tests checked. orphans:
+    baselines whose experiment is not there. asked: those of them that `-k` names. untaken: suites that no test takes.
+    selected: how many cases were. measured: whether any of them was. removable: whether orphans may be removed: nothing
+    was left out of the run. part: which part of the selected tests this was, in words; empty where it was all of them.
+    unwritten: why files that were asked for beside the results are not there.
     """
 
+    taken: tuple[str, ...] = ()
+    again: tuple[str, ...] = ()
+    stored: str = ""
     skipped: tuple[str, ...] = ()
     unrun: tuple[str, ...] = ()
     expected: tuple[str, ...] = ()
@@ -31,6 +37,8 @@ class Gaps:
     selected: int = 0
     measured: bool = True
     removable: bool = False
+    part: str = ""
+    unwritten: tuple[str, ...] = ()
 
     def problems(self) -> Iterator[str]:
         """What the run fails for, though each of its tests passed."""
@@ -42,9 +50,17 @@ class Gaps:
             yield f"two tests checked one case, one of them is lost: {_names(self.twice)}"
         if self.asked:
             yield f"-k names the case of a baseline whose experiment is not there: {_names(self.asked)}"
+        yield from self.unwritten
 
     def notes(self) -> Iterator[str]:
         """What is told beside that, and fails nothing."""
+        if self.part:
+            yield self.part
+        if self.taken:
+            yield f"{plural(len(self.taken), 'case')} taken from {self.stored}, not run again: {_names(self.taken)}"
+        if self.again:
+            count = plural(len(self.again), "case")
+            yield f"{count} run again, whose result in {self.stored} was not taken: {_names(self.again)}"
         if self.skipped:
             yield f"{plural(len(self.skipped), 'case')} skipped: {_names(self.skipped)}"
         if self.expected:

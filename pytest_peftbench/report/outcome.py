@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from pytest_peftbench.compare import SEVERITY, CaseVerdict
+from pytest_peftbench.compare import SEVERITY, CaseVerdict, Verdict, corrected, is_green
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,26 @@ class CaseOutcome:
         """The outcome that `to_json` wrote."""
         verdict = data["verdict"]
         return cls(**{**data, "verdict": verdict and CaseVerdict.from_json(verdict), "changes": tuple(data["changes"])})
+
+
+def settled(reported: Mapping[str, CaseOutcome], passing: Collection[Verdict]) -> list[CaseOutcome]:
+    """What cases came to, by node id, once all of them are known: after Holm's correction over all their tests.
+
+    passing: verdicts that pass.
+    """
+    before = {nodeid: found.verdict for nodeid, found in reported.items() if found.verdict}
+    after = corrected(before)
+    turned = {nodeid for nodeid in after if is_green(before[nodeid], passing) and not is_green(after[nodeid], passing)}
+    return [
+        replace(
+            found,
+            verdict=after.get(nodeid),
+            red=found.red or nodeid in turned,
+            turned=nodeid in turned,
+            nodeid=nodeid,
+        )
+        for nodeid, found in reported.items()
+    ]
 
 
 def red_cases(outcomes: Iterable[CaseOutcome]) -> list[CaseOutcome]:

@@ -162,7 +162,8 @@ class Result(Measured):
     moved: seeds once more, those that were asked for, on base weights moved by their last digit. warnings: of a device
     that was not idle. pictures: samples of the first seed's model. notes: what a reader must know about how the figures
     came about. disturbed: quantities of the witness under what moves last digits only; a baseline's bound comes from
-    them. kept: the files of an adapter that is to be kept beside the baseline, by path, see `results.kept`. peft: the
+    them. kept: the files of an adapter that is to be kept beside the baseline, by path, see `results.kept`. made_from:
+    what the result depends on beside its case version, by name; empty until its test has come to its end. peft: the
     fields that PEFT's own schema wants and we do not compare (`run_info`, `train_info`, `meta_info`).
     """
 
@@ -174,6 +175,7 @@ class Result(Measured):
     notes: list[str] = field(default_factory=list)
     disturbed: list[dict[str, list[float]]] = field(default_factory=list)
     kept: dict[str, bytes] = field(default_factory=dict)
+    made_from: dict[str, str] = field(default_factory=dict)
     peft: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
@@ -195,6 +197,7 @@ class Result(Measured):
             "witness": asdict(self.witness) if self.witness else None,
             "notes": self.notes,
             "pictures": [{"file": item.name, "prompt": item.prompt, "seed": item.seed} for item in self.pictures],
+            "made_from": self.made_from,
         }
         return {**self.peft, "peftbench": block}
 

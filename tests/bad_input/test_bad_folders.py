@@ -89,6 +89,9 @@ def test_calibrating_without_a_baseline_is_refused_before_anything_runs_where_th
         (("--peft-seeds", "0"), "expected an integer of at least 1"),
         (("--peft-calibrate", "--peft-no-compare"), "peft_calibrate: needs the comparison that peft_no_compare"),
         (("--peft-green", "fine"), "'fine' is no verdict"),
+        (("--peft-shard", "3/2"), "expected i/n with 1 <= i <= n"),
+        (("--peft-resume",), "peft_resume: takes results from the folder that peft_json names"),
+        (("--peft-update-durations", "--peft-update-baselines"), "peft_update_durations: what records"),
     ],
     ids=lambda value: " ".join(value)[:40] if isinstance(value, tuple) else "",
 )

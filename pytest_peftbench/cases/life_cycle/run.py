@@ -91,7 +91,7 @@ def _statement(cell: Cell) -> dict[str, list[float]]:
 def _result(experiment: Experiment, metrics: dict[str, Value]) -> Result:
     return Result(
         case=experiment.case,
-        case_version=_case_version(experiment),
+        case_version=case_version(experiment),
         environment={
             **{name: installed(name) for name in ("torch", "transformers", "diffusers", "peft")},
             "device": "cpu",
@@ -141,8 +141,8 @@ def _figures(cell: Cell, words: dict[str, str]) -> dict[str, Value]:
     }
 
 
-def _case_version(experiment: Experiment) -> str:
-    """Hash of all that defines what is asked."""
+def case_version(experiment: Experiment) -> str:
+    """The version that a result of the experiment has: a hash of all that defines what is asked."""
     definition = [RECIPE_VERSION, experiment.definition()]
     return hashlib.sha256(json.dumps(definition, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -10,10 +10,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from pytest_peftbench.report.html.details import details
+from pytest_peftbench.report.html.details import details, pictures_shown
 from pytest_peftbench.report.html.model import Page, page_data
 
-__all__ = ["Page", "details", "html_page", "page_data"]
+__all__ = ["Page", "details", "html_page", "page_data", "pictures_shown"]
 
 _FOLDER = Path(__file__).parent
 # In the order in which they run: libraries first, then what each section is made by.

@@ -36,12 +36,17 @@ def details(
         "tensors": _tensors(measured),
         "environment": dict(measured.environment),
         "notes": [*measured.warnings, *measured.notes] if isinstance(measured, Result) else [],
-        "pictures": [
-            {"name": item.name, "prompt": item.prompt, "seed": item.seed, "png": b64encode(item.png).decode()}
-            for item in pictures
-        ],
+        "pictures": pictures_shown(pictures),
     }
     return {name: value for name, value in found.items() if value}
+
+
+def pictures_shown(pictures: Iterable[Picture]) -> list[dict[str, Any]]:
+    """Pictures as a page shows them, with their content."""
+    return [
+        {"name": item.name, "prompt": item.prompt, "seed": item.seed, "png": b64encode(item.png).decode()}
+        for item in pictures
+    ]
 
 
 def _words(measured: Measured, metrics: Mapping[str, Metric]) -> dict[str, str]:
