@@ -7,9 +7,10 @@ import pytest
 import torch
 from support import DEFAULTS, LORA
 
+from pytest_peftbench.cases.attempt import attempt
 from pytest_peftbench.cases.loading import cached_base_models, cached_task_data
 from pytest_peftbench.cases.subject import subject_of
-from pytest_peftbench.cases.trained import run_experiment, try_out
+from pytest_peftbench.cases.trained import run_experiment
 from pytest_peftbench.measure import timing
 from pytest_peftbench.results.files import InputError
 from pytest_peftbench.results.result import CaseId
@@ -53,8 +54,8 @@ def test_gradient_checkpointing_gives_the_same_losses_with_fewer_saved_bytes_and
 
 
 def trained(few, **params):
-    """The train loss of a case that is trained and validated, and nothing else."""
-    return try_out(make_experiment(**params), cached_base_models(), lambda experiment: few)["train_loss"]
+    """The train loss of a case that is trained and evaluated, and nothing else."""
+    return attempt(make_experiment(**params), cached_base_models(), lambda experiment: few)["train_loss"]
 
 
 @pytest.mark.parametrize("params", [{"use_amp": True}, {"dtype": "bfloat16"}])

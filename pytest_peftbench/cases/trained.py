@@ -140,27 +140,6 @@ def run_experiment(
     return result
 
 
-def try_out(experiment: Experiment, base_model: BaseModel, task_data: TaskData) -> dict[str, Value]:
-    """Train once and validate: the task's validation metric and `train_loss`, nothing measured or tested."""
-    with deterministic(experiment.device), tempfile.TemporaryDirectory() as folder:
-        subject = subject_of(experiment, base_model, task_data, Path(folder))
-        seed, config = experiment.seeds[0], experiment.train
-        model = subject.inject(subject.injectable_base(seed), seed)
-        trainer = subject.trainer(model)
-        seed_everything(seed)
-        losses = trainer.train(subject.task.batches(seed), config.max_steps, lambda step, losses: None)
-        with evaluating(model):
-            validation = subject.task.validate(model, subject.needs.inputs)
-        return {**validation, "train_loss": mean(losses[-config.eval_steps :])}
-
-
-def validate_base_model(experiment: Experiment, base_model: BaseModel, task_data: TaskData) -> dict[str, Value]:
-    """The task's validation metric of the base model as it is."""
-    with deterministic(experiment.device), tempfile.TemporaryDirectory() as folder:
-        subject = subject_of(experiment, base_model, task_data, Path(folder)).without_adapter()
-        return subject.task.validate(subject.base(), subject.needs.inputs)
-
-
 def case_version(experiment: Experiment, base_model: BaseModel, task_data: TaskData) -> str:
     """The version that a result of the experiment would have: base model and data are loaded, nothing is trained."""
     with deterministic(experiment.device), tempfile.TemporaryDirectory() as folder:

@@ -11,6 +11,7 @@ from pytest_peftbench import __version__
 from pytest_peftbench.commands import (
     build,
     comparing,
+    curve,
     fit,
     importing,
     init,
@@ -20,7 +21,7 @@ from pytest_peftbench.commands import (
     report,
     run,
     selftest,
-    sweep,
+    tune,
 )
 from pytest_peftbench.commands.command import Command
 from pytest_peftbench.measure import environment
@@ -31,7 +32,8 @@ COMMANDS: tuple[Command, ...] = (
     merge.COMMAND,
     init.COMMAND,
     build.COMMAND,
-    sweep.COMMAND,
+    tune.COMMAND,
+    curve.COMMAND,
     importing.COMMAND,
     report.COMMAND,
     selftest.COMMAND,

@@ -93,7 +93,7 @@ def _require_known(methods: Sequence[str], known: set[str]) -> None:
 
 
 def _of_suites(shipped: Shipped, chosen: dict[Path, list[Experiment]]) -> Iterator[tuple[str, Path]]:
-    """The tests, and what the suites' cases are read from; not what `sweep` kept of how it chose learning rates."""
+    """The tests, and what the suites' cases are read from; not what tells how learning rates were chosen."""
     names = [suite.relative_to(shipped.benchmarks).as_posix() for suite in chosen]
     tests = [test for test, of in TESTS.items() if any(name.startswith(of) for name in names)]
     found = [shipped.benchmarks / name for name in ("conftest.py", *tests)]
