@@ -7,10 +7,10 @@ from support import skip_under_an_older_peft
 skip_under_an_older_peft()
 
 
-@pytest.mark.parametrize(("kind", "count"), [("baselines", 120), ("experiments", 300), ("imports", 100)])
+@pytest.mark.parametrize(("kind", "count"), [("baselines", 60), ("experiments", 150), ("imports", 40)])
 def test_a_damaged_file_is_refused_or_red_or_changes_nothing(kind, count):
     tally = run(kind, 1, range(count))
 
     assert not tally.failures, "\n".join(tally.failures)
-    assert tally.outcomes["refused"] > 20  # or nothing was damaged
+    assert tally.outcomes["refused"] > count / 6  # or nothing was damaged
     assert tally.outcomes.total() == count
