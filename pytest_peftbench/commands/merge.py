@@ -17,6 +17,7 @@ from pytest_peftbench.report.markdown import comment
 from pytest_peftbench.report.outcome import CaseOutcome, settled
 from pytest_peftbench.report.shards import Shard, read_shards
 from pytest_peftbench.report.terminal import closing
+from pytest_peftbench.results.balancing import case_in
 from pytest_peftbench.results.digests import file_sha256
 from pytest_peftbench.results.files import (
     InputError,
@@ -156,9 +157,10 @@ def _with_pictures(outcome: CaseOutcome, results: Mapping[str, tuple[Path, Resul
 
 def gaps_of(parts: Sequence[Part], outcomes: Sequence[CaseOutcome]) -> Gaps:
     """What was left out, as one run would have said it."""
+    names = {found.nodeid: found.name if found.verdict else case_in(found.nodeid) or found.name for found in outcomes}
     return Gaps(
-        skipped=tuple(found.name for found in outcomes if found.skipped),
-        expected=tuple(found.name for found in outcomes if found.expected),
+        skipped=tuple(names[found.nodeid] for found in outcomes if found.skipped),
+        expected=tuple(names[found.nodeid] for found in outcomes if found.expected),
         selected=len(outcomes),
         measured=any(not found.skipped and (found.verdict or not found.expected) for found in outcomes)
         or any(part.shard.broken for part in parts),

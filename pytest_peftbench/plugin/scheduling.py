@@ -14,7 +14,11 @@ from pytest_peftbench.results.durations import Durations
 
 
 class LongestFirst(LoadScheduling):  # type: ignore[misc]  # xdist has no types
-    """xdist's `load`, but that a worker gets one test at a time, and which one is told by how long each takes."""
+    """xdist's `load`, but that a worker gets one test at a time, and which one is told by how long each takes.
+
+    Neighbours are not kept together. Life cycles of one structure share imports alone: of seven structures the first
+    case in a process took 0.0 to 0.2 CPU seconds more than later ones, and that of sd3, which brings diffusers, 1.
+    """
 
     def __init__(self, config: pytest.Config, log: Any, durations: Durations) -> None:
         super().__init__(config, log)
