@@ -129,7 +129,7 @@ def test_an_experiment_that_the_installed_peft_does_not_know_is_told_and_left_ou
 
     assert tune(suite, "--only", "warp/r4", "--only", "lora/r4", "--trials", 1) == 1
 
-    assert "warp/r4 is left out: " in capsys.readouterr().out
+    assert "warp/r4 is left out:" in capsys.readouterr().out
     assert [path.name for path in (suite / "tuning").glob("*.json")] == ["lora--r4.json"]
 
 
@@ -563,6 +563,19 @@ def test_an_outcome_that_is_damaged_is_told_and_the_others_are_shown(change, wor
     assert "lora--r4.json: " in captured.err
     assert words in captured.err
     assert "loha/r4" in captured.out
+
+
+def test_a_page_of_curves_opens_offline_and_takes_no_name_for_html(suite, trained, tmp_path):
+    name = "lora/<img src=x>"
+    write_json(suite / "experiments" / name / "adapter_config.json", LORA)
+    tune(suite, "--only", "lora/*", "--trials", 2)
+
+    assert cli.main(["curve", str(suite / "tuning"), "--html", str(tmp_path / "page.html")]) == 0
+
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "<img" not in page
+    assert "lora/&lt;img src=x&gt;</th>" in page
+    assert "default-src 'none'" in page
 
 
 @pytest.mark.parametrize("place", ["nowhere", "empty"])
