@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from pytest_peftbench.compare.budget import Search, budgets_up_to, curves, standings, swapped, turned
+from pytest_peftbench.compare.budget import Order, Search, budgets_up_to, curves
 
 
 def search(scores, merits=None, **figures):
@@ -13,6 +13,10 @@ def search(scores, merits=None, **figures):
 
 def curve(found, budgets):
     return curves({"method": found}, budgets)[0]
+
+
+def standings(searches, budget, higher=True):
+    return Order(searches, (budget,), higher=higher).standings(budget)
 
 
 @pytest.mark.parametrize("budget", [1, 2, 3, 4])
@@ -61,7 +65,7 @@ def test_the_same_trials_give_the_same_curve():
 
 
 def test_a_method_that_is_better_in_each_trial_is_first_in_each_resample():
-    first, second = standings({"b": search([0.1, 0.2]), "a": search([0.6, 0.9])}, 2, higher=True)
+    first, second = standings({"b": search([0.1, 0.2]), "a": search([0.6, 0.9])}, 2)
 
     assert (first.name, first.place, first.best, first.worst, first.first, first.swaps) == ("a", 1, 1, 1, 1.0, 0.0)
     assert (second.name, second.place, second.best, second.worst, second.first, second.swaps) == ("b", 2, 2, 2, 0, None)
@@ -70,16 +74,16 @@ def test_a_method_that_is_better_in_each_trial_is_first_in_each_resample():
 def test_methods_of_like_trials_swap():
     searches = {"a": search([0.1, 0.9, 0.5, 0.4]), "b": search([0.9, 0.1, 0.4, 0.5])}
 
-    found = standings(searches, 1, higher=True)
+    found = standings(searches, 1)
 
     assert [standing.place for standing in found] == [1, 1]
     assert 0.2 < found[0].swaps < 0.8
     assert (found[0].best, found[0].worst) == (1, 2)
-    assert swapped(searches, 1, higher=True) == {"a": {"b": found[0].swaps}, "b": {}}
+    assert Order(searches, (1,), higher=True).swaps(1) == {"a": {"b": found[0].swaps}, "b": {}}
 
 
 def test_methods_of_the_same_trials_share_the_first_place_and_never_swap():
-    found = standings({"a": search([0.1, 0.9]), "b": search([0.1, 0.9])}, 2, higher=True)
+    found = standings({"a": search([0.1, 0.9]), "b": search([0.1, 0.9])}, 2)
 
     assert [(standing.place, standing.first, standing.swaps) for standing in found] == [(1, 1.0, 0.0), (1, 1.0, None)]
 
@@ -94,10 +98,10 @@ def test_a_pair_that_changes_places_with_the_budget_is_counted():
     steady, risky = search([0.5, 0.5, 0.5, 0.5]), search([0.0, 0.0, 0.0, 1.0])
     searches = {"steady": steady, "risky": risky}
 
-    assert [standing.name for standing in standings(searches, 1, higher=True)] == ["steady", "risky"]
-    assert [standing.name for standing in standings(searches, 4, higher=True)] == ["risky", "steady"]
-    assert turned(searches, 1, 4, higher=True) == 1.0
-    assert turned({"steady": steady}, 1, 4, higher=True) == 0.0
+    assert [standing.name for standing in standings(searches, 1)] == ["steady", "risky"]
+    assert [standing.name for standing in standings(searches, 4)] == ["risky", "steady"]
+    assert Order(searches, (1, 4), higher=True).turned(1, 4) == 1.0
+    assert Order({"steady": steady}, (1, 4), higher=True).turned(1, 4) == 0.0
 
 
 def test_no_budget_goes_beyond_the_trials():

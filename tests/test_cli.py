@@ -58,7 +58,7 @@ def test_help_lists_each_command_with_a_line(capsys):
         (["import", ".", "--out", __file__], "test_cli.py: cannot be written: Not a directory"),
         (["import", ".", "--out", "/proc/x"], "--out /proc/x: cannot be written: No such file or directory"),
         (["selftest", "--suite", str(IMAGE_SUITE), "--json", "/proc/x.json"], "--json /proc/x.json: cannot be written"),
-        (["sweep", "/proc/sys"], "/proc/sys: cannot be written"),
+        (["tune", "/proc/sys"], "--out /proc/sys/tuning: cannot be written"),
         (["build-tiny", "MetaMathQA", "--fast"], "--fast"),
     ],
 )

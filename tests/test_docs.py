@@ -307,7 +307,7 @@ def test_each_documented_command_can_be_run(command, tried):
         "pytest benchmarks -k no-such-method",
         "peftbench fit --vram much",
         "peftbench fat",
-        "peftbench sweep benchmarks/no-such-suite",
+        "peftbench tune benchmarks/no-such-suite",
         "pip install -e '.[no-such-extra]'",
         "make all",
     ],

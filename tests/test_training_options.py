@@ -7,7 +7,7 @@ import pytest
 import torch
 from support import DEFAULTS, LORA
 
-from pytest_peftbench.cases.attempt import attempt
+from pytest_peftbench.cases.attempt import Diverged, attempt
 from pytest_peftbench.cases.loading import cached_base_models, cached_task_data
 from pytest_peftbench.cases.subject import subject_of
 from pytest_peftbench.cases.trained import run_experiment
@@ -56,6 +56,22 @@ def test_gradient_checkpointing_gives_the_same_losses_with_fewer_saved_bytes_and
 def trained(few, **params):
     """The train loss of a case that is trained and evaluated, and nothing else."""
     return attempt(make_experiment(**params), cached_base_models(), lambda experiment: few)["train_loss"]
+
+
+def test_a_trial_of_tuning_gives_what_the_case_gives_to_the_bit(few, plain):
+    found = attempt(make_experiment(), cached_base_models(), lambda experiment: few)
+
+    assert found.keys() == {"valid_accuracy", "test_accuracy", "forgetting", "train_loss"}
+    assert found == {name: plain.seeds[0].metrics[name] for name in found}
+
+
+def test_a_trial_whose_loss_is_not_finite_stops(few):
+    with pytest.raises(Diverged, match="the loss is not finite at step 10"):
+        attempt(
+            make_experiment(max_steps=30, optimizer_kwargs={"lr": 1e30}, grad_norm_clip=0, lr_scheduler=None),
+            cached_base_models(),
+            lambda experiment: few,
+        )
 
 
 @pytest.mark.parametrize("params", [{"use_amp": True}, {"dtype": "bfloat16"}])

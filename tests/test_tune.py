@@ -129,7 +129,7 @@ def test_an_experiment_that_the_installed_peft_does_not_know_is_told_and_left_ou
 
     assert tune(suite, "--only", "warp/r4", "--only", "lora/r4", "--trials", 1) == 1
 
-    assert "warp/r4 is left out: " in capsys.readouterr().out
+    assert "warp/r4 is left out:" in capsys.readouterr().out
     assert [path.name for path in (suite / "tuning").glob("*.json")] == ["lora--r4.json"]
 
 
@@ -152,6 +152,30 @@ def test_each_method_of_the_embedded_suites_has_a_space_of_keys_that_its_config_
         keys = [key for key in space.dimensions if key != "lr"]
         known = {field.name for field in fields(PEFT_TYPE_TO_CONFIG_MAPPING[name])} if keys else set()
         assert set(keys) <= known, name
+
+
+@pytest.fixture(scope="module")
+def embedded():
+    """An experiment of the embedded math suite for each of its methods."""
+    skip_under_an_older_peft()
+    return {spaces.method_of(item): item for item in reversed(read_suite(TINY_SUITE))}.values()
+
+
+@pytest.mark.parametrize("end", [0, -1])
+def test_both_ends_of_each_space_take_a_step_on_the_embedded_model(end, embedded, tmp_path):
+    from pytest_peftbench.cases.loading import cached_base_models, cached_task_data
+    from pytest_peftbench.cases.subject import subject_of
+
+    base_model, task_data = cached_base_models(), cached_task_data()
+    for experiment in embedded:
+        values = {
+            name: item.choices[end] if isinstance(item, spaces.Choice) else (item.low, item.high)[end]
+            for name, item in spaces.space_of(experiment, SPACES).dimensions.items()
+        }
+        tried = spaces.with_values(experiment, {**values, "lr": 1e-3}, 0)
+        subject = subject_of(tried, base_model, task_data, tmp_path)
+        model = subject.inject(subject.injectable_base(0), 0)
+        assert subject.trainer(model.train()).step(subject.probe).isfinite(), values
 
 
 def test_learning_rates_are_drawn_alike_for_all_methods_of_a_kind_and_more_draws_change_no_earlier_one():
@@ -227,7 +251,7 @@ def test_a_bad_file_of_spaces_is_refused_by_key(content, words, suite, tmp_path,
 def test_a_value_at_a_bound_is_told():
     space = read_spaces(SPACES)["LORA"]
 
-    assert list(space.at_bounds({"lr": 0.19, "r": 8, "lora_alpha": 64, "lora_dropout": 0.05})) == [
+    assert list(space.at_bounds({"lr": 0.19, "r": 8, "lora_alpha": 64, "lora_dropout": 0.0})) == [
         "lr 0.19 is at its upper bound 0.2",
         "lora_alpha 64 is at its upper bound 64",
     ]
@@ -563,6 +587,19 @@ def test_an_outcome_that_is_damaged_is_told_and_the_others_are_shown(change, wor
     assert "lora--r4.json: " in captured.err
     assert words in captured.err
     assert "loha/r4" in captured.out
+
+
+def test_a_page_of_curves_opens_offline_and_takes_no_name_for_html(suite, trained, tmp_path):
+    name = "lora/<img src=x>"
+    write_json(suite / "experiments" / name / "adapter_config.json", LORA)
+    tune(suite, "--only", "lora/*", "--trials", 2)
+
+    assert cli.main(["curve", str(suite / "tuning"), "--html", str(tmp_path / "page.html")]) == 0
+
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "<img" not in page
+    assert "lora/&lt;img src=x&gt;</th>" in page
+    assert "default-src 'none'" in page
 
 
 @pytest.mark.parametrize("place", ["nowhere", "empty"])

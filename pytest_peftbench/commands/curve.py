@@ -11,9 +11,9 @@ from typing import Any
 
 from pytest_peftbench.commands.command import Command, say, tell_progress
 from pytest_peftbench.commands.tune.outcome import Outcome, read
-from pytest_peftbench.compare import budget as budgets
-from pytest_peftbench.compare.budget import Curve, Expected, Search, Standing
-from pytest_peftbench.results.files import InputError, require_writable_file, resolved, write_json
+from pytest_peftbench.compare.budget import Curve, Expected, Order, Search, Standing, budgets_up_to, curves
+from pytest_peftbench.report.html import curves_page
+from pytest_peftbench.results.files import InputError, require_writable_file, resolved, write_json, write_text
 from pytest_peftbench.results.metrics import METRICS
 from pytest_peftbench.results.words import aligned, folded, one_line, plural
 
@@ -35,34 +35,36 @@ class Field:
         return {name: outcome.search(self.trials) for name, outcome in self.outcomes.items()}
 
     @property
-    def higher(self) -> bool:
-        """Whether a larger score is better."""
-        return next(iter(self.outcomes.values())).higher
-
-    @property
     def budgets(self) -> tuple[int, ...]:
         """Those that the trials tell something about."""
-        return budgets.budgets_up_to(self.trials)
+        return budgets_up_to(self.trials)
 
     @cached_property
     def curves(self) -> dict[str, Curve]:
         """Of each experiment."""
-        return {curve.name: curve for curve in budgets.curves(self.searches, self.budgets)}
+        return {curve.name: curve for curve in curves(self.searches, self.budgets)}
+
+    @cached_property
+    def order(self) -> Order:
+        """The methods' order at each budget."""
+        return Order(self.searches, self.budgets, higher=next(iter(self.outcomes.values())).higher)
 
     @cached_property
     def standings(self) -> dict[int, list[Standing]]:
-        """The order at each budget."""
-        return {each: budgets.standings(self.searches, each, higher=self.higher) for each in self.budgets}
+        """The same, with how sure it is."""
+        return {each: self.order.standings(each) for each in self.budgets}
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("outcomes", nargs="+", type=Path, metavar="OUTCOMES", help="folders or files of `tune`'s")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write it as a page that opens offline, too")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write it for other programs, too")
 
 
 def _run(options: argparse.Namespace) -> int:
-    if options.json:
-        require_writable_file(f"--json {options.json}", options.json)
+    for option, file in (("--html", options.html), ("--json", options.json)):
+        if file:
+            require_writable_file(f"{option} {file}", file)
     outcomes, problems = _read(options.outcomes)
     for problem in problems:
         tell_progress(problem)
@@ -71,6 +73,8 @@ def _run(options: argparse.Namespace) -> int:
     found = fields(outcomes)
     for line in _lines(found):
         say(line)
+    if options.html:
+        write_text(options.html, curves_page(to_json(found, problems)))
     if options.json:
         write_json(options.json, to_json(found, problems), spread=5)
     return 1 if problems else 0
@@ -153,7 +157,7 @@ def _place(standing: Standing) -> str:
 
 def _turns(field: Field) -> Iterator[str]:
     first, last = field.budgets[0], field.budgets[-1]
-    share = budgets.turned(field.searches, first, last, higher=field.higher)
+    share = field.order.turned(first, last)
     yield from folded(
         f"first, next better: how often at n = {last} it is the best, and the one below it better; "
         f"{share:.0%} of the pairs stand the other way round at n = {first}",
@@ -230,10 +234,8 @@ def _field_json(field: Field) -> dict[str, Any]:
         "budgets": list(field.budgets),
         "curves": [asdict(curve) for curve in field.curves.values()],
         "standings": {str(each): [asdict(item) for item in order] for each, order in field.standings.items()},
-        "swaps": {str(each): budgets.swapped(field.searches, each, higher=field.higher) for each in field.budgets},
-        "turned": {
-            str(each): budgets.turned(field.searches, each, last, higher=field.higher) for each in field.budgets
-        },
+        "swaps": {str(each): field.order.swaps(each) for each in field.budgets},
+        "turned": {str(each): field.order.turned(each, last) for each in field.budgets},
     }
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 RESAMPLES = 2_000
@@ -83,47 +84,60 @@ def curves(searches: Mapping[str, Search], budgets: Sequence[int]) -> list[Curve
     return [_curve(name, search, budgets) for name, search in searches.items()]
 
 
-def standings(searches: Mapping[str, Search], budget: int, *, higher: bool) -> list[Standing]:
-    """All methods by their expected best at a budget, equals by name. higher: whether a larger score is better."""
-    import numpy as np
+class Order:
+    """The order of methods at some budgets, by their expected best. higher: whether a larger score is better."""
 
-    sign = -1 if higher else 1
-    expected = {name: _curve(name, search, (budget,)).score[0] for name, search in searches.items()}
-    names = sorted(searches, key=lambda name: (sign * expected[name].value, name))
-    lots = sign * np.stack([_resampled(searches[name], searches[name].scores, (budget,))[:, 0] for name in names])
-    places = np.stack([1 + (lots < own).sum(axis=0) for own in lots])
-    found = []
-    for row, name in enumerate(names):
-        low, high = np.quantile(places[row], (OUTSIDE / 2, 1 - OUTSIDE / 2), method="nearest")
-        swaps = float((lots[row + 1] < lots[row]).mean()) if row + 1 < len(names) else None
-        place = 1 + sum(sign * other.value < sign * expected[name].value for other in expected.values())
-        first = float((places[row] == 1).mean())
-        found.append(Standing(name, expected[name], place, int(low), int(high), first, swaps))
-    return found
+    def __init__(self, searches: Mapping[str, Search], budgets: Sequence[int], *, higher: bool) -> None:
+        self._budgets = tuple(budgets)
+        self._sign = -1 if higher else 1
+        self._scores = {curve.name: curve.score for curve in curves(searches, budgets)}
+        # less is better
+        self._lots = {
+            name: self._sign * _resampled(search, search.scores, budgets) for name, search in searches.items()
+        }
 
+    def standings(self, budget: int) -> list[Standing]:
+        """All methods, the best first, equals by name."""
+        import numpy as np
 
-def swapped(searches: Mapping[str, Search], budget: int, *, higher: bool) -> dict[str, dict[str, float]]:
-    """For each method, in what share of the resamples each that stands behind it is better than it."""
-    import numpy as np
+        names, lots = self._sorted(budget)
+        expected = {name: self._sign * self._at(name, budget).value for name in names}
+        places = np.stack([1 + (lots < own).sum(axis=0) for own in lots])
+        swaps = [float((after < before).mean()) for before, after in pairwise(lots)]
+        found = []
+        for name, taken, swap in zip(names, places, [*swaps, None], strict=True):
+            low, high = np.quantile(taken, (OUTSIDE / 2, 1 - OUTSIDE / 2), method="nearest")
+            place = 1 + sum(other < expected[name] for other in expected.values())
+            first = float((taken == 1).mean())
+            found.append(Standing(name, self._at(name, budget), place, int(low), int(high), first, swap))
+        return found
 
-    sign = -1 if higher else 1
-    order = [standing.name for standing in standings(searches, budget, higher=higher)]
-    lots = sign * np.stack([_resampled(searches[name], searches[name].scores, (budget,))[:, 0] for name in order])
-    return {
-        name: {order[below]: float((lots[below] < lots[row]).mean()) for below in range(row + 1, len(order))}
-        for row, name in enumerate(order)
-    }
+    def swaps(self, budget: int) -> dict[str, dict[str, float]]:
+        """For each method, in what share of the resamples each that stands behind it is better than it."""
+        names, lots = self._sorted(budget)
+        return {
+            name: {names[row]: float((lots[row] < lots[above]).mean()) for row in range(above + 1, len(names))}
+            for above, name in enumerate(names)
+        }
 
+    def turned(self, budget: int, other: int) -> float:
+        """The share of the pairs of methods that stand the other way round at the other budget."""
+        apart = [
+            [self._at(a, each).value - self._at(b, each).value for a in self._lots for b in self._lots if a < b]
+            for each in (budget, other)
+        ]
+        turns = [one * two < 0 for one, two in zip(*apart, strict=True)]
+        return sum(turns) / len(turns) if turns else 0.0
 
-def turned(searches: Mapping[str, Search], budget: int, other: int, *, higher: bool) -> float:
-    """The share of the pairs of methods that stand in another order at one budget than at the other."""
-    orders = []
-    for each in (budget, other):
-        found = standings(searches, each, higher=higher)
-        orders.append({standing.name: standing.place for standing in found})
-    pairs = [(a, b) for a in searches for b in searches if a < b]
-    turns = [(orders[0][a] - orders[0][b]) * (orders[1][a] - orders[1][b]) < 0 for a, b in pairs]
-    return sum(turns) / len(turns) if turns else 0.0
+    def _at(self, name: str, budget: int) -> Expected:
+        return self._scores[name][self._budgets.index(budget)]
+
+    def _sorted(self, budget: int) -> tuple[list[str], Array]:
+        """The methods, the best first, and what each one's resamples give, (methods, resamples)."""
+        import numpy as np
+
+        names = sorted(self._lots, key=lambda name: (self._sign * self._at(name, budget).value, name))
+        return names, np.stack([self._lots[name][:, self._budgets.index(budget)] for name in names])
 
 
 def _curve(name: str, search: Search, budgets: Sequence[int]) -> Curve:

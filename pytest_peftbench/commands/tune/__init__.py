@@ -65,9 +65,9 @@ def _run(options: argparse.Namespace) -> int:
     require_known(options.search, read_spaces(options.space))
     chosen = plan.selected(options.suite, options.only)
     hindered = {item.case.experiment: why for item in chosen if (why := plan.hindrance(item))}
-    works = _works(options, [item for item in chosen if item.case.experiment not in hindered])
     for name, why in hindered.items():
         _say(f"{name} is left out: {why}")
+    works = _works(options, [item for item in chosen if item.case.experiment not in hindered])
     earlier = _earlier(out, works)
     store = _store(options, out)
     for line in plan.told(works, store, options.jobs, options.retrain):

@@ -66,8 +66,8 @@ class Choice:
         return "" if len(set(map(repr, self.choices))) == len(self.choices) > 1 else "needs two choices that differ"
 
     def bound(self, value: Any) -> str:
-        """The same as a range's, of numbers: the last choice on either side. Words and yes or no have no bounds."""
-        if not all(type(choice) in (int, float) for choice in self.choices):
+        """The same of numbers, the last choice on either side; 0, which nothing is below, and words are no bounds."""
+        if not value or not all(type(choice) in (int, float) for choice in self.choices):
             return ""
         ends = {min(self.choices): "lower", max(self.choices): "upper"}
         return f"{ends[value]} bound {value}" if value in ends and len(self.choices) > 2 else ""

@@ -137,10 +137,9 @@ class Trainer:
 
 def line(work: Work, trial: Trial) -> str:
     """What a trial gave, in a line."""
+    which = {"search": f"{trial.number}", "moved": f"{trial.number} moved", "fresh": f"seed {trial.seed}"}[work.kind]
     gave = trial.error or f"{work.metric} {trial.figures[work.metric]:.4g}"
-    return (
-        f"{work.experiment.case.experiment} {trial.number}: {worded(trial.values)}: {gave} ({trial.duration_s:.1f} s)"
-    )
+    return f"{work.experiment.case.experiment} {which}: {worded(trial.values)}: {gave} ({trial.duration_s:.1f} s)"
 
 
 def worded(values: Values) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 from pytest_peftbench.report.html.details import details, pictures_shown
 from pytest_peftbench.report.html.model import Page, page_data
 
-__all__ = ["Page", "details", "html_page", "page_data", "pictures_shown"]
+__all__ = ["Page", "curves_page", "details", "html_page", "page_data", "pictures_shown"]
 
 _FOLDER = Path(__file__).parent
 # In the order in which they run: libraries first, then what each section is made by.
@@ -31,6 +31,15 @@ def html_page(page: Page) -> str:
 
 def rendered(data: Mapping[str, Any]) -> str:
     """The page of some data, as `page_data` gives it."""
+    return _filled("page.html", data, _SCRIPTS)
+
+
+def curves_page(data: Mapping[str, Any]) -> str:
+    """The page of what budgets of trials buy. data: as `peftbench curve --json` writes it."""
+    return _filled("curves.html", data, ("curves.js",))
+
+
+def _filled(template: str, data: Mapping[str, Any], own: tuple[str, ...]) -> str:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -41,8 +50,8 @@ def rendered(data: Mapping[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    scripts = [_text(name) for name in (*_LIBRARIES, *_SCRIPTS)]
-    return templates.get_template("page.html").render(
+    scripts = [_text(name) for name in (*_LIBRARIES, *own)]
+    return templates.get_template(template).render(
         data=data,
         json=Markup(_json(data)),
         style=Markup(_text("page.css")),
