@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pytest_peftbench.measure import clocks, timing
-from pytest_peftbench.measure.timing import BLOCKS, CONFIRMING_BLOCKS, Timing
+from pytest_peftbench.measure.timing import BUDGET_S, CONFIRMING_BLOCKS, Timing
 
 
 def work():
@@ -15,10 +15,11 @@ def work():
 
 
 class FakeTime:
-    """A clock that only the two functions move: A takes the seconds of the next ratio, B takes one."""
+    """A clock that only the two functions move: A takes the units of the next ratio, B takes one."""
 
-    def __init__(self, monkeypatch, ratios):
+    def __init__(self, monkeypatch, ratios, unit_s):
         self.now = 0.0
+        self.unit_s = unit_s
         self.calls = ""
         # A's first call warms up; then each block has two
         self.times = iter([99.0, *(ratio for ratio in ratios for _ in range(2))])
@@ -26,15 +27,15 @@ class FakeTime:
 
     def a(self):
         self.calls += "A"
-        self.now += next(self.times)
+        self.now += self.unit_s * next(self.times)
 
     def b(self):
         self.calls += "B"
-        self.now += 1.0
+        self.now += self.unit_s
 
 
-def timed(monkeypatch, ratios, **options):
-    fake = FakeTime(monkeypatch, ratios)
+def timed(monkeypatch, ratios, unit_s=1.0, **options):
+    fake = FakeTime(monkeypatch, ratios, unit_s)
     return timing.compare(fake.a, fake.b, "cpu", **options), fake
 
 
@@ -91,24 +92,39 @@ def test_more_blocks_of_the_same_spread_give_a_narrower_interval(monkeypatch):
     assert many.high - many.low < few.high - few.low
 
 
-def test_an_interval_wider_than_the_margin_is_confirmed_once_by_more_blocks_that_alone_count(monkeypatch):
-    wide = [1.0, 2.0, 1.0, 2.0, 1.5, 1.0, 2.0]
+WIDE = [1.0, 2.0, 1.0, 2.0, 1.5, 1.0, 2.0]
 
-    compared, fake = timed(monkeypatch, [*wide, *[1.5] * CONFIRMING_BLOCKS], relative_margin=0.3)
 
-    assert fake.calls == "AB" + "ABBA" * (BLOCKS + CONFIRMING_BLOCKS)
-    assert compared.ratios == (1.5,) * CONFIRMING_BLOCKS
+def test_while_an_interval_is_nearly_as_wide_as_the_margin_as_many_blocks_again_are_run_and_all_count(monkeypatch):
+    compared, fake = timed(monkeypatch, [*WIDE, *[1.5] * 7], relative_margin=0.3)
+
+    assert fake.calls == "AB" + "ABBA" * 14
+    assert compared.ratios == pytest.approx((*WIDE, *[1.5] * 7))
     assert compared.interval == [1.5, 1.5]
 
 
-def test_an_interval_that_stays_wide_is_not_measured_a_third_time(monkeypatch):
-    compared, fake = timed(monkeypatch, [1.0, 2.0] * (BLOCKS + CONFIRMING_BLOCKS), relative_margin=0.3)
+def test_the_width_alone_decides_how_many_blocks_are_run(monkeypatch):
+    ratios = [*WIDE, *[1.5] * 7]
+    runs = [timed(monkeypatch, [factor * ratio for ratio in ratios], relative_margin=0.3)[1] for factor in (1, 3)]
 
-    assert fake.calls.count("A") == 1 + 2 * (BLOCKS + CONFIRMING_BLOCKS)
+    assert [fake.calls.count("A") for fake in runs] == [1 + 2 * 14] * 2
+
+
+def test_an_interval_that_stays_wide_is_given_up_after_the_confirming_blocks_where_they_take_long(monkeypatch):
+    compared, fake = timed(monkeypatch, [1.0, 2.0] * CONFIRMING_BLOCKS, relative_margin=0.3)
+
+    assert fake.calls.count("A") == 1 + 2 * CONFIRMING_BLOCKS
     assert compared.high - compared.low > 0.3
 
 
-def test_the_larger_count_asked_for_is_not_confirmed_again(monkeypatch):
+def test_one_that_stays_wide_of_a_fast_function_is_given_up_when_the_budget_is_used(monkeypatch):
+    compared, fake = timed(monkeypatch, [1.0, 2.0] * 1_000, relative_margin=0.3, unit_s=BUDGET_S / 1_000)
+
+    assert len(compared.ratios) == 4 * CONFIRMING_BLOCKS
+    assert fake.now > BUDGET_S
+
+
+def test_the_larger_count_asked_for_is_run_at_once(monkeypatch):
     compared, fake = timed(
         monkeypatch, [1.0, 2.0, 1.0] * (CONFIRMING_BLOCKS // 3), blocks=CONFIRMING_BLOCKS, relative_margin=0.3
     )
@@ -261,7 +277,7 @@ def test_a_gpu_that_is_always_throttled_has_a_ratio_but_no_interval(monkeypatch)
     assert (compared.ratio, compared.interval, compared.throttled_blocks) == (1.5, [], 21)
 
 
-def test_always_throttled_is_confirmed_once_and_then_given_up(monkeypatch):
+def test_always_throttled_is_tried_with_more_blocks_and_then_given_up(monkeypatch):
     compared = FakeGpu(monkeypatch, [HEAT, 0] * 1000).timed(relative_margin=0.3)
 
     assert (compared.interval, compared.throttled_blocks) == ([], 3 * CONFIRMING_BLOCKS)

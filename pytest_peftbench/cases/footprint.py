@@ -23,7 +23,7 @@ from torch import nn
 from pytest_peftbench.cases.methods import Needs, needs_of
 from pytest_peftbench.cases.stand_ins import StandIn, stand_in_of
 from pytest_peftbench.cases.subject import Subject, figures_of, on_device, operators_of, parameters
-from pytest_peftbench.measure.collector import freeze_collector
+from pytest_peftbench.measure.collector import freeze_what_came
 from pytest_peftbench.measure.counters import Counters
 from pytest_peftbench.measure.environment import installed
 from pytest_peftbench.meta.architectures import read_architecture
@@ -52,7 +52,7 @@ def count_footprint(experiment: Experiment, lengths: Lengths | None = None, *, d
     with tempfile.TemporaryDirectory() as folder, _quiet(), accelerator():
         shapes = shapes_of(experiment, lengths)
         subject, stand_in = _subject(experiment, shapes, Path(folder))
-        freeze_collector()
+        freeze_what_came()
         base = subject.injectable_base()
         if experiment.adapter is not None:
             adapter = stand_in.prepare(dict(experiment.adapter), experiment.path, base, Path(folder))

@@ -32,7 +32,7 @@ from pytest_peftbench.cases.subject import (
 from pytest_peftbench.cases.training import Trainer
 from pytest_peftbench.cases.witness import can_be_witnessed, disturbed_witnesses, witness
 from pytest_peftbench.measure import timing
-from pytest_peftbench.measure.collector import freeze_collector
+from pytest_peftbench.measure.collector import freeze_collector, freeze_what_came
 from pytest_peftbench.measure.counters import Counters
 from pytest_peftbench.measure.environment import describe, deterministic, seed_everything
 from pytest_peftbench.measure.memory import MemoryTracker
@@ -127,7 +127,8 @@ def run_experiment(
     with deterministic(experiment.device), tempfile.TemporaryDirectory() as folder:
         try:
             subject = subject_of(experiment, base_model, task_data, Path(folder))
-            freeze_collector()
+            # a model that a failed case left behind may fill an accelerator; on the host it is worth no search
+            (freeze_what_came if experiment.device == "cpu" else freeze_collector)()
             # nothing holds on to the first model when the other seeds train: an accelerator may have no room for two
             testify = partial(_testified, case, base_model, task_data)
             result, stage = _run_first(case, subject, Path(folder), benchmark, second_stage, testify)

@@ -20,7 +20,7 @@ def second_stage(result: Result, baseline: Baseline, metrics: Mapping[str, Metri
     Nothing, where all that the first seed tells is bit-identical to the baseline's, or cannot be compared with it.
     Else the witness: where it agrees and quality moved no more than by rounding, nothing else; where it does not, or
     there is none, all other seeds of the baseline: their number is fixed, nobody looks on the way. Times that
-    regressed are taken once more; those that cannot tell were, with the same number of blocks.
+    regressed are taken once more; those that cannot tell were given as many blocks, and more.
     """
     comparison = Comparison.of(result, baseline, metrics, tests=1)
     times = [metric.name for metric in metrics.values() if metric.interval]

@@ -6,7 +6,6 @@ the machine's load, so two runs of unchanged code give the same numbers. They wo
 
 from __future__ import annotations
 
-import functools
 import importlib.util
 import os
 import sys
@@ -158,18 +157,23 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self._memory = memory
         self._owners = owners
-        self._rows: dict[tuple[Any, str], list[int]] = {}
+        self._rows: dict[tuple[str, str], list[int]] = {}
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """As in `meta.device.Remembering`: without torch's guard against compiling a call is seen in half the time."""
+        return False
 
     def operators(self) -> dict[str, list[int]]:
         """[calls, FLOPs] by "operator @ owner", sorted."""
-        return dict(sorted((f"{packet} @ {owner}", row) for (packet, owner), row in self._rows.items()))
+        return dict(sorted((f"{name} @ {owner}", row) for (name, owner), row in self._rows.items()))
 
     def __torch_dispatch__(
         self, func: Any, types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        packet = func.overloadpacket
-        if _is_composite(func):
+        kind = _kinds.get(id(func)) or _kind(func)
+        if kind.composite:
             # Inference mode hands over linear, matmul and the like whole; taken apart they count as elsewhere.
             with self:
                 return func.decompose(*args, **kwargs)
@@ -178,17 +182,39 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._memory.add(kwargs, EARLIER)
         result = func(*args, **kwargs)
         self._memory.add(result, owner)
-        if packet not in _NOT_COUNTED:
-            row = self._rows.get((packet, owner))
+        if kind.counts:
+            row = self._rows.get((kind.name, owner))
             if row is None:
-                row = self._rows[packet, owner] = [0, 0]
+                row = self._rows[kind.name, owner] = [0, 0]
             row[0] += 1
-            if formula := FORMULAS.get(packet):
-                row[1] += int(formula(*args, **kwargs, out_val=result))
+            if kind.formula is not None:
+                row[1] += int(kind.formula(*args, **kwargs, out_val=result))
         return result
 
 
-@functools.cache
+@dataclass(frozen=True)
+class _Kind:
+    """An operator, as `aten.mm.default`, and what there is to know of it. name: as `aten.mm`."""
+
+    func: Any
+    name: str
+    composite: bool
+    counts: bool
+    formula: Callable[..., int] | None
+
+
+# By the operator's id: it is never freed, and its hash is computed in Python.
+_kinds: dict[int, _Kind] = {}
+
+
+def _kind(func: Any) -> _Kind:
+    packet = func.overloadpacket
+    found = _kinds[id(func)] = _Kind(
+        func, str(packet), _is_composite(func), packet not in _NOT_COUNTED, FORMULAS.get(packet)
+    )
+    return found
+
+
 def _is_composite(func: Any) -> bool:
     """Whether torch runs the operator as a sequence of others.
 

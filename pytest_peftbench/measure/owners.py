@@ -52,14 +52,15 @@ class Owners:
         return owner
 
     def _from_frames(self, frame: FrameType | None) -> str:
-        while frame is not None and frame.f_code is not self._outermost:
-            module = frame.f_globals.get("__name__", "")
-            if module == "torch.autograd.graph" and frame.f_code.co_name == "_engine_run_backward":
+        while frame is not None and (code := frame.f_code) is not self._outermost:
+            known = _places.get(id(code))
+            place = known[1] if known else _place(frame)
+            if place == _ENGINE:
                 return self._from_node()
-            if module.startswith("torch.optim."):
+            if place == _OPTIMIZER:
                 return self._optimizer
-            if module.partition(".")[0] not in _TRANSPARENT:
-                return _function_name(frame)
+            if place != _LOOKED_THROUGH:
+                return place
             frame = frame.f_back
         # Without Python frames we are in the autograd engine's own thread (accelerators).
         return self._from_node() if frame is None else _roles[-1]
@@ -74,17 +75,33 @@ def _newest_node() -> int:
     return int(torch._C._autograd._get_sequence_nr()) - 1
 
 
-_names: dict[CodeType, str] = {}
+# What a frame is when it is no function of a library.
+_ENGINE, _OPTIMIZER, _LOOKED_THROUGH = "<engine>", "<optimizer>", ""
+# By the id of a frame's code, which is kept so that no other one gets it: its hash would be that of all its bytes.
+_places: dict[int, tuple[CodeType, str]] = {}
+
+
+def _place(frame: FrameType) -> str:
+    """The name of the frame's function where a library's owns what it calls, else what the frame is."""
+    code, module = frame.f_code, frame.f_globals.get("__name__", "")
+    if module == "torch.autograd.graph" and code.co_name == "_engine_run_backward":
+        place = _ENGINE
+    elif module.startswith("torch.optim."):
+        place = _OPTIMIZER
+    elif module.partition(".")[0] in _TRANSPARENT:
+        place = _LOOKED_THROUGH
+    else:
+        place = _function_name(frame)
+    _places[id(code)] = (code, place)
+    return place
 
 
 def _function_name(frame: FrameType) -> str:
     """Qualified name of the frame's function without "<locals>" and the like; a module's name for its top level."""
     code = frame.f_code
-    if code not in _names:
-        qualified = code.co_qualname if sys.version_info >= (3, 11) else _qualified_name(code, frame.f_globals)
-        parts = [part for part in qualified.split(".") if not part.startswith("<")]
-        _names[code] = ".".join(parts) or str(frame.f_globals.get("__name__", "unknown"))
-    return _names[code]
+    qualified = code.co_qualname if sys.version_info >= (3, 11) else _qualified_name(code, frame.f_globals)
+    parts = [part for part in qualified.split(".") if not part.startswith("<")]
+    return ".".join(parts) or str(frame.f_globals.get("__name__", "unknown"))
 
 
 def _qualified_name(code: CodeType, names: dict[str, Any]) -> str:

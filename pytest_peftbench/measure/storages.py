@@ -6,6 +6,7 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -62,10 +63,11 @@ def bytes_of(model: nn.Module) -> int:
 _WEIGHTS, _GRADIENTS, _OPTIMIZER_STATE, EARLIER = "weights", "gradients", "optimizer state", "earlier work"
 
 
-def _row(tensor: Tensor, owner: str) -> str:
+@cache
+def _row(shape: tuple[int, ...], dtype: torch.dtype, owner: str) -> str:
     """`[128, 128] float32 @ LoHaLayer.get_delta_weight`."""
-    shape = "" if owner in (_WEIGHTS, _GRADIENTS, _OPTIMIZER_STATE) else f"{list(tensor.shape)} "
-    return f"{shape}{str(tensor.dtype).removeprefix('torch.')} @ {owner}"
+    told = "" if owner in (_WEIGHTS, _GRADIENTS, _OPTIMIZER_STATE) else f"{list(shape)} "
+    return f"{told}{str(dtype).removeprefix('torch.')} @ {owner}"
 
 
 class LiveStorages:
@@ -86,7 +88,8 @@ class LiveStorages:
         self._next_number = 0
         self._sizes: dict[int, int] = {}
         self._kinds: dict[int, str] = {}
-        self._rows: dict[int, str] = {}
+        # Of each number what `_row` makes a row of.
+        self._described: dict[int, tuple[tuple[int, ...], torch.dtype, str]] = {}
         # What came and went: number of the storage, storages and bytes more or less.
         self._log: list[tuple[int, int, int]] = []
         self._log_at_peak = 0
@@ -115,7 +118,7 @@ class LiveStorages:
         """Count and bytes of the storages alive when `peak_bytes` was first reached, by row."""
         rows: dict[str, list[int]] = {}
         for number, count, size in self._log[: self._log_at_peak]:
-            totals = rows.setdefault(self._rows[number], [0, 0])
+            totals = rows.setdefault(_row(*self._described[number]), [0, 0])
             totals[0] += count
             totals[1] += size
         return {row: rows[row] for row in sorted(rows) if rows[row][1]}
@@ -159,7 +162,7 @@ class LiveStorages:
         if known is None:
             self._references[key] = weakref.ref(storage, lambda _: self._forget(key))
             self._numbers[key] = self._next_number
-            self._rows[self._next_number] = _row(tensor, owner)
+            self._described[self._next_number] = (tensor.shape, tensor.dtype, owner)
             self._next_number += 1
         if size != known:
             grown = size - (known or 0)

@@ -20,10 +20,15 @@ from pytest_peftbench.measure.collector import collector_paused
 from pytest_peftbench.results.metrics import Value
 
 BLOCKS = 7
-# Fixed, so that nobody looks at the figures until they please; many, to outlast a neighbour's burst of seconds.
+# What confirms a time that regressed: many, to outlast a neighbour's burst of seconds.
 CONFIRMING_BLOCKS = 63
+# Seconds in which an interval that is still wide is given more blocks than these.
+BUDGET_S = 20.0
+# How wide an interval may be, as a share of the margin: where it is wider than the margin of the recorded ratio, which
+# may be below the measured one, nobody can tell.
+_NARROW = 0.75
 CONFIDENCE = 0.95
-RESAMPLES = 9_999
+RESAMPLES = 4_999
 # Blocks in which the clock was throttled are run again, until there were this many times the blocks asked for.
 _MAX_ATTEMPTS = 3
 # Share of the clock by which it may differ between a block's ends. Near its power limit a card says all along that it
@@ -94,34 +99,45 @@ def compare(
 ) -> Timing:
     """Run both in blocks of A B B A, after one warm-up each, garbage collector off.
 
-    An interval wider than `relative_margin` times the ratio tells nothing: then CONFIRMING_BLOCKS are run once, and
-    they alone count.
+    An interval wider than three quarters of `relative_margin` times the ratio tells little: then as many blocks again
+    are run, until it is narrow, or there are CONFIRMING_BLOCKS and BUDGET_S are over. All blocks count, and the width
+    alone decides how many there are, never the ratio: nobody looks at that until they please.
     """
     function(), reference()
-    timing = _run(function, reference, device, blocks)
-    if timing.high - timing.low > relative_margin * timing.ratio and blocks < CONFIRMING_BLOCKS:
-        return _run(function, reference, device, CONFIRMING_BLOCKS)
-    return timing
-
-
-def _run(function: Callable[[], object], reference: Callable[[], object], device: str, blocks: int) -> Timing:
     timer, clocks = _timer(device), ClockReader(device)
     run: list[_Block] = []
+    started = time.perf_counter()
     with collector_paused():
-        while len(run) < _MAX_ATTEMPTS * blocks and sum(not block.throttled for block in run) < blocks:
-            run.append(_block(function, reference, timer, clocks))
-    counted = [block for block in run if not block.throttled]
-    enough = len(counted) == blocks
-    ratios = tuple(block.ratio for block in (counted if enough else run))
+        while True:
+            while len(run) < _MAX_ATTEMPTS * blocks and len(_steady(run)) < blocks:
+                run.append(_block(function, reference, timer, clocks))
+            timing = _timing(run, blocks)
+            narrow = timing.high - timing.low <= _NARROW * relative_margin * timing.ratio
+            over = time.perf_counter() - started > BUDGET_S or not timing.interval
+            if narrow or (over and blocks >= CONFIRMING_BLOCKS):
+                return timing
+            blocks = CONFIRMING_BLOCKS if blocks < CONFIRMING_BLOCKS < 2 * blocks else 2 * blocks
+
+
+def _steady(run: list[_Block]) -> list[_Block]:
+    return [block for block in run if not block.throttled]
+
+
+def _timing(run: list[_Block], blocks: int) -> Timing:
+    """What the blocks tell: the steady ones, where there are as many as were asked for."""
+    steady = _steady(run)
+    enough = len(steady) >= blocks
+    counted = steady if enough else run
+    ratios = tuple(block.ratio for block in counted)
     low, high = _interval(ratios) if enough else (0.0, math.inf)
     clock = [block.sm_mhz for block in run if block.sm_mhz is not None]
     return Timing(
         ratio=statistics.median(ratios),
         low=low,
         high=high,
-        time_s=statistics.median(block.time_s for block in (counted if enough else run)),
+        time_s=statistics.median(block.time_s for block in counted),
         ratios=ratios,
-        throttled_blocks=len(run) - len(counted),
+        throttled_blocks=len(run) - len(steady),
         sm_mhz=statistics.median(clock) if clock else None,
     )
 
@@ -149,18 +165,10 @@ def _interval(ratios: tuple[float, ...]) -> tuple[float, float]:
     """Percentile bootstrap of the median, the same for the same ratios."""
     if len(ratios) < 2:
         return 0.0, math.inf
-    # a second, which cases that are not timed are spared
-    from scipy.stats import bootstrap
-
-    found = bootstrap(
-        (ratios,),
-        numpy.median,
-        n_resamples=RESAMPLES,
-        confidence_level=CONFIDENCE,
-        method="percentile",
-        rng=numpy.random.default_rng(0),
-    ).confidence_interval
-    return float(found.low), float(found.high)
+    drawn = numpy.random.default_rng(0).integers(len(ratios), size=(RESAMPLES, len(ratios)))
+    tail = (1 - CONFIDENCE) / 2
+    low, high = numpy.quantile(numpy.median(numpy.array(ratios)[drawn], axis=-1), (tail, 1 - tail))
+    return float(low), float(high)
 
 
 def waiting(function: Callable[[], object], device: str) -> Callable[[], object]:

@@ -10,8 +10,8 @@ numbers they would compute: shapes stay, contents do not exist.
 from __future__ import annotations
 
 import contextlib
-import functools
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 from unittest import mock
 
@@ -107,55 +107,78 @@ class _Unknown(Exception):
     """An argument by which calls cannot be told apart."""
 
 
-class Remembering(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Eager(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """A mode under which nothing is compiled, so that torch need not guard each call against it."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
+
+
+class Remembering(_Eager):  # type: ignore[no-untyped-call]
     """Works out once what an operator makes of tensors of given shapes: the same call again takes microseconds.
 
     Many operators have their meta kernel in Python, and a transformer calls each with the same shapes in every layer.
     Remembered are calls whose results are new tensors of their own, and calls that change contents in place.
     """
 
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        """Nothing is compiled here, so torch need not guard each call against it."""
-        return False
-
     def __torch_dispatch__(
         self, func: Any, types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if func in _ANSWERS and args[0].is_meta:
-            return _ANSWERS[func]
-        if func in _CONDITIONAL and args[0].is_meta:
+        kind = _kinds.get(id(func)) or _kind(func)
+        if kind.special and args[0].is_meta:
+            if func in _ANSWERS:
+                return _ANSWERS[func]
             args = _without_conditions(func, args, torch.Size.numel)
             if func is aten.nonzero.default:
                 return args[0]
-        kind = _kind(func)
-        if kind == "other":
+        if kind.makes == "other":
             return func(*args, **(kwargs or {}))
         try:
-            key = _key(func, args, kwargs)
+            key = _key(kind, args, kwargs)
         except _Unknown:
             return func(*args, **(kwargs or {}))
-        if key not in _remembered:
+        recipe = _remembered.get(key, _NEVER_SEEN)
+        if recipe is _NEVER_SEEN:
             result = func(*args, **(kwargs or {}))
-            changed_shape = _key(func, args, kwargs) != key
-            _remembered[key] = None if changed_shape else _recipe(kind, result, args, kwargs)
+            changed_shape = _key(kind, args, kwargs) != key
+            _remembered[key] = None if changed_shape else _recipe(kind.makes, result, args, kwargs)
             return result
-        recipe = _remembered[key]
         if recipe is None:
             return func(*args, **(kwargs or {}))
-        if kind == "in place":
+        if kind.makes == "in place":
             return args[0] if recipe else None
-        made = [torch.empty_strided(*shape, dtype=dtype, device=META) for *shape, dtype in recipe]
-        return made[0] if kind == "one tensor" else made
+        made = [made_as and torch.empty_strided(*made_as[:2], dtype=made_as[2], device=META) for made_as in recipe]
+        if kind.makes == "one tensor":
+            return made[0]
+        return made if kind.makes == "list" else tuple(made)
 
 
-# What a call makes, by function and arguments: shape, stride and type of each result; for a call in place whether it
-# returns its first argument. None: it must be called.
+# What a call makes, by function and arguments: shape, stride and type of each result, None for none; for a call in
+# place whether it returns its first argument. None: it must be called.
 _remembered: dict[Any, Any] = {}
+_NEVER_SEEN = object()
 
 
-@functools.cache
-def _kind(func: Any) -> str:
+@dataclass(frozen=True)
+class _Kind:
+    """An operator. makes: how its result relates to its arguments. special: whether it asks for contents."""
+
+    func: Any
+    makes: str
+    special: bool
+
+
+# By the operator's id, which is its own for as long as it is kept here: its hash is computed in Python.
+_kinds: dict[int, _Kind] = {}
+
+
+def _kind(func: Any) -> _Kind:
+    found = _kinds[id(func)] = _Kind(func, _makes(func), func in _ANSWERS or func in _CONDITIONAL)
+    return found
+
+
+def _makes(func: Any) -> str:
     """How an operator's result relates to its arguments, by its schema."""
     schema = func._schema
     name = func.overloadpacket.__name__
@@ -166,7 +189,9 @@ def _kind(func: Any) -> str:
         types = [str(item.type) for item in returns]
         if types == ["Tensor"]:
             return "one tensor"
-        return "list" if types == ["List[Tensor]"] else "other"
+        if types == ["List[Tensor]"]:
+            return "list"
+        return "several tensors" if set(types) == {"Tensor"} else "other"
     written = [arg.alias_info is not None and arg.alias_info.is_write for arg in schema.arguments]
     first_only = written[0] and not any(written[1:])
     if not name.endswith("_") or not first_only or name in ("resize_", "set_", "detach_", "as_strided_"):
@@ -174,12 +199,17 @@ def _kind(func: Any) -> str:
     return "in place" if len(returns) <= 1 else "other"
 
 
-def _key(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> Any:
-    """Tells calls apart; what is made without a type is of the default one."""
-    return (func, torch.get_default_dtype(), _frozen(args), _frozen(tuple((kwargs or {}).items())))
+def _key(kind: _Kind, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> Any:
+    """Tells calls apart; what is made without a type is of the default one.
+
+    In place a fraction changes contents alone, and an optimizer has another one in each step.
+    """
+    fractions = kind.makes != "in place"
+    named = _frozen(tuple(kwargs.items()), fractions) if kwargs else ()
+    return (id(kind.func), torch.get_default_dtype(), _frozen(args, fractions), named)
 
 
-def _frozen(value: Any) -> Any:
+def _frozen(value: Any, fractions: bool) -> Any:
     """A key for a call's argument: of a tensor all but its contents. Raises _Unknown for what has none."""
     if isinstance(value, Tensor):
         if not value.is_meta or value.layout != torch.strided:
@@ -187,11 +217,11 @@ def _frozen(value: Any) -> Any:
         bits = (value.is_conj(), value.is_neg()) if value.is_complex() else None
         return (value.shape, value.stride(), value.dtype, bits)
     if isinstance(value, (tuple, list)):
-        return tuple(map(_frozen, value))
+        return tuple([_frozen(item, fractions) for item in value])
     if value is None or isinstance(value, (str, torch.dtype, torch.device, torch.layout, torch.memory_format)):
         return value
     if isinstance(value, (bool, int, float, complex)):
-        return (type(value), value)
+        return (type(value), value if fractions or not isinstance(value, float) else None)
     raise _Unknown
 
 
@@ -201,8 +231,11 @@ def _recipe(kind: str, result: Any, args: tuple[Any, ...], kwargs: dict[str, Any
         return result is args[0] if isinstance(result, Tensor) else False if result is None else None
     tensors = [result] if kind == "one tensor" else result
     known = {id(leaf.untyped_storage()) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
-    recipe = []
+    recipe: list[tuple[Any, Any, torch.dtype] | None] = []
     for tensor in tensors:
+        if tensor is None:  # a gradient that nobody asked for
+            recipe.append(None)
+            continue
         if not isinstance(tensor, Tensor) or not tensor.is_meta or tensor.layout != torch.strided:
             return None
         again = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=META)
@@ -215,7 +248,7 @@ def _recipe(kind: str, result: Any, args: tuple[Any, ...], kwargs: dict[str, Any
     return recipe
 
 
-class Shapes(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Shapes(_Eager):  # type: ignore[no-untyped-call]
     """Runs initialisations without their numbers: tensors of some size are made on the meta device.
 
     What meets a meta tensor becomes one; small tensors among themselves are real. A condition on a meta tensor holds
