@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from pytest_peftbench import __version__
 from pytest_peftbench.commands import (
+    affected,
     build,
     comparing,
     fit,
@@ -28,6 +29,7 @@ from pytest_peftbench.results.files import InputError
 COMMANDS: tuple[Command, ...] = (
     run.COMMAND,
     init.COMMAND,
+    affected.COMMAND,
     build.COMMAND,
     sweep.COMMAND,
     importing.COMMAND,

@@ -32,13 +32,16 @@ class Inventory:
     """What was collected.
 
     cases: of the selected tests, by node id; None where only the test itself knows which. whole: whether no test was
-    left out. untaken: suites that no test takes.
+    left out. untaken: suites that no test takes. affected: of `--peft-affected`, how many cases can be reached and by
+    what, in lines. idle: whether that is none, and no other test was selected.
     """
 
     cases: dict[str, CaseId | None] = field(default_factory=dict)
     whole: bool = False
     orphans: tuple[Orphan, ...] = ()
     untaken: tuple[str, ...] = ()
+    affected: tuple[str, ...] = ()
+    idle: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, which xdist's workers send to the controller."""

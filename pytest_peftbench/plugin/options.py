@@ -122,6 +122,12 @@ def _device(text: str, start: Path) -> str:
     return "cpu" if text.partition(":")[0] == "cpu" else text
 
 
+def _revision(text: str, start: Path) -> str:
+    if text.startswith("-") or not text.isprintable():
+        raise InputError(f"{text!r}: expected a revision of git, such as origin/main")
+    return text
+
+
 def _path(text: str, start: Path) -> Path:
     return resolved(start / text)
 
@@ -219,6 +225,22 @@ class Settings:
             recording=True,
         ),
     ]
+    affected: Annotated[
+        str | None,
+        Option(
+            "run only the cases that the difference between a revision of git and the installed, editable PEFT can "
+            "reach, and that of suites and baselines",
+            "REV",
+            _revision,
+        ),
+    ]
+    check_reach: Annotated[
+        bool,
+        Option(
+            "fail a case that executes a file of PEFT's which --peft-affected would not run it for; measure only: "
+            "compare with no baseline"
+        ),
+    ]
     device: Annotated[str, Option("torch device to run on", "DEVICE", _device, default="cpu", recording=True)]
     green: Annotated[
         frozenset[Verdict],
@@ -255,7 +277,9 @@ class Settings:
         settings = cls(**{option.name: option.value(config) for option in OPTIONS})
         if settings.calibrate and settings.no_compare and not settings.update_baselines:
             raise InputError("peft_calibrate: needs the comparison that peft_no_compare leaves out; drop one of them")
-        return settings
+        if settings.check_reach and (settings.update_baselines or settings.calibrate):
+            raise InputError("peft_check_reach: what it records takes time, so that nothing may be recorded; drop it")
+        return replace(settings, no_compare=settings.no_compare or settings.check_reach)
 
 
 OPTIONS: tuple[Option, ...] = tuple(
