@@ -205,8 +205,8 @@ def told(affected: Affected, experiments: Sequence[Experiment]) -> list[str]:
     reached = sorted(
         ((sum(map(change.reaches, experiments)), change) for change in changes), key=lambda found: -found[0]
     )
-    some = [f"{change.file}: {count}, {change.why}" for count, change in reached if count]
-    none = [f"{change.file}: none, {change.why}" for count, change in reached if not count]
+    some = [f"{change.file}: {cases}, {change.why}" for cases, change in reached if cases]
+    none = [f"{change.file}: none, {change.why}" for cases, change in reached if not cases]
     return [head, *(f"  {line}" for line in (*first(some, _MOST), *first(none, _MOST_WITHOUT)))]
 
 

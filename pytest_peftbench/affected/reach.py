@@ -128,8 +128,8 @@ def _registered(package: Package) -> Iterator[tuple[str, str]]:
         if _folder(file) and file == f"{_folder(file)}{INIT}" and file not in package.unreadable:
             for node in ast.walk(ast.parse((package.folder / file).read_bytes())):
                 if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "register_peft_method":
-                    names = [word.value for word in node.keywords if word.arg == "name"]
-                    yield from ((str(ast.literal_eval(name)).upper(), _folder(file)) for name in names)
+                    names = [getattr(word.value, "value", None) for word in node.keywords if word.arg == "name"]
+                    yield from ((name.upper(), _folder(file)) for name in names if isinstance(name, str))
 
 
 def _types(experiment: Experiment) -> Iterator[str]:
