@@ -270,6 +270,20 @@ class Bench:
         return re.findall(r"\[(.+)\]$", result.stdout.str(), re.MULTILINE)
 
 
+def git(folder, *arguments):
+    """What git says in a folder."""
+    identity = ("-c", "user.name=A", "-c", "user.email=a@example.org", "-c", "commit.gpgsign=false")
+    return subprocess.run(["git", *identity, *arguments], cwd=folder, check=True, capture_output=True, text=True).stdout
+
+
+def committed(folder):
+    """A folder as a git repository with one commit of all that is in it, on branch `main`."""
+    git(folder, "init", "--quiet", "--initial-branch", "main")
+    git(folder, "add", "--all", "--force")
+    git(folder, "commit", "--quiet", "--message", "first")
+    return folder
+
+
 def table(result):
     """Verdict by case, as the closing table of a run shows them; fails when a case has two rows."""
     text = result.stdout if isinstance(result.stdout, str) else result.stdout.str()

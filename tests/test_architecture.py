@@ -121,7 +121,7 @@ def known_before_a_task_runs(module):
 
 # What collecting, and a command's usage error, must not wait for.
 LIGHT = {
-    **{room: modules_of(room) for room in ("plugin", "commands", "report", "compare", "suites", "results")},
+    **{room: modules_of(room) for room in ("plugin", "commands", "report", "compare", "affected", "suites", "results")},
     "tasks": list(filter(known_before_a_task_runs, modules_of("tasks"))),
     "measure.environment": [f"{PACKAGE}.measure.environment"],
 }

@@ -1,5 +1,6 @@
 """`peftbench init`: what a repository gets, what a second run leaves alone, and that its workflows do what they say."""
 
+import importlib.util
 import json
 import os
 import re
@@ -341,6 +342,47 @@ def test_the_steps_of_a_pull_request_run_its_cases_and_fail_where_one_changed(ow
     assert "1 regressed" in (own / "report/report.html").read_text()
     assert "1 regressed" in (runner.tools / "summary.md").read_text()
     assert "params.trainable regressed" in (own / "comment/comment.md").read_text()
+
+
+@pytest.fixture(scope="module")
+def of_peft(tmp_path_factory):
+    """The repository that PEFT is developed in, given the cases of LoHa and committed; not to be changed."""
+    folder = tmp_path_factory.mktemp("peft")
+    (installed,) = importlib.util.find_spec("peft").submodule_search_locations
+    shutil.copytree(installed, folder / "src" / "peft", ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "setup.py").touch()
+    git(folder, "init", "--quiet", "--initial-branch", "main")
+    assert cli.main(["init", str(folder), "--methods", "loha"]) == 0
+    git(folder, "add", "--all", "--force")
+    git(folder, "commit", "--quiet", "--message", "first")
+    git(folder, "update-ref", "refs/remotes/origin/main", "HEAD")
+    return folder
+
+
+def test_where_peft_is_developed_a_pull_request_runs_what_it_can_reach(written, of_peft):
+    elsewhere, there = ((folder / ".github/workflows/peftbench.yml").read_text() for folder in (written, of_peft))
+
+    assert '-k "$SELECT" --peft-affected="origin/$GITHUB_BASE_REF" \\\n' in there
+    assert 'fetch-depth: "0"' in there
+    assert "--peft-affected" not in elsewhere
+    assert 'fetch-depth: "1"' in elsewhere
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash, as GitHub's runners have")
+def test_the_steps_of_a_pull_request_that_reaches_nothing_are_green_and_say_so(of_peft, tmp_path):
+    folder = shutil.copytree(of_peft, tmp_path / "own")
+    (folder / "docs").mkdir()
+    (folder / "docs/new.md").touch()
+    variables = {"SELECT": "structures-linear", "GITHUB_BASE_REF": "main", "OUTCOME": "success"}
+    variables["PYTHONPATH"] = os.pathsep.join([str(folder / "src"), str(REPOSITORY)])
+    runner = Runner(folder, tmp_path / "tools", variables)
+
+    results = runner.run(workflow(folder, "peftbench.yml")["jobs"]["benchmark"])
+
+    assert [result.returncode for result in results.values()] == [0, 0, 0], output(results["Benchmark"])
+    assert "nothing affected: none of 1 case can be reached by 1 changed file" in results["Benchmark"].stdout
+    assert "nothing affected" in (runner.tools / "summary.md").read_text()
+    assert "Nothing affected" in (folder / "comment/comment.md").read_text()
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from pytest_peftbench import __version__
 from pytest_peftbench.commands import (
+    affected,
     build,
     comparing,
     curve,
@@ -31,6 +32,7 @@ COMMANDS: tuple[Command, ...] = (
     run.COMMAND,
     merge.COMMAND,
     init.COMMAND,
+    affected.COMMAND,
     build.COMMAND,
     tune.COMMAND,
     curve.COMMAND,

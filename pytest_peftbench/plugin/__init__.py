@@ -15,6 +15,7 @@ from pytest_peftbench.cases.kinds import KINDS, columns
 from pytest_peftbench.measure import environment
 from pytest_peftbench.plugin import bisection, devices, durations, resuming, sharding, timing
 from pytest_peftbench.plugin.accepting import recording_command
+from pytest_peftbench.plugin.affected import KEPT, Kept, ReachCheck, keep_affected
 from pytest_peftbench.plugin.bisection import BISECTION, Bisection
 from pytest_peftbench.plugin.check import WRITTEN, BaselineCheck, unreadable_baselines, write_recorded
 from pytest_peftbench.plugin.ci import put_properties, tell_github
@@ -30,7 +31,7 @@ from pytest_peftbench.plugin.surroundings import may_measure, problem_of_root, p
 from pytest_peftbench.plugin.told import tell
 from pytest_peftbench.report.advice import advice_lines
 from pytest_peftbench.report.gaps import gap_lines
-from pytest_peftbench.report.terminal import closing
+from pytest_peftbench.report.terminal import closing, fold
 from pytest_peftbench.results.baseline import baseline_path
 from pytest_peftbench.results.files import InputError
 from pytest_peftbench.results.result import CaseId
@@ -109,6 +110,8 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[BISECTION] = Bisection(collector, settings.bisect_bad)
     if not config.pluginmanager.hasplugin("benchmark"):
         config.pluginmanager.register(_WithoutBenchmark(), "peftbench-without-benchmark")
+    if settings.check_reach:
+        config.pluginmanager.register(ReachCheck(), "peftbench-reach")
     config.pluginmanager.register(collector, "peftbench-collector")
     config.pluginmanager.register(config.stash[BISECTION], "peftbench-bisection")
 
@@ -177,6 +180,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         selection.problems.append(problem)
         config.option.markexpr = ""  # under --strict-markers pytest would refuse it first, and name no other
     yield
+    try:
+        keep_affected(config, items)
+    except InputError as error:
+        selection.problems.append(str(error))
     selection.select(items)
     if any(map(is_case, items)):
         environment.pin()
@@ -203,6 +210,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     """Take down what is to be compared: what never runs is missed in the end."""
     config = session.config
     settings, selection = config.stash[SETTINGS], config.stash[SELECTION]
+    kept = config.stash.get(KEPT, Kept())
     found = Inventory(
         cases={item.nodeid: _case_of(item) for item in session.items if is_case(item)},
         whole=len(session.items) == config.stash.get(_COLLECTED, 0) and is_whole(config),
@@ -211,6 +219,8 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         ),
         untaken=tuple(short_path(suite, config) for suite in selection.untaken()),
         shares=config.stash.get(sharding.SHARES, {}),
+        affected=kept.lines,
+        idle=kept.idle,
     )
     config.stash[COLLECTOR].inventory = found
     if hasattr(config, "workeroutput"):
@@ -237,9 +247,10 @@ def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Ite
     """Where the cases come from and what they are compared with."""
     cases = [experiment for item in items if (experiment := experiment_of(item))]
     settings, known = config.stash[SETTINGS], len(config.stash[SELECTION].known)
+    affected = [f"peftbench: {line}" if line[0] != " " else line for line in config.stash.get(KEPT, Kept()).lines]
     if not cases:
         none = f"peftbench: none of {plural(known, 'case')} is selected, so none is compared"
-        return _folded(config, [none] if known else [])
+        return _folded(config, affected or ([none] if known else []))
     suites = ", ".join(first(sorted({short_path(case.suite, config) for case in cases}), _MOST_SUITES))
     folder = short_path(settings.baselines, config)
     if settings.update_baselines:
@@ -249,7 +260,7 @@ def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Ite
     else:
         there = sum(baseline_path(settings.baselines, case.case).exists() for case in cases)
         mode = f"compared with {folder}, which holds {there} of them"
-    return _folded(config, [f"peftbench: {plural(len(cases), 'case')} of {suites}; {mode}"])
+    return _folded(config, [*affected, f"peftbench: {plural(len(cases), 'case')} of {suites}; {mode}"])
 
 
 @pytest.hookimpl(optionalhook=True)  # one of xdist's
@@ -387,7 +398,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         return
     collector = config.stash[COLLECTOR]
     collector.close()
-    if session.exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED and sharding.is_empty(config):
+    idle = sharding.is_empty(config) or collector.inventory.idle
+    if session.exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED and idle:
         session.exitstatus = pytest.ExitCode.OK
     unwritten = filter(None, [sharding.write_manifest(config, session.exitstatus), durations.record(config)])
     collector.gaps = replace(collector.gaps, part=sharding.note(config), unwritten=tuple(unwritten))
@@ -409,6 +421,7 @@ def pytest_terminal_summary(terminalreporter: TerminalReporter, exitstatus: int,
     came_to_its_end = exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED) or sharding.is_empty(config)
     if came_to_its_end and not runs_nothing(config):
         lines += gap_lines(collector.gaps, config.stash[SETTINGS].update_baselines, width)
+    lines += fold(((line, {}) for line in collector.inventory.affected[:1]), width)
     if lines:
         terminalreporter.section("PEFT benchmark")
     for line, markup in lines:

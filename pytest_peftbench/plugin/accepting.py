@@ -56,6 +56,7 @@ def _markers(config: pytest.Config, nodeids: Collection[str]) -> list[str]:
     methods = {case.method for nodeid in nodeids if (case := selected.get(nodeid))}
     of_methods = {nodeid for nodeid, case in selected.items() if case and case.method in methods}
     narrowed = config.option.markexpr or config.option.deselect or any("::" in word for word in config.args)
+    narrowed = narrowed or config.stash[SETTINGS].affected is not None
     if narrowed or config.getoption("lf", False) or of_methods != set(nodeids) or len(methods) > _MOST_NAMED:
         return []
     return sorted(map(marker_of, methods))

@@ -45,7 +45,7 @@ def tell_github(terminal: TerminalReporter, collector: Collector) -> None:
             terminal.ensure_newline()
             terminal.write_line(line)
     file = os.environ.get(_SUMMARY)
-    if file and (collector.outcomes or any(collector.gaps.problems())):
+    if file and (collector.outcomes or collector.inventory.affected or any(collector.gaps.problems())):
         try:
             _append(Path(file), collector, terminal.config)
         except OSError as error:
@@ -58,6 +58,7 @@ def _append(file: Path, collector: Collector, config: pytest.Config) -> None:
     if SUMMARY_LIMIT - held < _LEAST:
         raise OSError(errno.EFBIG, f"it holds {bytes_text(held)}, and GitHub takes {bytes_text(SUMMARY_LIMIT)}")
     notes = [*(f"the run fails: {problem}" for problem in collector.gaps.problems()), *collector.gaps.notes()]
+    notes += collector.inventory.affected[:1]
     told = advice(collector.outcomes, partial(recording_command, config))
     text = summary(collector.outcomes, columns(), told, notes, SUMMARY_LIMIT - held - 1)
     with file.open("a", encoding="utf-8", newline="\n") as opened:

@@ -33,7 +33,8 @@ class Inventory:
 
     cases: of the selected tests, by node id; None where only the test itself knows which. whole: whether no test was
     left out. untaken: suites that no test takes. shares: under `--peft-shard`, the number of the shard that runs each
-    test, of all selected ones, by node id.
+    test, of all selected ones, by node id. affected: of `--peft-affected`, how many cases can be reached and by what,
+    in lines. idle: whether that is none, and no other test was selected.
     """
 
     cases: dict[str, CaseId | None] = field(default_factory=dict)
@@ -41,6 +42,8 @@ class Inventory:
     orphans: tuple[Orphan, ...] = ()
     untaken: tuple[str, ...] = ()
     shares: dict[str, int] = field(default_factory=dict)
+    affected: tuple[str, ...] = ()
+    idle: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, which xdist's workers send to the controller."""

@@ -124,6 +124,12 @@ def _device(text: str, start: Path) -> str:
     return "cpu" if text.partition(":")[0] == "cpu" else text
 
 
+def _revision(text: str, start: Path) -> str:
+    if text.startswith("-") or not text.isprintable():
+        raise InputError(f"{text!r}: expected a revision of git, such as origin/main")
+    return text
+
+
 def _path(text: str, start: Path) -> Path:
     return resolved(start / text)
 
@@ -256,6 +262,22 @@ class Settings:
             recording=True,
         ),
     ]
+    affected: Annotated[
+        str | None,
+        Option(
+            "run only the cases that the difference between a revision of git and the installed, editable PEFT can "
+            "reach, and that of suites and baselines",
+            "REV",
+            _revision,
+        ),
+    ]
+    check_reach: Annotated[
+        bool,
+        Option(
+            "fail a case that executes a file of PEFT's which --peft-affected would not run it for; measure only: "
+            "compare with no baseline"
+        ),
+    ]
     device: Annotated[str, Option("torch device to run on", "DEVICE", _device, default="cpu", recording=True)]
     green: Annotated[
         frozenset[Verdict],
@@ -302,7 +324,11 @@ class Settings:
             raise InputError(
                 "peft_update_durations: what records, calibrates or resumes is not as fast as a comparison; drop it"
             )
-        return settings
+        if settings.check_reach and (settings.update_baselines or settings.calibrate or settings.update_durations):
+            raise InputError("peft_check_reach: what it records takes time, so that nothing may be recorded; drop it")
+        if settings.check_reach and settings.resume:
+            raise InputError("peft_check_reach: a case that is not run executes nothing; drop peft_resume")
+        return replace(settings, no_compare=settings.no_compare or settings.check_reach)
 
 
 OPTIONS: tuple[Option, ...] = tuple(

@@ -1,15 +1,32 @@
-"""The JSON files of a folder as commits of git hold them. Imports no torch."""
+"""The one reader of git: JSON files as commits hold them, and what changed since one. Imports no torch."""
 
 from __future__ import annotations
 
 import subprocess
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Literal
 
 from pytest_peftbench.results.files import InputError, require_name
 
 # Of git's modes: a file, and one that can be run. Links and submodules are none.
 _FILES = ("100644", "100755")
+# What became of a file; `other` of a link, a submodule, one in the middle of a merge. A renamed one is gone, and new.
+Became = Literal["new", "changed", "gone", "other"]
+
+
+@dataclass(frozen=True)
+class Changed:
+    """A file of the working tree that is not as it was.
+
+    name: its path below the repository's top, parts joined by `/`. blob: what it was, to be read with `blob_contents`;
+    empty where it is new.
+    """
+
+    name: str
+    became: Became
+    blob: str = ""
 
 
 def is_revision(text: str) -> bool:
@@ -54,6 +71,53 @@ def blob_contents(about: str, blobs: Iterable[str], folder: Path | None = None) 
         size = int(answer[place:start].split()[2])
         yield answer[start : start + size]
         place = start + size + 1
+
+
+def top_of(about: str, folder: Path) -> Path:
+    """The top folder of the repository that a folder lies in. Raises InputError where it lies in none."""
+    return Path(git(about, "rev-parse", "--show-toplevel", folder=folder).removesuffix("\n")).resolve()
+
+
+def is_followed(about: str, file: Path, new: bool = False) -> bool:
+    """Whether git follows a file, so that a change to it is seen. new: or would, once it is added."""
+    options = ["--cached", *(["--others", "--exclude-standard"] if new else [])]
+    return bool(git(about, "ls-files", "-z", *options, "--", file.name, folder=file.parent))
+
+
+def changed_since(about: str, revision: str, top: Path) -> list[Changed]:
+    """The files of a working tree that are not as in a revision, new ones too, sorted; ignored ones are not seen.
+
+    top: of the repository. Raises InputError for what is no revision there.
+    """
+    commit = _commit(about, revision, top)
+    how = ("--raw", "-z", "--no-abbrev", "--no-renames", "--no-ext-diff", "--ignore-submodules=none")
+    parts = iter(git(about, "diff", *how, commit, "--", folder=top).split("\0"))
+    found = [_changed(head, next(parts)) for head in parts if head]
+    new = git(about, "ls-files", "-z", "--others", "--exclude-standard", folder=top).split("\0")
+    return sorted([*found, *(Changed(name, "new") for name in new if name)], key=lambda changed: changed.name)
+
+
+def _commit(about: str, revision: str, top: Path) -> str:
+    try:
+        return git(about, "rev-parse", "--verify", "--end-of-options", f"{revision}^{{commit}}", folder=top).strip()
+    except InputError as error:
+        shallow = git(about, "rev-parse", "--is-shallow-repository", folder=top).strip() == "true"
+        way_out = (
+            "it is a shallow clone: get the rest with `git fetch --unshallow`, or `fetch-depth: 0` of actions/checkout"
+            if shallow
+            else "name a branch, a tag or a commit that it has, after `git fetch` where it is another repository's"
+        )
+        raise InputError(f"{about}: {revision!r} is no revision of {top}; {way_out}") from error
+
+
+def _changed(head: str, name: str) -> Changed:
+    """Of git's `:100644 100644 <blob> <blob> M`."""
+    before, after, blob, _, status = head.removeprefix(":").split()
+    if status == "M" and before in _FILES and after in _FILES:
+        return Changed(name, "changed", blob)
+    if status == "A" and after in _FILES:
+        return Changed(name, "new")
+    return Changed(name, "gone" if status == "D" else "other", blob)
 
 
 def git(about: str, *arguments: str, folder: Path | None = None) -> str:

@@ -73,6 +73,7 @@ def _own_files(repository: Repository, chosen: Chosen) -> dict[str, bytes]:
     for template in WORKFLOWS:
         text = template.read_text(encoding="utf-8")
         text = text.replace("@PYTHON@", python).replace("@REQUIREMENTS@", repository.requirements())
+        text = text.replace("@DEPTH@", repository.depth()).replace("@AFFECTED@", repository.affected())
         texts[f".github/workflows/{template.name}"] = text
     return {name: text.encode() for name, text in texts.items()}
 

@@ -69,6 +69,14 @@ class Repository:
             [f"{PACKAGE}=={installed(PACKAGE)}", _RUNNER, *(["-e", "."] if self.is_package or self.is_peft else [])]
         )
 
+    def depth(self) -> str:
+        """How many commits a pull request's workflow fetches, 0 for all: the last alone where none are compared."""
+        return "0" if self.is_peft else "1"
+
+    def affected(self) -> str:
+        """The option that leaves out what a pull request cannot reach, and a blank: where PEFT itself is changed."""
+        return '--peft-affected="origin/$GITHUB_BASE_REF" ' if self.is_peft else ""
+
     def require_inside(self, names: Iterable[str]) -> None:
         """Raise InputError where one of these files would be written through a link that leads out, or below a file."""
         below = {above for name in names for above in PurePosixPath(name).parents} - {PurePosixPath()}

@@ -94,6 +94,11 @@ def folder_of(method: str) -> str:
     return method.replace("_", "").lower()
 
 
+def partner_of(method: str) -> str:
+    """The method whose adapter is mixed with one of this: LoHa, or beside a LoHa LoRA."""
+    return "LORA" if method == "LOHA" else "LOHA"
+
+
 def adapter_of(method: str, shape: Shape, settings: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The keys of `adapter_config.json` for a method on a structure."""
     adapter: dict[str, Any] = {"peft_type": method, **METHODS[method], **_targets(method, shape)}

@@ -9,6 +9,7 @@ from pytest_peftbench.cases.life_cycle.cell import NAME, SECOND, Cell, perturb, 
 from pytest_peftbench.cases.methods import make_config
 from pytest_peftbench.measure.environment import seed_everything
 from pytest_peftbench.suites import ADAPTER_FILE
+from pytest_peftbench.tasks.structures.experiments import partner_of
 
 # The name of the adapter of another method.
 _OTHER = "other"
@@ -65,8 +66,8 @@ def merging_two_methods(cell: Cell) -> Told:
 
 
 def _add_other(cell: Cell, model: Any) -> None:
-    """A LoHa of the same layers, or beside a LoHa a LoRA, that has learned something."""
-    method = "LORA" if cell.adapter["peft_type"] == "LOHA" else "LOHA"
+    """An adapter of the same layers, of another method, that has learned something."""
+    method = partner_of(cell.adapter["peft_type"])
     keys = {"peft_type": method, "r": 2, "target_modules": cell.adapter["target_modules"]}
     seed_everything(SECOND)
     model.add_adapter(_OTHER, make_config(keys, cell.experiment.path / ADAPTER_FILE))
