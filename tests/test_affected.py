@@ -162,8 +162,8 @@ def test_a_change_to_what_all_methods_share_reaches_all(file, checkout, reached,
             'class LoHaLayer(nn.Module, LycorisLayer):\n    """Another docstring."""\n',
         ),
         (
-            "def get_delta_weight(self, adapter_name: str)",
-            "def get_delta_weight(\n        self, adapter_name: str\n    )",
+            "def get_delta_weight(self, adapter_name: str,",
+            "def get_delta_weight(\n        self, adapter_name: str,",
         ),
     ],
 )
@@ -252,7 +252,7 @@ def test_tokens_beside_an_adapter_are_reached_by_the_method_that_trains_them(che
     append(checkout / PEFT / "tuners/trainable_tokens/layer.py")
     found = reached()
 
-    assert "life-cycle-structures-llama-lora-tokens" in found
+    assert "life-cycle-structures-llama1-lora-tokens" in found
     assert "life-cycle-structures-llama-lora-default" not in found
     assert {"trainabletokens", "lora", "adalora"} == methods(found)
 
