@@ -42,6 +42,8 @@ class Owners:
         """outermost: code of the function that counts; its callers have no part in the work."""
         self._outermost = outermost
         self._optimizer = f"optimizer {type(optimizer).__name__}" if optimizer is not None else "optimizer"
+        # By the id of a frame's code, which is kept so that no other gets it: its hash would be that of all its bytes.
+        self._places: dict[int, tuple[CodeType, str]] = {}
         # The newest node so far was not made under our eyes.
         self._by_node = {_newest_node(): "backward"}
 
@@ -53,8 +55,10 @@ class Owners:
 
     def _from_frames(self, frame: FrameType | None) -> str:
         while frame is not None and (code := frame.f_code) is not self._outermost:
-            known = _places.get(id(code))
-            place = known[1] if known else _place(frame)
+            known = self._places.get(id(code))
+            if known is None:
+                known = self._places[id(code)] = (code, _place(frame))
+            place = known[1]
             if place == _ENGINE:
                 return self._from_node()
             if place == _OPTIMIZER:
@@ -77,31 +81,29 @@ def _newest_node() -> int:
 
 # What a frame is when it is no function of a library.
 _ENGINE, _OPTIMIZER, _LOOKED_THROUGH = "<engine>", "<optimizer>", ""
-# By the id of a frame's code, which is kept so that no other one gets it: its hash would be that of all its bytes.
-_places: dict[int, tuple[CodeType, str]] = {}
 
 
 def _place(frame: FrameType) -> str:
     """The name of the frame's function where a library's owns what it calls, else what the frame is."""
     code, module = frame.f_code, frame.f_globals.get("__name__", "")
     if module == "torch.autograd.graph" and code.co_name == "_engine_run_backward":
-        place = _ENGINE
-    elif module.startswith("torch.optim."):
-        place = _OPTIMIZER
-    elif module.partition(".")[0] in _TRANSPARENT:
-        place = _LOOKED_THROUGH
-    else:
-        place = _function_name(frame)
-    _places[id(code)] = (code, place)
-    return place
+        return _ENGINE
+    if module.startswith("torch.optim."):
+        return _OPTIMIZER
+    return _LOOKED_THROUGH if module.partition(".")[0] in _TRANSPARENT else _function_name(frame)
+
+
+_names: dict[CodeType, str] = {}
 
 
 def _function_name(frame: FrameType) -> str:
     """Qualified name of the frame's function without "<locals>" and the like; a module's name for its top level."""
     code = frame.f_code
-    qualified = code.co_qualname if sys.version_info >= (3, 11) else _qualified_name(code, frame.f_globals)
-    parts = [part for part in qualified.split(".") if not part.startswith("<")]
-    return ".".join(parts) or str(frame.f_globals.get("__name__", "unknown"))
+    if code not in _names:
+        qualified = code.co_qualname if sys.version_info >= (3, 11) else _qualified_name(code, frame.f_globals)
+        parts = [part for part in qualified.split(".") if not part.startswith("<")]
+        _names[code] = ".".join(parts) or str(frame.f_globals.get("__name__", "unknown"))
+    return _names[code]
 
 
 def _qualified_name(code: CodeType, names: dict[str, Any]) -> str:
