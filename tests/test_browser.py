@@ -376,3 +376,30 @@ def folder_of_history(tmp_path):
     past = {"notes": ["2 commits"], "commits": commits, "series": series}
     (tmp_path / "page.html").write_text(rendered(page_data(Page("x", [], {}, history=past))), encoding="utf-8")
     return tmp_path / "page.html"
+
+
+def test_curves_of_two_methods_are_drawn_and_another_one_can_be_chosen(browser, tmp_path):
+    from pytest_peftbench.report.html import curves_page
+
+    names, scores = (HOSTILE, "lora/r4", "loha/r4"), [{"value": at / 4, "low": 0.0, "high": 1.0} for at in (1, 2)]
+    order = [
+        {"name": name, "score": scores[0], "place": 1, "best": 1, "worst": 3, "first": 0.5, "swaps": None}
+        for name in names
+    ]
+    field = {
+        "of": "MetaMathQA tiny",
+        "metric": "valid_accuracy",
+        "trials": 2,
+        "budgets": [1, 2],
+        "curves": [{"name": name, "score": scores} for name in names],
+        "standings": {"1": order, "2": order},
+    }
+    (tmp_path / "page.html").write_text(curves_page({"fields": [field], "problems": []}), encoding="utf-8")
+
+    opened = Opened(browser.new_page(), tmp_path / "page.html")
+
+    assert opened.page.locator(".plot [aria-label=area] path").count() == 2
+    opened.choose("section", "against", "loha/r4")
+    assert "loha/r4" in opened.text(".plot svg")
+    assert HOSTILE in opened.text("tbody")
+    assert (opened.said, [url for url in opened.requests if not url.startswith("file:")]) == ([], [])
