@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from pytest_peftbench import __version__
 from pytest_peftbench.commands import (
+    ab,
     build,
     comparing,
     fit,
@@ -36,6 +37,7 @@ COMMANDS: tuple[Command, ...] = (
     fit.COMMAND,
     laws.COMMAND,
     comparing.COMMAND,
+    ab.COMMAND,
     ranking.COMMAND,
 )
 

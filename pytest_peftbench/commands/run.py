@@ -15,8 +15,14 @@ from pytest_peftbench.suites.shipped import shipped
 INI = Path(__file__).parent / "init" / "pytest.ini"
 # Nothing of the folder that the command is run in has a say, and nothing is written there or into the package. (An
 # empty `.benchmarks` is what pytest-benchmark would leave.)
-_ALONE = ("-p", "no:cacheprovider", "-p", "no:benchmark")
-_ENVIRONMENT = {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONSAFEPATH": "1"}
+ALONE = ("-p", "no:cacheprovider", "-p", "no:benchmark")
+ENVIRONMENT = {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONSAFEPATH": "1"}
+
+
+def shipped_arguments() -> list[str]:
+    """What pytest is told to run the cases that come with the package, whatever folder it is started in."""
+    folder = shipped().benchmarks
+    return [f"--rootdir={folder}", f"--confcutdir={folder}", "-c", str(INI), str(folder)]
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,10 +30,8 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    folder = shipped().benchmarks
-    own = [f"--rootdir={folder}", f"--confcutdir={folder}", "-c", str(INI), *_ALONE, str(folder)]
-    command = [sys.executable, "-m", "pytest", *own, *options.passed_on]
-    process = subprocess.Popen(command, env={**os.environ, **_ENVIRONMENT})
+    command = [sys.executable, "-m", "pytest", *ALONE, *shipped_arguments(), *options.passed_on]
+    process = subprocess.Popen(command, env={**os.environ, **ENVIRONMENT})
     while True:
         try:
             return process.wait()
