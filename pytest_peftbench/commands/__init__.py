@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from pytest_peftbench import __version__
 from pytest_peftbench.commands import (
+    ab,
     affected,
     build,
     comparing,
@@ -42,6 +43,7 @@ COMMANDS: tuple[Command, ...] = (
     fit.COMMAND,
     laws.COMMAND,
     comparing.COMMAND,
+    ab.COMMAND,
     ranking.COMMAND,
 )
 

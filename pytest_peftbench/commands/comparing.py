@@ -11,7 +11,7 @@ from pathlib import Path
 from pytest_peftbench.cases.kinds import columns
 from pytest_peftbench.commands.command import Command, say, tell_progress
 from pytest_peftbench.commands.reading import Entry, Reading, catalogue, read_results
-from pytest_peftbench.compare import CaseVerdict, Finding
+from pytest_peftbench.compare import CaseVerdict, Finding, with_margins
 from pytest_peftbench.compare.between import Change, between, quality_tests, settled
 from pytest_peftbench.report.changes import Changes, is_red, lines, markdown, to_json
 from pytest_peftbench.report.html import Page, details, html_page
@@ -42,15 +42,19 @@ def compared(old: str, new: str) -> Changes:
     return moved_between(read_side(old), read_side(new))
 
 
-def moved_between(old: Side, new: Side, partial: bool = False) -> Changes:
+def moved_between(
+    old: Side, new: Side, margins: Mapping[CaseId, Mapping[str, float]] | None = None, *, partial: bool = False
+) -> Changes:
     """Every case of both sides held against itself, and what is told of the others.
 
-    partial: whether the new side is a part on purpose, so that no case vanished.
+    margins: of cases that have some of their own. partial: whether the new side is a part on purpose, so that no case
+    vanished.
     """
     before, after, metrics = old.entries, new.entries, catalogue()
     both = [case for case in before if case in after]
     tests = quality_tests([_expected(before[case]) for case in both if not before[case].error], metrics)
-    found = {str(case): _change(before[case], after[case], metrics, tests) for case in both}
+    own = {case: {**metrics, **with_margins(found)} for case, found in (margins or {}).items() if found}
+    found = {str(case): _change(before[case], after[case], own.get(case, metrics), tests) for case in both}
     return Changes(
         old=old.name,
         new=new.name,
@@ -71,7 +75,7 @@ def moved_between(old: Side, new: Side, partial: bool = False) -> Changes:
 def read_side(name: str) -> Side:
     """The results and baselines of a side. Raises InputError where it holds nothing that can be read."""
     reading = _read_commit(name) if is_revision(name) else read_results([Path(name)])
-    return Side(name, reading, _by_case(reading))
+    return Side(name, reading, by_case(reading))
 
 
 def _read_commit(name: str) -> Reading:
@@ -88,7 +92,7 @@ def _read_commit(name: str) -> Reading:
     return replace(reading, problems=problems, passed_over=passed_over)
 
 
-def _by_case(reading: Reading) -> dict[CaseId, Entry]:
+def by_case(reading: Reading) -> dict[CaseId, Entry]:
     """Each case once: of several origins the first counts, a result before a baseline, and that is a problem."""
     found: dict[CaseId, Entry] = {}
     for entry in reading.entries:
@@ -142,17 +146,25 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--partial", action="store_true", help="NEW is a part on purpose: cases of OLD alone have not vanished"
     )
+    add_reports(parser)
+
+
+def add_reports(parser: argparse.ArgumentParser) -> None:
+    """The options that say where changes are written, for `report`."""
     parser.add_argument("--html", type=Path, metavar="FILE", help="write it as a page that opens offline, too")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write it in GitHub's Markdown, too")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write it for other programs, too")
 
 
-def _run(options: argparse.Namespace) -> int:
+def require_writable_reports(options: argparse.Namespace) -> None:
+    """Raise InputError for a file that could not be written."""
     for flag, file in (("--html", options.html), ("--markdown", options.markdown), ("--json", options.json)):
         if file is not None:
             require_writable_file(f"{flag} {file}", file)
-    old, new = read_side(options.old), read_side(options.new)
-    changes = moved_between(old, new, options.partial)
+
+
+def report(options: argparse.Namespace, old: Side, new: Side, changes: Changes) -> int:
+    """Tell what moved, on the terminal and where the options say; the exit code."""
     for line in lines(changes):
         say(line)
     if options.html is not None:
@@ -164,6 +176,12 @@ def _run(options: argparse.Namespace) -> int:
     if not changes.cases:
         tell_progress(f"{changes.old} and {changes.new} have no case in common, so nothing was compared")
     return changes.exit_code()
+
+
+def _run(options: argparse.Namespace) -> int:
+    require_writable_reports(options)
+    old, new = read_side(options.old), read_side(options.new)
+    return report(options, old, new, moved_between(old, new, partial=options.partial))
 
 
 COMMAND = Command(

@@ -18,8 +18,14 @@ from pytest_peftbench.suites.shipped import shipped
 INI = Path(__file__).parent / "init" / "pytest.ini"
 # Nothing of the folder that the command is run in has a say, and nothing is written there or into the package. (An
 # empty `.benchmarks` is what pytest-benchmark would leave.)
-_ALONE = ("-p", "no:cacheprovider", "-p", "no:benchmark")
-_ENVIRONMENT = {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONSAFEPATH": "1"}
+ALONE = ("-p", "no:cacheprovider", "-p", "no:benchmark")
+ENVIRONMENT = {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONSAFEPATH": "1"}
+
+
+def shipped_arguments() -> list[str]:
+    """What pytest is told to run the cases that come with the package, whatever folder it is started in."""
+    folder = shipped().benchmarks
+    return [f"--rootdir={folder}", f"--confcutdir={folder}", "-c", str(INI), str(folder)]
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,18 +37,16 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def pytest_command(arguments: Sequence[str]) -> list[str]:
     """What runs the suites that come with the package, on the machine that it is asked on."""
-    folder = shipped().benchmarks
-    own = [f"--rootdir={folder}", f"--confcutdir={folder}", "-c", str(INI), *_ALONE, str(folder)]
-    return [sys.executable, "-m", "pytest", *own, *arguments]
+    return [sys.executable, "-m", "pytest", *ALONE, *shipped_arguments(), *arguments]
 
 
 def _run(options: argparse.Namespace) -> int:
     if options.on == "ray":
-        job = on_ray.Job(pytest_command, options.passed_on, _ENVIRONMENT, count=0)
+        job = on_ray.Job(pytest_command, options.passed_on, ENVIRONMENT, count=0)
         return on_ray.run(job, options, shipped().baselines)
     if options.address or options.tasks:
         raise InputError("--address, --tasks: are those of a cluster; add --on ray")
-    process = subprocess.Popen(pytest_command(options.passed_on), env={**os.environ, **_ENVIRONMENT})
+    process = subprocess.Popen(pytest_command(options.passed_on), env={**os.environ, **ENVIRONMENT})
     while True:
         try:
             return process.wait()

@@ -10,7 +10,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 from pytest_peftbench.compare import SEVERITY, CaseVerdict, Finding, Verdict, compare, corrected, values_of
-from pytest_peftbench.compare.comparison import names_of, ordered
+from pytest_peftbench.compare.comparable import another_case
+from pytest_peftbench.compare.comparison import Comparison, names_of, ordered
 from pytest_peftbench.compare.imported import MARK
 from pytest_peftbench.compare.lanes import equal
 from pytest_peftbench.results import words
@@ -92,6 +93,18 @@ def quality_tests(sides: Collection[Baseline], metrics: Mapping[str, Metric]) ->
     """How many tests of quality these are held to, at least one."""
     quality = set(by_lane(metrics, "quality"))
     return max(1, sum(len(quality & names_of(side, metrics)) for side in sides))
+
+
+def needs_more(old: Result, new: Result, metrics: Mapping[str, Metric]) -> bool:
+    """Whether the first seeds of two results leave open what a change did: bits, or witnesses, of one case differ.
+
+    Then a witness with its bound, and further seeds, must tell.
+    """
+    before, after = from_result(old, metrics), from_result(new, metrics)
+    if another_case(after, before):
+        return False
+    witnesses = [side.witness.quantities if side.witness else None for side in (old, new)]
+    return witnesses[0] != witnesses[1] or not Comparison.of(new, before, metrics, tests=1).same_bits()
 
 
 class _Sizes:

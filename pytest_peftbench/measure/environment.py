@@ -55,10 +55,18 @@ def is_x86() -> bool:
 
 def _is_intel() -> bool:
     """Whether Intel made this x86 processor; all Macs of that kind have one."""
-    if sys.platform == "darwin":
-        return True
+    return sys.platform == "darwin" or "GenuineIntel" in _processors()
+
+
+def processor() -> str:
+    """The processor's make and model, as the system words them."""
+    lines = (line for line in _processors().splitlines() if line.startswith("model name"))
+    return next(lines, platform.processor()).partition(":")[2].strip() or platform.processor()
+
+
+def _processors() -> str:
     linux = Path("/proc/cpuinfo")
-    return "GenuineIntel" in (linux.read_text() if linux.exists() else platform.processor())
+    return linux.read_text() if linux.exists() else platform.processor()
 
 
 class TorchWatch:

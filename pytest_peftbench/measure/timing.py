@@ -171,6 +171,14 @@ def _interval(ratios: tuple[float, ...]) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def seconds(function: Callable[[], object], device: str, calls: int) -> list[float]:
+    """The time of each of so many calls, after one that nobody times, garbage collector off."""
+    timer = _timer(device)
+    with collector_paused():
+        function()
+        return [timer(function) for _ in range(calls)]
+
+
 def waiting(function: Callable[[], object], device: str) -> Callable[[], object]:
     """`function` for a clock of the host's: an accelerator is done with its work when it returns."""
     if torch.device(device).type == "cpu":

@@ -56,9 +56,15 @@ def _contents(text: str) -> Iterator[tuple[str, bytes]]:
 
 def json_blobs(about: str, tree: str, *paths: str, folder: Path | None = None) -> dict[str, str]:
     """The blob of each JSON file of a commit or tree, by its path; below `paths` alone, if any are given."""
+    found = blobs(about, tree, *paths, folder=folder)
+    return {name: blob for name, blob in found.items() if name.endswith(".json")}
+
+
+def blobs(about: str, tree: str, *paths: str, folder: Path | None = None) -> dict[str, str]:
+    """The blob of each file, links left out, likewise."""
     rows = git(about, "ls-tree", "-r", "-z", tree, *paths, folder=folder).split("\0")
     found = (row.partition("\t") for row in rows if row)
-    return {name: head.split()[2] for head, _, name in found if head.startswith(_FILES) and name.endswith(".json")}
+    return {name: head.split()[2] for head, _, name in found if head.startswith(_FILES)}
 
 
 def blob_contents(about: str, blobs: Iterable[str], folder: Path | None = None) -> Iterator[bytes]:
