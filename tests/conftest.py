@@ -1,4 +1,4 @@
-"""Pins the environment and imports once what fails when imported twice in one process, as pytester would do."""
+"""Pins the environment and imports once what fails, or takes long, when imported again, as pytester would do."""
 
 import os
 
@@ -8,24 +8,51 @@ environment.pin()
 # of sessions in processes of their own, too: paths of temporary folders are long, and lines would be folded
 os.environ["COLUMNS"] = "400"
 
-import datasets  # noqa: E402, F401
-import peft  # noqa: E402, F401
 import pytest  # noqa: E402
-import scipy.stats  # noqa: E402, F401
-import torch._inductor.config  # noqa: E402
 from support import Bench  # noqa: E402
-
-torch.set_num_threads(1)
 
 pytest_plugins = ["pytester"]
 OF_GITHUB = ("GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY", "GITHUB_WORKSPACE")
 # A user's own folder of benchmarks, which a test runs elsewhere.
 collect_ignore = ["own_task"]
+# The files that take longest, about half of the time together, the longest first.
+LONGEST = """
+    test_image_generation test_faults test_plugin test_faults_catalogue test_footprint test_witness test_life_cycle
+    test_trained test_silent_pass test_unchanged test_local_models test_own_task test_math_reasoning test_perf
+""".split()
 
 
 def pytest_configure(config):
     """xdist begins with the files of the most tests unless told otherwise, and ends with one worker at the longest."""
-    config.option.loadscopereorder = False
+    config.option.loadscopereorder = False  # but as they are collected
+    if hasattr(config, "workerinput") or not getattr(config.option, "numprocesses", None):
+        _import_once()
+
+
+def pytest_collection_modifyitems(items):
+    """The longest files come first, so that the workers end at the same time."""
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
+
+
+def _import_once():
+    """Where tests run, and not in the process that hands them out, which would make its workers wait ten seconds."""
+    import datasets  # noqa: F401
+    import peft  # noqa: F401
+    import scipy.stats  # noqa: F401
+    import torch._inductor.config
+    import transformers.models.llama.modeling_llama  # noqa: F401
+
+    import pytest_peftbench.cases.trained
+    import pytest_peftbench.tasks.math_reasoning.task  # noqa: F401
+
+    torch.set_num_threads(1)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionstart(session):
+    """Of xdist's workers alone coverage is taken: their children would take a third longer, and tell little more."""
+    if hasattr(session.config, "workerinput"):
+        os.environ.pop("COVERAGE_PROCESS_CONFIG", None)
 
 
 @pytest.fixture
