@@ -38,6 +38,16 @@ def unmeasured():
     return {name: value for name, value in os.environ.items() if name != "COVERAGE_PROCESS_CONFIG"}
 
 
+_TASK_DATA = []
+
+
+def once(task_data):
+    """The first `task_data` that a session of this process had: reading and tokenising takes as long as a training."""
+    if not _TASK_DATA:
+        _TASK_DATA.append(task_data)
+    return _TASK_DATA[0]
+
+
 def skip_under_an_older_peft():
     """Skip a module that reads the embedded suite, which holds methods that an older PEFT does not know."""
     (pinned,) = re.findall(r"^peft==(.+)$", (REPOSITORY / "constraints.txt").read_text(), re.MULTILINE)
@@ -107,17 +117,16 @@ FEW_ITEMS = """
 
     @pytest.fixture(scope="session")
     def task_data(task_data):
+        from support import once
         from pytest_peftbench.measure import timing
 
+        loaded, kept = once(task_data), {}
+
         def few(experiment):
-            data = task_data(experiment)
-            return replace(
-                data,
-                train=data.train[:40],
-                valid=data.valid[:4],
-                test=data.test[:6],
-                documents=data.documents[:4],
-            )
+            data = loaded(experiment)
+            parts = {"train": data.train[:40], "valid": data.valid[:4], "test": data.test[:6]}
+            # the same each time, so that cases share what the base model gave on it
+            return kept.setdefault(id(data), replace(data, **parts, documents=data.documents[:4]))
 
         # no clock: another process on the machine must not turn a case red
         with pytest.MonkeyPatch.context() as patch:
