@@ -4,13 +4,12 @@ from dataclasses import replace
 
 from support import TINY_SUITE
 
-from pytest_peftbench.cases.loading import cached_base_models, cached_task_data
+from pytest_peftbench.cases import loading
 from pytest_peftbench.cases.trained import run_experiment
+from pytest_peftbench.commands.selftest import runner
 from pytest_peftbench.commands.selftest.patching import patched
-from pytest_peftbench.compare import compare
 from pytest_peftbench.measure import timing
 from pytest_peftbench.results.baseline import from_result
-from pytest_peftbench.results.metrics import METRICS
 from pytest_peftbench.suites import read_suite
 
 # Large steps: after three of them the adapter has an effect.
@@ -26,14 +25,15 @@ def experiment(name):
 
 
 class Few:
-    """Runs shortened cases, with or without a fault. clock: whether times are taken; a busy machine makes them red."""
+    """Runs shortened cases, with or without a fault, and without a clock: a busy machine would make times red."""
 
-    def __init__(self, monkeypatch, clock=False):
-        self.base_model = cached_base_models()
-        self.data = cached_task_data()
+    def __init__(self, monkeypatch):
+        self.base_model = loading.cached_base_models()
+        self.data = loading.cached_task_data()
         self.baselines = {}
-        if not clock:
-            monkeypatch.setattr(timing, "compare", lambda *_, **__: timing.Timing(1.0, 1.0, 1.0, 0.01, ()))
+        monkeypatch.setattr(timing, "compare", lambda *_, **__: timing.Timing(1.0, 1.0, 1.0, 0.01, ()))
+        monkeypatch.setattr(loading, "cached_base_models", lambda: self.base_model)
+        monkeypatch.setattr(loading, "cached_task_data", lambda: self.task_data)
 
     def task_data(self, case):
         data = self.data(case)
@@ -44,9 +44,9 @@ class Few:
     def run(self, name):
         return run_experiment(experiment(name), self.base_model, self.task_data)
 
-    def verdict(self, name, edits=()):
-        """The verdict on the case with the edits, held against its run without any."""
+    def verdict(self, name, fault=None):
+        """What the self-test says of the case with the fault, or unchanged, held against its run without any."""
         if name not in self.baselines:
             self.baselines[name] = from_result(self.run(name))
-        with patched(edits):
-            return compare(self.run(name), self.baselines[name], METRICS, tests=1)
+        with patched(fault.edits if fault else ()):
+            return runner.judge(experiment(name), self.baselines[name], fault.lane if fault else None, tests=1)

@@ -109,7 +109,7 @@ def few():
 @pytest.mark.parametrize(("experiment", "name"), FOR_REAL)
 def test_the_fault_is_caught_by_the_metric_that_should_tell_it(few, tmp_path, experiment, name):
     fault = next(fault for fault in FAULTS if (fault.case, fault.name) == (experiment, name))
-    outcome = Outcome(Trial(experiment, tmp_path, tmp_path, fault), few.verdict(experiment, fault.edits), 0.0)
+    outcome = Outcome(Trial(experiment, tmp_path, tmp_path, fault), few.verdict(experiment, fault), 0.0)
 
     assert outcome.status == "caught", outcome.verdict.text()
     assert {finding.verdict for finding in outcome.caught_by} == {fault.verdict}
