@@ -106,11 +106,24 @@ def test_an_error_that_is_not_about_a_file_is_not_worded(tmp_path, monkeypatch):
         cli.main(["import", str(tmp_path), "--out", str(tmp_path)])
 
 
-def test_two_short_builds_of_the_embedded_model_give_the_same_bytes(tmp_path, capsys):
+def test_two_short_builds_of_the_embedded_model_give_the_same_bytes(tmp_path, capsys, monkeypatch):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    # one in a fresh process and one in this, which has done other things before
-    first = peftbench("build-tiny", "MetaMathQA", "--out", tmp_path / "a", "--steps", "2")
+    from pytest_peftbench.tasks.math_reasoning import build
+
+    # of a twelfth of the texts; one in a fresh process and one in this, which has done other things before
+    few = {"TOKENIZER_DOCUMENTS": 2_000, "HELD_OUT_STORIES": 8}
+    for name, count in few.items():
+        monkeypatch.setattr(build, name, count)
+    command = f"""
+from pytest_peftbench import commands
+from pytest_peftbench.measure import environment
+environment.pin()
+from pytest_peftbench.tasks.math_reasoning import build
+vars(build).update({few})
+commands.main(["build-tiny", "MetaMathQA", "--out", {str(tmp_path / "a")!r}, "--steps", "2"])
+"""
+    first = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, timeout=240)
     code = cli.main(["build-tiny", "MetaMathQA", "--out", str(tmp_path / "b"), "--steps", "2"])
 
     assert first.returncode == code == 0, first.stderr
