@@ -26,15 +26,24 @@ def has_avx2():
     return platform.machine() == "x86_64" and torch.backends.cpu.get_cpu_capability() != "DEFAULT"
 
 
-@pytest.mark.skipif(not has_avx2(), reason="no x86-64 processor with AVX2")
-def test_pinned_before_torch_is_imported_the_kernels_are_those_for_avx2_and_one_thread():
-    printed = python(
-        "from pytest_peftbench.measure import environment; environment.pin(); import torch;"
-        "print(torch.backends.cpu.get_cpu_capability(), torch.get_num_threads(), environment.describe('cpu'))"
-    )
+PROBE = """
+from pytest_peftbench.measure import environment; environment.pin()
+import torch
+print(torch.backends.cpu.get_cpu_capability(), torch.get_num_threads(), environment.arithmetic("cpu"))
+"""
 
-    assert printed[:2] == ["AVX2", "1"]
-    assert "'AVX2'," in printed
+
+@pytest.mark.skipif(not has_avx2(), reason="no x86-64 processor with AVX2")
+def test_pinned_processes_compute_with_the_kernels_for_avx2_and_one_thread_and_alike():
+    assert python(PROBE) == ["AVX2", "1", environment.arithmetic("cpu")]
+
+
+@pytest.mark.skipif(not has_avx2(), reason="no x86-64 processor with AVX2")
+def test_the_arithmetic_of_other_instructions_is_another():
+    otherwise = python(PROBE.replace("import torch", "import os; os.environ['MKL_CBWR'] = 'COMPATIBLE'; import torch"))
+
+    assert otherwise[:2] == ["AVX2", "1"]
+    assert otherwise[2] != environment.arithmetic("cpu")
 
 
 def test_pinning_reaches_the_processes_started_afterwards():
@@ -46,14 +55,14 @@ def test_pinning_reaches_the_processes_started_afterwards():
     assert python(code) == ["1"]
 
 
-def test_pinned_after_torch_is_imported_nothing_changes():
-    code = (
-        "import os, torch; before = dict(os.environ);"
-        "from pytest_peftbench.measure import environment; environment.pin();"
-        "print(before == dict(os.environ))"
-    )
+def test_pinned_after_torch_is_imported_nothing_changes(monkeypatch):
+    for name in PINNED:
+        monkeypatch.delenv(name, raising=False)
+    before = dict(os.environ)
 
-    assert python(code) == ["True"]
+    environment.pin()
+
+    assert dict(os.environ) == before
 
 
 def test_pinning_and_describing_packages_import_no_torch():
@@ -69,16 +78,6 @@ def test_pinning_and_describing_packages_import_no_torch():
 @pytest.mark.skipif(platform.machine() in ("x86_64", "AMD64"), reason="other processors only")
 def test_other_processors_have_no_instruction_set_to_pin():
     assert "AVX2" not in environment.describe("cpu").values()
-
-
-@pytest.mark.skipif(not has_avx2(), reason="no x86-64 processor with AVX2")
-def test_the_arithmetic_of_pinned_processes_is_the_same_and_that_of_others_differs():
-    probe = "import torch; print(environment.arithmetic('cpu'))"
-    start = "from pytest_peftbench.measure import environment; "
-    pinned = python(start + "environment.pin(); " + probe)
-
-    assert python(start + "environment.pin(); " + probe) == pinned
-    assert python(start + "environment.pin(); import os; os.environ['MKL_CBWR'] = 'COMPATIBLE'; " + probe) != pinned
 
 
 def test_the_description_names_what_figures_depend_on():
