@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -71,24 +72,18 @@ def test_its_metrics_and_samples_are_written(folder, recorded):
     assert not [name for name in result["peftbench"]["metrics"] if name.startswith("decode")]
 
 
-def test_its_next_run_is_identical_to_its_baseline(folder, recorded):
+def test_its_next_run_is_identical_and_a_worse_result_red_by_its_own_metric(folder, recorded):
     assert (folder / "baselines/mood/tiny-bert/lora--r4.json").exists()
+    changed = shutil.copytree(folder, folder.parent / "changed")
+    # worse without an adapter, and with one as it was
+    told, worse = 'batch["labels"]).tolist()', '(batch["labels"] ^ (not hasattr(model, "peft_config")))).tolist()'
+    (changed / "mood_task.py").write_text((changed / "mood_task.py").read_text().replace(told, worse))
 
-    again = run(folder, "-k", "lora")
-
-    assert again.returncode == 0, output(again)
-    assert "1 case: 1 identical" in again.stdout
-
-
-def test_a_worse_result_is_red_by_its_own_metric(folder, recorded):
-    broken = shutil.copytree(folder, folder.parent / "broken")
-    (broken / "mood_task.py").write_text(
-        (broken / "mood_task.py").read_text().replace('"labels"]).tolist()', '"labels"]).logical_not().tolist()')
-    )
-
-    result = run(broken, "-k", "full")
+    result = run(changed)
 
     assert result.returncode == 1
+    assert "2 cases: 1 identical, 1 regressed" in result.stdout, output(result)
+    assert re.search(rf"^{CASE} +identical", result.stdout, re.MULTILINE)
     assert "test_mood_accuracy regressed: 100 % -> 0 % (-100 points, margin 5 points" in output(result)
 
 
