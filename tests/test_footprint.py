@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import cache
 
 import pytest
 import torch
@@ -51,11 +52,17 @@ SPECIAL = ("boft/block8", "cpt/one-shot", "poly/rank8", "xlora/experts2", "cartr
 SPECIAL += ("lora/rank8-kasa", "lora/rank8-lora-fa", "lora/rank8-monteclora", "shira/rank8", "osf/rank32")
 
 
+@cache
+def counted(name):
+    """The footprint of a case, counted once for all who ask."""
+    return count_footprint(TINY[name], decode=False)
+
+
 @pytest.mark.parametrize("name", SPECIAL)
 def test_initialisations_without_numbers_keep_the_shapes_of_a_trained_case(name):
     trained = read(baseline_path(REPOSITORY / "baselines", TINY[name].case)).metrics
 
-    metrics = count_footprint(TINY[name], decode=False).metrics
+    metrics = counted(name).metrics
 
     for key in ("params.trainable", "params.total", "checkpoint.bytes"):
         assert metrics[key] == trained[key], key
@@ -63,7 +70,7 @@ def test_initialisations_without_numbers_keep_the_shapes_of_a_trained_case(name)
 
 @pytest.mark.parametrize("name", ["adamss/rank32-asa", "boft/block8", "shira/rank8", "xlora/experts2"])
 def test_a_result_says_what_took_an_initialisations_place(name):
-    assert count_footprint(TINY[name], decode=False).to_json()["peftbench"]["notes"]
+    assert counted(name).to_json()["peftbench"]["notes"]
 
 
 @pytest.mark.parametrize("experiment", [TINY["loha/rank8"], IMAGE["lora/rank8"]], ids=["math", "image"])
@@ -108,7 +115,7 @@ def test_gradient_checkpointing_costs_flops_and_saves_activations():
 
 
 def test_an_operator_that_has_no_meta_kernel_is_the_outcome_and_parameters_are_counted():
-    result = count_footprint(TINY["shira/rank8"], decode=False)
+    result = counted("shira/rank8")
 
     assert "_coalesce" in result.metrics["footprint.counted"]
     assert result.metrics["params.trainable"] > 0
