@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import sys
 
 import pytest
@@ -30,24 +29,14 @@ def suite(tmp_path):
     return folder
 
 
-def fit(folder, *arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "pytest_peftbench.commands", "fit", *map(str, arguments)],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-
-
-def test_the_methods_that_fit_come_with_their_figures_lowest_peak_first(suite, tmp_path):
+def test_the_methods_that_fit_come_with_their_figures_lowest_peak_first(suite, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
     file = tmp_path / "fit.json"
-    sizes = ("--base-model", "mini", "--batch-size", 2, "--seq-len", 16, "--dtype", "float32")
+    sizes = ("--base-model", "mini", "--batch-size", "2", "--seq-len", "16", "--dtype", "float32")
 
-    result = fit(tmp_path, *sizes, "--vram", "64MiB", "--json", file)
+    assert main(["fit", *sizes, "--vram", "64MiB", "--json", str(file)]) == 0
 
-    assert result.returncode == 0, result.stderr
+    said = capsys.readouterr()
     report = json.loads(file.read_text())
     assert (report["base_model"], report["batch_size"], report["seq_len"]) == ("mini", 2, 16)
     methods = report["methods"]
@@ -57,8 +46,8 @@ def test_the_methods_that_fit_come_with_their_figures_lowest_peak_first(suite, t
     parts = ("weights", "gradients", "optimizer", "activations", "temporary")
     assert all(sum(row[f"{part}_bytes"] for part in parts) == row["peak_bytes"] for row in methods)
     assert all(row["fits"] for row in methods)
-    assert [line.split()[0] for line in result.stderr.splitlines()] == ["1/3", "2/3", "3/3"]
-    lines = result.stdout.splitlines()
+    assert [line.split()[0] for line in said.err.splitlines()] == ["1/3", "2/3", "3/3"]
+    lines = said.out.splitlines()
     assert [line.split()[0] for line in lines] == ["method", *(row["method"] for row in methods)]
 
 
