@@ -367,9 +367,9 @@ def test_cases_that_draw_other_timesteps_have_a_reference_of_their_own(lora):
 # Faults
 
 
-def verdict(recorded):
-    """Of a run that loads its data, and has nothing that an earlier one measured on them."""
-    return compare(run(data=cached_task_data()), from_result(recorded), METRICS, tests=1)
+def verdict(recorded, data=lambda experiment: replace(task_data(experiment))):
+    """Of a run on data of its own, of which nothing is known that an earlier one measured on them."""
+    return compare(run(data=data), from_result(recorded), METRICS, tests=1)
 
 
 def found(verdict, name):
@@ -379,7 +379,7 @@ def found(verdict, name):
 
 
 def test_unchanged_code_is_identical(lora):
-    result = verdict(lora)
+    result = verdict(lora, cached_task_data())
 
     assert result.verdict == "identical", result.text()
 
@@ -421,7 +421,7 @@ def test_latents_without_the_batch_norm_s_mean_and_deviation_are_red(lora, monke
         return self._patchify_latents(self.vae.encode(image).latent_dist.mode())
 
     monkeypatch.setattr(Flux2KleinPipeline, "_encode_vae_image", encode)
-    result = verdict(lora)
+    result = verdict(lora, cached_task_data())
 
     assert not is_green(result)
     assert found(result, "base model") == "numerics changed"
@@ -456,7 +456,7 @@ def test_training_pictures_in_the_test_split_are_red(lora, monkeypatch):
         return [train, valid, train[: len(test)]]
 
     monkeypatch.setattr(image_data, "load_splits", leaking)
-    result = verdict(lora)
+    result = verdict(lora, cached_task_data())
 
     assert result.verdict == "not comparable"
     assert not is_green(result)

@@ -27,14 +27,14 @@
     refill(controls,
       choice("cases of", options, state.group, (value) => { state.group = Number(value); start(); draw(); }), pick("method", "one"), pick("against", "other"),
       checkbox("all figures", state.all, (on) => { state.all = on; draw(); }));
-    const head = ["figure", state.one, state.other, "difference", ""].map((cell, at) => el("th", { scope: "col", class: at && at < 4 ? "number" : "" },
+    const head = ["figure", state.one, state.other, "difference"].map((cell, at) => el("th", { scope: "col", class: at ? "number" : "" },
       typeof cell === "string" ? cell : el("a", { href: link(cell) }, ...breaking(cell))));
     place.replaceChildren(el("table", { class: "plain pair", "aria-label": `${methodName(state.one)} against ${methodName(state.other)}` },
       el("thead", {}, el("tr", {}, ...head)), el("tbody", {}, verdicts(), ...figures().map(figure), ...words())));
     told.textContent = note();
   }
 
-  const verdicts = () => el("tr", {}, el("th", { scope: "row" }, "verdict"), ...[state.one, state.other].map((item) => el("td", { class: "number" }, verdictMark(item))), el("td"), el("td"));
+  const verdicts = () => el("tr", {}, el("th", { scope: "row" }, "verdict"), ...[state.one, state.other].map((item) => el("td", { class: "number" }, verdictMark(item))), el("td"));
 
   /** The columns of the group's table that either holds, then all else where it is asked for. */
   function figures() {
@@ -48,7 +48,7 @@
     const [size, word] = difference(metric, place);
     return el("tr", {}, el("th", { scope: "row", title: `${metric.name}: ${metric.what}` }, withUnit(metric, headerOf(group, place)), better(metric) ? el("small", {}, better(metric)) : null),
       ...[state.one, state.other].map((item) => el("td", { class: "number" }, ...withPlus(item, place))),
-      el("td", { class: "number" }, size), el("td", { class: { better: "good", worse: "bad" }[word] || "note" }, word));
+      el("td", { class: "number" }, size, el("small", { class: { better: "good", worse: "bad" }[word] }, word)));
   }
 
   /** How far the one is from the other, and what that means for the one. */
@@ -76,7 +76,7 @@
   function words() {
     const [one, other] = sides();
     const names = [...new Set([...one.keys(), ...other.keys()])].filter((name) => one.get(name) !== other.get(name));
-    return names.map((name) => el("tr", {}, el("th", { scope: "row" }, name), ...[one, other].map((side) => el("td", { class: "number" }, side.get(name) ?? "–")), el("td"), el("td", { class: "note" }, "not alike")));
+    return names.map((name) => el("tr", {}, el("th", { scope: "row" }, name), ...[one, other].map((side) => el("td", { class: "number" }, side.get(name) ?? "–")), el("td", { class: "number" }, el("small", {}, "not alike"))));
   }
 
   function note() {
