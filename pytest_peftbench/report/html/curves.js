@@ -9,6 +9,7 @@
   function choice(label, names, chosen, onchange) {
     const [field, words, select] = ["label", "span", "select"].map((tag) => document.createElement(tag));
     field.className = "field";
+    select.setAttribute("aria-label", label);
     words.textContent = label;
     select.append(...names.map((name) => new Option(name, name, name === chosen, name === chosen)));
     select.addEventListener("change", () => onchange(select.value));
