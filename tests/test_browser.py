@@ -400,6 +400,6 @@ def test_curves_of_two_methods_are_drawn_and_another_one_can_be_chosen(browser, 
 
     assert opened.page.locator(".plot [aria-label=area] path").count() == 2
     opened.choose("section", "against", "loha/r4")
-    assert "loha/r4" in opened.text(".plot svg")
+    assert "loha/r4" in opened.page.locator(".plot svg").text_content()
     assert HOSTILE in opened.text("tbody")
     assert (opened.said, [url for url in opened.requests if not url.startswith("file:")]) == ([], [])
