@@ -35,7 +35,7 @@ def verdicts(text):
     return dict(re.findall(r"^(?:MetaMathQA-mini-)?(\S+-(?:r4|default)) +((?:\w+ )*\w+)", text, re.M))
 
 
-def test_a_run_on_a_cluster_is_that_of_one_machine_and_goes_on_where_it_was_stopped(cluster, bench, capsys):
+def test_a_run_on_a_cluster_is_that_of_one_machine(cluster, bench, capsys):
     together = bench.run("--peft-json=whole")
     capsys.readouterr()
 

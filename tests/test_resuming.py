@@ -6,6 +6,8 @@ import re
 import pytest
 from support import LOHA_CASE, LORA_CASE, assert_usage_error, output, table, write_json
 
+from pytest_peftbench import commands
+
 # Of the life cycle: its version needs no model. Which cases ran is noted in a file.
 TEST = """
     from dataclasses import replace
@@ -194,6 +196,15 @@ def test_a_trained_case_is_taken_with_its_base_model_and_data_asked_anew(bench):
     assert table(first) == table(again) == {LORA_CASE: "identical"}
     assert "taken from" not in output(first)
     assert f"1 case taken from results, not run again: {LORA_CASE}" in output(again)
+
+
+def test_shards_that_are_merged_tell_what_they_took(measured, capsys):
+    measured.run(*RESUMED, "--peft-shard=1/1")
+    capsys.readouterr()
+
+    assert commands.main(["merge", str(measured.path / "results"), "--into", str(measured.path / "merged")]) == 0
+
+    assert "3 cases taken from earlier results, not run again" in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize(

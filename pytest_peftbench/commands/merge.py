@@ -159,6 +159,9 @@ def gaps_of(parts: Sequence[Part], outcomes: Sequence[CaseOutcome]) -> Gaps:
     """What was left out, as one run would have said it."""
     names = {found.nodeid: found.name if found.verdict else case_in(found.nodeid) or found.name for found in outcomes}
     return Gaps(
+        taken=tuple(name for part in parts for name in part.shard.taken),
+        again=tuple(name for part in parts for name in part.shard.again),
+        stored="earlier results",
         skipped=tuple(names[found.nodeid] for found in outcomes if found.skipped),
         expected=tuple(names[found.nodeid] for found in outcomes if found.expected),
         selected=len(outcomes),

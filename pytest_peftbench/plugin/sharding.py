@@ -101,6 +101,8 @@ def _shard(settings: Settings, collector: Collector) -> Shard:
         ended={nodeid: _ended(found, settings) for nodeid, found in collector.reported().items()},
         broken=sorted(collector.broken),
         others=sorted(collector.others()),
+        taken=list(collector.gaps.taken),
+        again=list(collector.gaps.again),
     )
 
 

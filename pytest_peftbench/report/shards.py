@@ -37,7 +37,8 @@ class Shard:
 
     tests: of all selected tests, the number of the shard that runs each, by node id. made_from, options: what all
     shards must agree in. passing: the verdicts that pass. ended: what the shard's own tests came to. broken: files that
-    could not be collected, and tests of no case that failed. others: tests of no case that ran.
+    could not be collected, and tests of no case that failed. others: tests of no case that ran. taken,
+    again: as in `report.gaps.Gaps`.
     """
 
     number: int
@@ -49,6 +50,8 @@ class Shard:
     ended: dict[str, Ended]
     broken: list[str]
     others: list[str]
+    taken: list[str]
+    again: list[str]
     schema: int = SCHEMA
 
     def __str__(self) -> str:
