@@ -34,16 +34,20 @@ def figures(valid_accuracy, train_loss=1.0):
     }
 
 
-@pytest.fixture
-def suite(tmp_path):
-    folder = tmp_path / "MetaMathQA" / "mini"
+def mini(folder):
+    """A suite of four experiments."""
+    folder = folder / "MetaMathQA" / "mini"
     experiments = {"lora/r4": (LORA, None), "lora/r4-other": (LORA, None), "loha/r4": (LOHA, {"grad_norm_clip": 2.0})}
     make_suite(folder, {**experiments, "full-finetuning/default": (None, {"optimizer_kwargs": {"lr": 1e-3}})})
     return folder
 
 
 @pytest.fixture
-def trained(monkeypatch):
+def suite(tmp_path):
+    return mini(tmp_path)
+
+
+def pretended(patch):
     """Trials that train nothing; what was asked for stands in the list."""
     asked = []
 
@@ -63,8 +67,13 @@ def trained(monkeypatch):
 
     attempt.gives = lambda work, draw: figures(score_of(draw.values))
     attempt.asked = asked
-    monkeypatch.setattr(workers, "train", train)
+    patch.setattr(workers, "train", train)
     return attempt
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    return pretended(monkeypatch)
 
 
 def tune(suite, *arguments):
@@ -519,14 +528,22 @@ def test_a_trial_of_the_embedded_model_gives_what_the_benchmark_gives(suite, tmp
 # Curves ---------------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def tuned(suite, trained):
-    def gives(work, draw):
-        return figures(score_of(draw.values) * (0.5 if "full" in work.study else 1))
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory):
+    """Of four trials of each of the four experiments; full fine-tuning is half as good."""
+    folder = mini(tmp_path_factory.mktemp("tuned"))
+    with pytest.MonkeyPatch.context() as patch:
+        trained = pretended(patch)
+        trained.gives = lambda work, draw: figures(score_of(draw.values) * (0.5 if "full" in work.study else 1))
+        tune(folder, "--trials", 4)
+    return folder / "tuning"
 
-    trained.gives = gives
-    tune(suite, "--trials", 4)
-    return suite / "tuning"
+
+@pytest.fixture
+def tuned(outcomes, tmp_path):
+    for file in outcomes.glob("*.json"):
+        write_json(tmp_path / "tuning" / file.name, json.loads(file.read_text()))
+    return tmp_path / "tuning"
 
 
 def test_a_curve_tells_the_best_of_n_trials_and_how_sure_the_order_is(tuned, tmp_path, capsys):
