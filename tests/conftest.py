@@ -25,7 +25,12 @@ LONGEST = """
 def pytest_configure(config):
     """xdist begins with the files of the most tests unless told otherwise, and ends with one worker at the longest."""
     config.option.loadscopereorder = False  # but as they are collected
-    if hasattr(config, "workerinput") or not getattr(config.option, "numprocesses", None):
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection(session):
+    """Import where tests run, not in xdist's controller, whose workers would wait for it; coverage is on by now."""
+    if hasattr(session.config, "workerinput") or not getattr(session.config.option, "numprocesses", None):
         _import_once()
 
 
@@ -35,7 +40,6 @@ def pytest_collection_modifyitems(items):
 
 
 def _import_once():
-    """Where tests run, and not in the process that hands them out, which would make its workers wait ten seconds."""
     import datasets  # noqa: F401
     import peft  # noqa: F401
     import scipy.stats  # noqa: F401
