@@ -17,15 +17,20 @@ OF_GITHUB = ("GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY", "GITHUB_WORKSPACE")
 collect_ignore = ["own_task"]
 # The files that take longest, about half of the time together, the longest first.
 LONGEST = """
-    test_image_generation test_faults test_plugin test_faults_catalogue test_footprint test_witness test_life_cycle
-    test_trained test_silent_pass test_unchanged test_local_models test_own_task test_math_reasoning test_perf
+    test_faults test_image_generation test_plugin test_faults_catalogue test_witness test_life_cycle test_trained
+    test_local_models test_unchanged test_footprint test_silent_pass test_own_task test_bisection test_crash
 """.split()
 
 
 def pytest_configure(config):
     """xdist begins with the files of the most tests unless told otherwise, and ends with one worker at the longest."""
     config.option.loadscopereorder = False  # but as they are collected
-    if hasattr(config, "workerinput") or not getattr(config.option, "numprocesses", None):
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection(session):
+    """Import where tests run, not in xdist's controller, whose workers would wait for it; coverage is on by now."""
+    if hasattr(session.config, "workerinput") or not getattr(session.config.option, "numprocesses", None):
         _import_once()
 
 
@@ -35,7 +40,6 @@ def pytest_collection_modifyitems(items):
 
 
 def _import_once():
-    """Where tests run, and not in the process that hands them out, which would make its workers wait ten seconds."""
     import datasets  # noqa: F401
     import peft  # noqa: F401
     import scipy.stats  # noqa: F401
@@ -46,13 +50,6 @@ def _import_once():
     import pytest_peftbench.tasks.math_reasoning.task  # noqa: F401
 
     torch.set_num_threads(1)
-
-
-@pytest.hookimpl(trylast=True)
-def pytest_sessionstart(session):
-    """Of xdist's workers alone coverage is taken: their children would take a third longer, and tell little more."""
-    if hasattr(session.config, "workerinput"):
-        os.environ.pop("COVERAGE_PROCESS_CONFIG", None)
 
 
 @pytest.fixture

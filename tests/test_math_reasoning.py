@@ -1,7 +1,3 @@
-import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from itertools import islice
 
@@ -189,24 +185,6 @@ def test_the_order_depends_on_the_seed(few):
 
     assert [texts_of(batch) for batch in batches(few, seed=0)] == order
     assert [texts_of(batch) for batch in batches(few, seed=1)] != order
-
-
-def digest_and_order():
-    data = load_data()
-    return [data.digest, [batch["input_ids"].tolist() for batch in batches(data, count=3)]]
-
-
-def test_data_and_order_do_not_depend_on_python_s_hash_seed():
-    code = "import json, test_math_reasoning; print(json.dumps(test_math_reasoning.digest_and_order()))"
-    printed = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, "PYTHONHASHSEED": "7", "PYTHONPATH": os.path.dirname(__file__)},
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-
-    assert json.loads(printed) == digest_and_order()
 
 
 def test_data_that_do_not_fit_the_parameters_are_told_before_anything_is_trained(few):
