@@ -162,8 +162,8 @@ def test_a_change_to_what_all_methods_share_reaches_all(file, checkout, reached,
             'class LoHaLayer(nn.Module, LycorisLayer):\n    """Another docstring."""\n',
         ),
         (
-            "def get_delta_weight(self, adapter_name: str)",
-            "def get_delta_weight(\n        self, adapter_name: str\n    )",
+            "def get_delta_weight(self, adapter_name: str,",
+            "def get_delta_weight(\n        self, adapter_name: str,",
         ),
     ],
 )

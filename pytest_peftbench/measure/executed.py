@@ -10,7 +10,7 @@ import pkgutil
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from types import CodeType, FrameType
 
@@ -44,28 +44,10 @@ def executed_files(folder: Path) -> Iterator[set[str]]:
     found |= {Path(name).relative_to(folder).as_posix() for name in names}
 
 
-def _watching(codes: dict[int, CodeType]) -> AbstractContextManager[None]:
-    return _monitored(codes) if sys.version_info >= (3, 12) else _profiled(codes)
-
-
-@contextmanager
-def _profiled(codes: dict[int, CodeType]) -> Iterator[None]:
-    def profile(frame: FrameType, event: str, arg: object) -> None:
-        code = frame.f_code
-        codes[id(code)] = code  # not in a set: the hash of a code is that of all that it holds
-
-    earlier = sys.getprofile()
-    sys.setprofile(profile)
-    try:
-        yield
-    finally:
-        sys.setprofile(earlier)
-
-
 if sys.version_info >= (3, 12):
 
     @contextmanager
-    def _monitored(codes: dict[int, CodeType]) -> Iterator[None]:
+    def _watching(codes: dict[int, CodeType]) -> Iterator[None]:
         watch = sys.monitoring
         tool = next(tool for tool in (4, 3) if watch.get_tool(tool) is None)  # the two that are nobody's by convention
 
@@ -82,3 +64,18 @@ if sys.version_info >= (3, 12):
         finally:
             watch.set_events(tool, watch.events.NO_EVENTS)
             watch.free_tool_id(tool)
+
+else:
+
+    @contextmanager
+    def _watching(codes: dict[int, CodeType]) -> Iterator[None]:
+        def profile(frame: FrameType, event: str, arg: object) -> None:
+            code = frame.f_code
+            codes[id(code)] = code  # not in a set: the hash of a code is that of all that it holds
+
+        earlier = sys.getprofile()
+        sys.setprofile(profile)
+        try:
+            yield
+        finally:
+            sys.setprofile(earlier)
