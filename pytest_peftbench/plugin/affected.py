@@ -68,7 +68,7 @@ class ReachCheck:
         if self._reach is None:
             import_all("peft")
             self._reach = Reach(Package(folder_of("peft")))
-        freeze_collector()  # what an earlier case left may be executed when it is freed, as `__del__` of OSF's layers is
+        freeze_collector()  # frees what an earlier case left: `__del__` of OSF's layers is no work of this one
         with executed_files(self._reach.package.folder) as files:
             yield
         outside = sorted(files - self._reach.files(experiment))
