@@ -62,11 +62,13 @@ class ReachCheck:
         experiment = experiment_of(item)
         if experiment is None:
             return (yield)
+        from pytest_peftbench.measure.collector import freeze_collector
         from pytest_peftbench.measure.executed import executed_files, import_all
 
         if self._reach is None:
             import_all("peft")
             self._reach = Reach(Package(folder_of("peft")))
+        freeze_collector()  # frees what an earlier case left: `__del__` of OSF's layers is no work of this one
         with executed_files(self._reach.package.folder) as files:
             yield
         outside = sorted(files - self._reach.files(experiment))
