@@ -25,8 +25,8 @@ from pytest_peftbench.results.files import InputError, require_writable
 from pytest_peftbench.results.orders import Told
 from pytest_peftbench.results.words import first, plural
 
-# As pytest ends where it is asked for what it cannot do.
-USAGE_ERROR = 4
+# As pytest ends where it is stopped, and where it is asked for what it cannot do.
+INTERRUPTED, USAGE_ERROR = 2, 4
 _TIMED = 4
 _MOST_NAMES = 10
 
@@ -55,6 +55,9 @@ def _run(options: argparse.Namespace) -> int:
     except InputError as error:
         tell_progress(f"peftbench ab: error: {error}")
         return USAGE_ERROR
+    except KeyboardInterrupt:  # pytest's sessions have it, too
+        tell_progress("peftbench ab: stopped by hand, so nothing was compared")
+        return INTERRUPTED
 
 
 def _compared(options: argparse.Namespace) -> int:

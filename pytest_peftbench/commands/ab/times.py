@@ -128,15 +128,18 @@ def _processes(
     sessions: Sessions, sources: dict[str, PeftSource], cases: Sequence[str]
 ) -> Iterator[dict[str, _Process]]:
     """A connected process of each source, by its name; they end with the block, or are ended."""
-    key = secrets.token_bytes(16)
+    key, processes = secrets.token_bytes(16), dict[str, _Process]()
     with Listener(authkey=key) as listener:
         clock = {name: Clock(_address(listener), key.hex(), name, _core()) for name in sources}
         started = {name: sessions.clock(source, cases, clock[name]) for name, source in sources.items()}
         try:
-            yield _connected(listener, started)
+            processes |= _connected(listener, started)
+            yield processes
         finally:
-            for process in started.values():
-                _end(process)
+            for process in processes.values():
+                process.connection.close()  # nobody asks any more
+            for session in started.values():
+                _end(session)
 
 
 def _connected(listener: Listener, started: dict[str, subprocess.Popen[str]]) -> dict[str, _Process]:
