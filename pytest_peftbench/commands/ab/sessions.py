@@ -20,7 +20,7 @@ from pytest_peftbench.results.orders import ORDERS, Clock, Orders, Told
 _PLUGIN = ("-p", "pytest_peftbench.plugin.side", "--peft-no-ci")
 _QUIET = ("-q", "--no-header", "--no-summary")
 # Options of pytest with a value of its own, which is no path to tests; and which of them change no figure.
-_WITH_VALUE = ("-k", "-m", "-n", "-p", "-o", "-c", "-W")
+_WITH_VALUE: tuple[str, ...] = ("-k", "-m", "-n", "-p", "-o", "-c", "-W")
 _WITH_VALUE += tuple(f"--peft-{name}" for name in ("suite", "seeds", "data", "models", "device", "green"))
 _HARMLESS = ("-k", "-m", "-n")
 _FLAGS = ("-v", "-vv", "-q", "-x", "-s", "-l", "-ra", "--exitfirst")
