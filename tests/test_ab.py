@@ -122,7 +122,7 @@ def test_what_moved_is_told_and_the_base_is_measured_once(folder):
     )
 
     assert first.returncode == 1, first.stderr
-    assert f"{LOHA}  regressed\n  train_step.calls  3,006 -> 3,007  +0.0 %" in first.stdout
+    assert f"{LOHA}  regressed\n  train_step.calls  3,006 -> 3,007  +1 calls" in first.stdout
     assert first.stdout.endswith("3 cases on both sides: 2 identical, 1 regressed\n")
     assert sorted(folder.runs()) == sorted(
         f"{version} {method}" for version in ("1.0", "1.1") for method in ("full-finetuning", "loha", "lora")
@@ -136,8 +136,7 @@ def test_what_moved_is_told_and_the_base_is_measured_once(folder):
     again = folder.ab("--base", old, "--head", new, "-k", "loha")
 
     assert again.returncode == 1, again.stderr
-    assert "1 case of " in again.stdout
-    assert "from the cache" in again.stdout
+    assert re.search(r"1 case of .*old \(PEFT 1.0\) from the cache", " ".join(again.stdout.split()))
     assert folder.runs() == ["1.1 loha"]
 
 
@@ -189,8 +188,9 @@ def test_what_differs_from_the_base_and_from_the_baseline_is_told_apart(folder):
     result = folder.ab("--base", old, "--head", new, "-k", "loha")
 
     assert result.returncode == 0, result.stdout
-    assert "against baselines, which decides nothing here: 1 case on both sides: 1 regressed" in result.stdout
-    assert re.search(rf"differs from the baseline, as .*old \(PEFT 1.0\) does: {LOHA}", result.stdout)
+    told = " ".join(result.stdout.split())
+    assert "against baselines, which decides nothing here: 1 case on both sides: 1 regressed" in told
+    assert re.search(rf"differs from the baseline, as .*old \(PEFT 1.0\) does: {LOHA}", told)
 
 
 def path():
@@ -215,16 +215,17 @@ def test_other_bits_ask_for_a_witness_and_for_the_other_seeds(folder):
 
     assert other.returncode == 1, other.stderr
     assert f"{LOHA}  numerics changed" in other.stdout
-    assert "losses moved first, bound 1.0e-10" in other.stdout
+    assert re.search(r"witness +2 -> 2.000001 +by 5.0e-07 of its size", other.stdout)
     assert folder.runs() == ["1.2 loha"] * 2, "all of the base is known"
 
 
 def test_a_change_of_one_line_in_peft_is_told_with_its_cause(tmp_path):
     bench = Folder(tmp_path)
     bench.trains()
-    twice = "result = result + lora_B(lora_A(dropout(x))) * scaling"
-    layer = "tuners/lora/layer.py"
-    changed = faulty_peft(tmp_path / "changed", layer, twice, f"lora_B(lora_A(dropout(x))); {twice}")
+    once = "result = result + lora_B(lora_A(dropout(x))) * scaling"
+    vanilla = f"dtype)\n{' ' * 16}if active_adapter not in self.lora_variant:  # vanilla LoRA\n{' ' * 20}"
+    twice = f"{vanilla}lora_B(lora_A(dropout(x))); {once}"
+    changed = faulty_peft(tmp_path / "changed", "tuners/lora/layer.py", f"{vanilla}{once}", twice)
 
     result = bench.ab("--base", installed(), "--head", changed, "-k", "lora", "--times", "0")
 
@@ -294,8 +295,9 @@ def test_a_case_is_timed_as_it_is_asked_for(rank, tmp_path):
     from pytest_peftbench.cases.loading import cached_base_models, cached_task_data
     from pytest_peftbench.cases.on_demand import serve
 
-    make_suite(tmp_path / "mini", {"lora/r4": ({**LORA_CONFIG, "r": rank}, None)})
-    (experiment,) = read_suite(tmp_path / "mini")
+    suite = tmp_path / "MetaMathQA" / "mini"
+    make_suite(suite, {"lora/r4": ({**LORA_CONFIG, "r": rank}, None)})
+    (experiment,) = read_suite(suite)
     with Listener(authkey=b"key") as listener:
         clock = Clock(listener.address, b"key".hex(), f"rank {rank}")
         work = Thread(target=serve, args=(clock, "a", experiment, cached_base_models(), cached_task_data()))
