@@ -1512,12 +1512,19 @@ def test_a_time_regressed_when_its_whole_interval_lies_beyond_the_margin(low, hi
 
 @pytest.mark.parametrize(
     ("interval", "again"),
-    [([1.15, 1.25], False), ([1.5, 1.6], False), ([1.57, 1.6], True), ([1.0, 1.6], False), ([0.7, 0.8], False)],
+    [([1.15, 1.25], False), ([1.5, 1.6], False), ([1.57, 1.6], True), ([1.0, 1.6], True), ([0.7, 0.8], False)],
 )
-def test_a_time_that_regressed_is_taken_once_more(interval, again):
+def test_a_time_that_regressed_or_cannot_tell_is_taken_once_more(interval, again):
     obtained = measuring(step_time_ratio=sum(interval) / 2, step_time_interval=interval)
 
     assert second_stage(obtained, from_result(a_result()), METRICS).retime == again
+
+
+def test_a_time_of_blocks_that_were_all_throttled_is_not_taken_once_more():
+    obtained = measuring(step_time_ratio=2.0, step_time_interval=[])
+
+    assert found(against(obtained), "step_time_ratio").verdict == "cannot tell"
+    assert not second_stage(obtained, from_result(a_result()), METRICS).retime
 
 
 def test_a_time_is_told_with_its_interval():

@@ -20,18 +20,24 @@ def second_stage(result: Result, baseline: Baseline, metrics: Mapping[str, Metri
     Nothing, where all that the first seed tells is bit-identical to the baseline's, or cannot be compared with it.
     Else the witness: where it agrees and quality moved no more than by rounding, nothing else; where it does not, or
     there is none, all other seeds of the baseline: their number is fixed, nobody looks on the way. Times that
-    regressed are taken once more; those that cannot tell were given as many blocks, and more.
+    regressed, or whose interval is too wide to tell, are taken once more, with more blocks.
     """
     comparison = Comparison.of(result, baseline, metrics, tests=1)
     times = [metric.name for metric in metrics.values() if metric.interval]
     both = [name for name in times if name in result.metrics and name in baseline.metrics]
-    retime = any(compare_metric(comparison, name).verdict == "regressed" for name in both)
+    retime = any(_wants_more(comparison, name) for name in both)
     if not _comparable(comparison) or comparison.same_bits() or _only_rounded(comparison):
         return SecondStage(retime=retime)
     others = tuple(run.seed for run in comparison.expected.seeds if run.seed not in seeds_of(comparison.obtained))
     recorded = baseline.witness if baseline.witness and baseline.witness.version == WITNESS_VERSION else None
     asks = recorded.rate if recorded and result.witness is None else 0.0
     return SecondStage(others, retime, witness=asks)
+
+
+def _wants_more(comparison: Comparison, name: str) -> bool:
+    """Whether a time would be red, and more blocks may say otherwise: one without an interval was given up."""
+    verdict = compare_metric(comparison, name).verdict
+    return verdict == "regressed" or (verdict == "cannot tell" and bool(comparison.obtained.intervals.get(name)))
 
 
 def _comparable(comparison: Comparison) -> bool:

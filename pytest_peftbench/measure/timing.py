@@ -22,10 +22,10 @@ from pytest_peftbench.results.metrics import Value
 BLOCKS = 7
 # What confirms a time that regressed: many, to outlast a neighbour's burst of seconds.
 CONFIRMING_BLOCKS = 63
-# Seconds in which an interval that is still wide is given more blocks than these.
+# Seconds in which a confirmation that is still wide is given more blocks than these.
 BUDGET_S = 20.0
-# How wide an interval may be, as a share of the margin: where it is wider than the margin of the recorded ratio, which
-# may be below the measured one, nobody can tell.
+# How wide an interval of more than BLOCKS may be, as a share of the margin: where it is wider than the margin of the
+# recorded ratio, which may be below the measured one, nobody can tell.
 _NARROW = 0.75
 CONFIDENCE = 0.95
 RESAMPLES = 4_999
@@ -99,22 +99,23 @@ def compare(
 ) -> Timing:
     """Run both in blocks of A B B A, after one warm-up each, garbage collector off.
 
-    An interval wider than three quarters of `relative_margin` times the ratio tells little: then as many blocks again
-    are run, until it is narrow, or there are CONFIRMING_BLOCKS and BUDGET_S are over. All blocks count, and the width
-    alone decides how many there are, never the ratio: nobody looks at that until they please.
+    An interval wider than `relative_margin` times the ratio tells nothing: then as many blocks again are run, until it
+    is within three quarters of that, or there are CONFIRMING_BLOCKS; where these were asked for, until BUDGET_S are
+    over. All blocks count, and the width alone decides how many there are, never the ratio: nobody looks at that until
+    they please.
     """
     function(), reference()
     timer, clocks = _timer(device), ClockReader(device)
     run: list[_Block] = []
-    started = time.perf_counter()
+    ends = time.perf_counter() + (BUDGET_S if blocks >= CONFIRMING_BLOCKS else 0.0)
     with collector_paused():
         while True:
             while len(run) < _MAX_ATTEMPTS * blocks and len(_steady(run)) < blocks:
                 run.append(_block(function, reference, timer, clocks))
             timing = _timing(run, blocks)
-            narrow = timing.high - timing.low <= _NARROW * relative_margin * timing.ratio
-            over = time.perf_counter() - started > BUDGET_S or not timing.interval
-            if narrow or (over and blocks >= CONFIRMING_BLOCKS):
+            allowed = relative_margin * timing.ratio * (_NARROW if blocks > BLOCKS else 1.0)
+            over = time.perf_counter() >= ends or not timing.interval
+            if timing.high - timing.low <= allowed or (over and blocks >= CONFIRMING_BLOCKS):
                 return timing
             blocks = CONFIRMING_BLOCKS if blocks < CONFIRMING_BLOCKS < 2 * blocks else 2 * blocks
 
