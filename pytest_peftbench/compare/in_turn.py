@@ -11,7 +11,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pytest_peftbench.compare.stats import POWER
+from pytest_peftbench.compare.stats import POWER, quantile
 from pytest_peftbench.compare.verdicts import Finding, Verdict
 from pytest_peftbench.results.metrics import Metric
 
@@ -54,16 +54,14 @@ def ratio_of(rounds: Sequence[Round]) -> Ratio:
     A round counts by the median of its blocks: what lies between rounds is what processes differ by, and that alone
     tells how sure the mean is. Both kinds of ratio tell it; that of one program to itself is 1, so it is taken about 1.
     """
-    from scipy.stats import t
-
     change = [math.log(statistics.median(item.change)) for item in rounds]
     copy = [math.log(statistics.median(item.copy)) for item in rounds]
     mean = statistics.fmean(change)
     squares = sum((value - mean) ** 2 for value in change) / _OF_CHANGE + sum(value**2 for value in copy) / _OF_COPY
     freedom = 2 * len(rounds) - 1
     error = math.sqrt(squares / freedom * _OF_CHANGE / len(rounds))
-    half = float(t.ppf((1 + CONFIDENCE) / 2, freedom)) * error
-    tells = LEAST_MARGIN + half + float(t.ppf(POWER, freedom)) * error
+    half = quantile((1 + CONFIDENCE) / 2, freedom) * error
+    tells = LEAST_MARGIN + half + quantile(POWER, freedom) * error
     return Ratio(
         math.exp(mean),
         math.exp(mean - half),
