@@ -72,7 +72,6 @@ FIELDS = {
     "CPT.num_layers": INFERRED,
     "CPT.modules_to_save": NOT_YET,
     "FROD.runtime_offload_base_weight": "moves weights between devices",
-    "HRA.apply_GS": "gives what is no number: peftbench laws --method hra",
     "MULTITASK_PROMPT_TUNING.prompt_tuning_init": NOT_YET,
     "MULTITASK_PROMPT_TUNING.prompt_tuning_init_state_dict_path": NOT_YET,
     "MULTITASK_PROMPT_TUNING.prompt_tuning_init_task": NOT_YET,
