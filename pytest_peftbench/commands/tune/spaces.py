@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from pytest_peftbench.commands.tune.library import optuna
+from pytest_peftbench.commands.tune.optional import optuna
 from pytest_peftbench.results.files import InputError, converted, read_json
 from pytest_peftbench.suites import Experiment
 

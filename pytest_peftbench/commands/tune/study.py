@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pytest_peftbench.commands.tune.library import optuna
+from pytest_peftbench.commands.tune.optional import optuna
 from pytest_peftbench.commands.tune.outcome import Figures, Trial
 from pytest_peftbench.commands.tune.spaces import Choice, Range, Setting, Space, Values
 from pytest_peftbench.results.files import InputError
